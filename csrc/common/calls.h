@@ -1,0 +1,147 @@
+// One struct per operation: everything a launcher needs, and nothing of torch. The torch layer fills it (shapes
+// checked, output allocated, vectors converted to the accumulate type), an algorithm table picks a row, the row runs
+// it.
+#pragma once
+
+#include "conv_problem.h"
+#include "epilogue.h"
+#include "tensor_view.h"
+
+namespace fastconv {
+
+// Temporary memory, from the framework's allocator, released when the call returns (on a GPU: in stream order).
+class Workspace {
+ public:
+  virtual void* allocate(size_t bytes) = 0;  // 64-byte aligned (256 on a GPU)
+
+ protected:
+  ~Workspace() = default;
+};
+
+struct CallContext {
+  Workspace* workspace = nullptr;
+  void* stream = nullptr;  // cudaStream_t on a GPU
+};
+
+// d[b] = epilogue(op(a[b]) * op(b[b])), M x N with reduction K. Strides in elements; `a` is op(a)'s view: element (m,
+// k) lies at a + batch * a_stride_batch + m * a_stride_m + k * a_stride_k, so a transposition is a swap of strides.
+struct GemmCall {
+  int64_t batch = 1, M = 0, N = 0, K = 0;
+  DType dtype = DType::kFloat32;
+  const void* a = nullptr;
+  int64_t a_stride_batch = 0, a_stride_m = 0, a_stride_k = 1;
+  const void* b = nullptr;
+  int64_t b_stride_batch = 0, b_stride_k = 0, b_stride_n = 1;
+  void* d = nullptr;
+  int64_t d_stride_batch = 0, d_stride_m = 0, d_stride_n = 1;
+  const void* packed_b = nullptr;  // from gemm_pack_b, when the caller has it (batch == 1)
+  // Column n is the epilogue's channel; residual and full_param are views with size (batch, N, M, 1).
+  EpilogueArgs epilogue;
+};
+
+// y = epilogue(conv(x, w)). With scale_h, scale_w > 1 in the problem: upsample_conv2d.
+struct Conv2dCall {
+  ConvProblem problem;
+  DType dtype = DType::kFloat32;
+  TensorView x;                    // (N, C, H, W)
+  TensorView w;                    // (K, C / groups, R, S)
+  TensorView y;                    // (N, K, P, Q)
+  const void* packed_w = nullptr;  // from the matching pack function, when the caller has it
+  EpilogueArgs epilogue;
+};
+
+// dx of y = conv(x, w): also transposed convolution, whose forward it is (then with a bias in the epilogue).
+struct Conv2dInputGradCall {
+  ConvProblem problem;  // of the forward convolution
+  DType dtype = DType::kFloat32;
+  TensorView dy;  // (N, K, P, Q)
+  TensorView w;   // (K, C / groups, R, S)
+  TensorView dx;  // (N, C, H, W)
+  const void* packed_w = nullptr;
+  EpilogueArgs epilogue;  // its channel is dx's channel c
+};
+
+struct Conv2dWeightGradCall {
+  ConvProblem problem;
+  DType dtype = DType::kFloat32;
+  TensorView dy;  // (N, K, P, Q)
+  TensorView x;   // (N, C, H, W)
+  TensorView dw;  // (K, C / groups, R, S)
+};
+
+// Windows of max and average pooling. Bottom and right padding are implied by P and Q (ceil_mode).
+struct PoolProblem {
+  int64_t N = 0, C = 0, H = 0, W = 0, P = 0, Q = 0;
+  int64_t window_h = 1, window_w = 1;
+  int64_t stride_h = 1, stride_w = 1;
+  int64_t pad_top = 0, pad_left = 0;
+  int64_t dilation_h = 1, dilation_w = 1;
+  bool adaptive = false;          // windows [floor(i * H / P), ceil((i + 1) * H / P)) instead
+  bool count_include_pad = true;  // average
+  bool ceil_mode = false;
+  int64_t divisor_override = 0;  // average; 0: none
+};
+
+struct PoolCall {
+  PoolProblem problem;
+  DType dtype = DType::kFloat32;
+  TensorView x;  // forward: input (N, C, H, W). backward: dy (N, C, P, Q)
+  TensorView y;  // forward: output (N, C, P, Q). backward: dx (N, C, H, W)
+  // int64 flat indices into H * W, of the output's extents; `dtype` of the view is not used. Absent when not asked for.
+  TensorView indices;
+};
+
+// Elementwise over dense tensors of one and the same stride order: `outer` runs over the channel blocks, see below.
+struct ActivationCall {
+  DType dtype = DType::kFloat32;
+  Activation act = Activation::kIdentity;
+  TensorView x, y;  // up to four dimensions (torch layer folds others); y = act(x)
+  TensorView dy;    // backward: y receives dx = dy * act'(x)
+  ParamKind param_kind = ParamKind::kScalar;
+  double param = 0.0;
+  const void* channel_param = nullptr;  // accumulate type, one per size[1]
+  TensorView full_param;                // x's dtype
+  int order = 0;                        // 0: y = act(x); 1: y = dy * act'(x); 2: y = dy * act''(x)
+};
+
+// dalpha = sum of dy * min(x, 0)-side contributions, reduced to one value, to C values, or to the (C, H, W) of one
+// sample.
+struct PreluParamGradCall {
+  DType dtype = DType::kFloat32;
+  TensorView x, dy;  // (N, C, H, W)
+  ParamKind param_kind = ParamKind::kScalar;
+  TensorView dparam;  // 1, C or (1, C, H, W) elements of x's dtype
+};
+
+// Over the middle axis of (outer, axis, inner), element (o, a, i) at (o * axis + a) * inner + i.
+struct SoftmaxCall {
+  DType dtype = DType::kFloat32;
+  int64_t outer = 1, axis = 1, inner = 1;
+  const void* x = nullptr;   // backward: y of the forward
+  const void* dy = nullptr;  // backward only
+  void* y = nullptr;         // backward: dx
+};
+
+// torch's unfold and fold. `image` is (N, C, H, W); `columns` is (N, C * R * S, P * Q), dense.
+struct Im2colCall {
+  ConvProblem problem;  // K is not used
+  DType dtype = DType::kFloat32;
+  TensorView image;
+  void* columns = nullptr;
+};
+
+// Nearest upsampling by whole factors and its transpose (sums of blocks).
+struct UpsampleCall {
+  DType dtype = DType::kFloat32;
+  int64_t scale_h = 1, scale_w = 1;
+  TensorView small, large;
+};
+
+// Sum over every axis but the channel's: the gradient of a bias.
+struct ChannelSumCall {
+  DType dtype = DType::kFloat32;
+  TensorView dy;        // (N, K, P, Q)
+  void* sum = nullptr;  // K elements of dtype
+};
+
+}  // namespace fastconv

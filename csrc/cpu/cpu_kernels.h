@@ -1,0 +1,69 @@
+// The function table that each instruction set fills in its target_<isa>.cpp. Kernels are written once, in kernels/*.h,
+// against the vector type of simd/<isa>.h, and compiled once per table.
+#pragma once
+
+#include "../common/calls.h"
+#include "parallel.h"
+
+namespace fastconv::cpu {
+
+struct Kernels {
+  const char* isa;
+  int vector_bytes;
+
+  // Convolution (kernels/conv_*.h). `packed_w` in the calls may be null: then the kernel packs into the workspace.
+  void (*conv2d_implicit_gemm)(const Conv2dCall&, const CallContext&);  // grouped, 1x1 and C = 3 stem included
+  void (*conv2d_pointwise)(const Conv2dCall&, const CallContext&);
+  void (*conv2d_direct)(const Conv2dCall&, const CallContext&);
+  void (*conv2d_im2col)(const Conv2dCall&, const CallContext&);
+  void (*conv2d_depthwise)(const Conv2dCall&, const CallContext&);
+  void (*upsample_conv2d_gather)(const Conv2dCall&, const CallContext&);
+  void (*upsample_conv2d_phase)(const Conv2dCall&, const CallContext&);
+  void (*conv2d_input_grad)(const Conv2dInputGradCall&, const CallContext&);
+  void (*conv2d_input_grad_depthwise)(const Conv2dInputGradCall&, const CallContext&);
+  void (*conv2d_weight_grad)(const Conv2dWeightGradCall&, const CallContext&);
+  void (*conv2d_weight_grad_depthwise)(const Conv2dWeightGradCall&, const CallContext&);
+
+  // Packed weights: bytes needed, and the packing. One format per function, of the accumulate type.
+  size_t (*conv2d_packed_bytes)(const ConvProblem&, DType);
+  void (*conv2d_pack)(const ConvProblem&, const TensorView& w, void* packed);
+  size_t (*upsample_phase_packed_bytes)(const ConvProblem&, DType);
+  void (*upsample_phase_pack)(const ConvProblem&, const TensorView& w, void* packed);
+  size_t (*input_grad_packed_bytes)(const ConvProblem&, DType);
+  void (*input_grad_pack)(const ConvProblem&, const TensorView& w, void* packed);
+
+  // GEMM (kernels/gemm.h).
+  void (*gemm)(const GemmCall&, const CallContext&);
+  size_t (*gemm_packed_b_bytes)(int64_t K, int64_t N, DType);
+  void (*gemm_pack_b)(const GemmCall&, void* packed);
+
+  // Pooling (kernels/pooling.h).
+  void (*max_pool2d)(const PoolCall&, const CallContext&);
+  void (*max_pool2d_backward)(const PoolCall&, const CallContext&);
+  void (*avg_pool2d)(const PoolCall&, const CallContext&);
+  void (*avg_pool2d_backward)(const PoolCall&, const CallContext&);
+
+  // Elementwise, reductions, rearrangements (kernels/elementwise.h, softmax.h, im2col.h, upsample.h).
+  void (*activation)(const ActivationCall&, const CallContext&);
+  void (*prelu_param_grad)(const PreluParamGradCall&, const CallContext&);
+  void (*softmax)(const SoftmaxCall&, const CallContext&);
+  void (*softmax_backward)(const SoftmaxCall&, const CallContext&);
+  void (*im2col)(const Im2colCall&, const CallContext&);
+  void (*col2im)(const Im2colCall&, const CallContext&);
+  void (*upsample_nearest2d)(const UpsampleCall&, const CallContext&);
+  void (*upsample_nearest2d_backward)(const UpsampleCall&, const CallContext&);
+  void (*channel_sum)(const ChannelSumCall&, const CallContext&);
+
+  // Measurement (kernels/machine.h): iterations of independent FMAs on one thread; returns FLOPs done.
+  double (*fma_burst)(int64_t iterations);
+};
+
+// The table in use: the best the CPU has, or what FASTCONV_CPU_ISA names. Throws std::invalid_argument on a bad name,
+// NotServed when the CPU lacks it.
+const Kernels& kernels();
+// Every table that this CPU can run, best first.
+const Kernels* const* available_kernels(int* count);
+// Selects by name for this process ("" = best); for tests and verify.
+void select_isa(const char* name);
+
+}  // namespace fastconv::cpu

@@ -1,0 +1,120 @@
+// Vec<float> and Vec<double> as small arrays: the fallback that exists on every machine (arm64 included, where the
+// compiler turns the loops into NEON). This file also says what each operation of the folder means.
+#pragma once
+
+#include <cmath>
+
+#include "../../common/dtypes.h"
+#include "../../common/host_device.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+constexpr const char* kIsaName = "scalar";
+constexpr int kVectorBytes = 16;
+// Rows of the GEMM microkernel's register tile (its width is two vectors).
+#if defined(__aarch64__)
+constexpr int kTileRows = 12;  // 32 registers
+#else
+constexpr int kTileRows = 6;
+#endif
+
+template <class T>
+struct Vec {
+  using Scalar = T;
+  static constexpr int kLanes = kVectorBytes / sizeof(T);
+  typedef T Native __attribute__((vector_size(kVectorBytes)));
+  using Mask = decltype(Native{} < Native{});
+  Native v;
+
+  FC_INLINE Vec() = default;
+  FC_INLINE Vec(Native value) : v(value) {}
+  template <class S>
+  FC_INLINE explicit Vec(S s) : v(static_cast<T>(s) - Native{}) {}  // broadcast
+
+  // Unaligned load of kLanes elements, widened to T; the partial form reads n < kLanes and fills with zeros.
+  template <class Storage>
+  static FC_INLINE Vec load(const Storage* p) {
+    return load_partial(p, kLanes);
+  }
+  static FC_INLINE Vec load(const T* p) {
+    Vec r;
+    __builtin_memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  template <class Storage>
+  static FC_INLINE Vec load_partial(const Storage* p, int64_t n) {
+    Vec r(T(0));
+    for (int i = 0; i < kLanes; ++i)
+      if (i < n) r.v[i] = to_accumulate(p[i]);
+    return r;
+  }
+  // Stores with the narrowing cast (nearest even); the partial form writes the first n elements only.
+  template <class Storage>
+  FC_INLINE void store(Storage* p) const {
+    store_partial(p, kLanes);
+  }
+  FC_INLINE void store(T* p) const { __builtin_memcpy(p, &v, sizeof v); }
+  template <class Storage>
+  FC_INLINE void store_partial(Storage* p, int64_t n) const {
+    for (int i = 0; i < kLanes; ++i)
+      if (i < n) p[i] = from_accumulate<Storage>(v[i]);
+  }
+  FC_INLINE T reduce_add() const {
+    T sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += v[i];
+    return sum;
+  }
+};
+
+using VecF = Vec<float>;
+using VecD = Vec<double>;
+
+#define FC_VEC       \
+  template <class T> \
+  FC_INLINE Vec<T>
+#define FC_MASK      \
+  template <class T> \
+  FC_INLINE typename Vec<T>::Mask
+FC_VEC operator+(Vec<T> a, Vec<T> b) { return a.v + b.v; }
+FC_VEC operator-(Vec<T> a, Vec<T> b) { return a.v - b.v; }
+FC_VEC operator*(Vec<T> a, Vec<T> b) { return a.v * b.v; }
+FC_VEC operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
+FC_VEC fma(Vec<T> a, Vec<T> b, Vec<T> c) { return a.v * b.v + c.v; }
+
+// Comparisons give a mask per lane; false where an operand is NaN.
+FC_MASK operator<(Vec<T> a, Vec<T> b) { return a.v < b.v; }
+FC_MASK operator>(Vec<T> a, Vec<T> b) { return a.v > b.v; }
+FC_MASK operator<=(Vec<T> a, Vec<T> b) { return a.v <= b.v; }
+FC_MASK operator>=(Vec<T> a, Vec<T> b) { return a.v >= b.v; }
+FC_MASK is_nan(Vec<T> a) { return a.v != a.v; }
+// a where the mask is set, else b.
+template <class Mask, class T>
+FC_INLINE Vec<T> select(Mask m, Vec<T> a, Vec<T> b) {
+  return m ? a.v : b.v;
+}
+
+// Maximum and minimum that keep a NaN of the first argument.
+FC_VEC max_nan(Vec<T> v, Vec<T> bound) { return v.v < bound.v ? bound.v : v.v; }
+FC_VEC min_nan(Vec<T> v, Vec<T> bound) { return v.v > bound.v ? bound.v : v.v; }
+
+FC_VEC round_even(Vec<T> a) {
+  for (int i = 0; i < Vec<T>::kLanes; ++i) a.v[i] = __builtin_rint(a.v[i]);
+  return a;
+}
+// a * 2^n for a whole number n in [-160, 160].
+FC_INLINE VecF scale_by_power_of_two(VecF a, VecF n) {
+  for (int i = 0; i < VecF::kLanes; ++i) a.v[i] = __builtin_ldexpf(a.v[i], static_cast<int>(n.v[i]));
+  return a;
+}
+FC_VEC abs(Vec<T> a) { return select(a.v < 0, Vec<T>(-a.v), a); }
+#undef FC_VEC
+#undef FC_MASK
+
+// Transposes a block of kTransposeBlock x kTransposeBlock: in[i][j] -> out[j][i]; strides in elements.
+constexpr int kTransposeBlock = 4;
+FC_INLINE void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
+  for (int i = 0; i < kTransposeBlock; ++i)
+    for (int j = 0; j < kTransposeBlock; ++j) out[j * out_stride + i] = in[i * in_stride + j];
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
