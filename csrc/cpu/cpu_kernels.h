@@ -8,54 +8,55 @@
 namespace fastconv::cpu {
 
 struct Kernels {
-  const char* isa;
-  int vector_bytes;
+  const char* isa = nullptr;
+  int vector_bytes = 0;
 
   // Convolution (kernels/conv_*.h). `packed_w` in the calls may be null: then the kernel packs into the workspace.
-  void (*conv2d_implicit_gemm)(const Conv2dCall&, const CallContext&);  // grouped, 1x1 and C = 3 stem included
-  void (*conv2d_pointwise)(const Conv2dCall&, const CallContext&);
-  void (*conv2d_direct)(const Conv2dCall&, const CallContext&);
-  void (*conv2d_im2col)(const Conv2dCall&, const CallContext&);
-  void (*conv2d_depthwise)(const Conv2dCall&, const CallContext&);
-  void (*upsample_conv2d_gather)(const Conv2dCall&, const CallContext&);
-  void (*upsample_conv2d_phase)(const Conv2dCall&, const CallContext&);
-  void (*conv2d_input_grad)(const Conv2dInputGradCall&, const CallContext&);
-  void (*conv2d_input_grad_depthwise)(const Conv2dInputGradCall&, const CallContext&);
-  void (*conv2d_weight_grad)(const Conv2dWeightGradCall&, const CallContext&);
-  void (*conv2d_weight_grad_depthwise)(const Conv2dWeightGradCall&, const CallContext&);
+  void (*conv2d_implicit_gemm)(const Conv2dCall&,
+                               const CallContext&) = nullptr;  // grouped, 1x1 and C = 3 stem included
+  void (*conv2d_pointwise)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_direct)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_im2col)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_depthwise)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*upsample_conv2d_gather)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*upsample_conv2d_phase)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_input_grad)(const Conv2dInputGradCall&, const CallContext&) = nullptr;
+  void (*conv2d_input_grad_depthwise)(const Conv2dInputGradCall&, const CallContext&) = nullptr;
+  void (*conv2d_weight_grad)(const Conv2dWeightGradCall&, const CallContext&) = nullptr;
+  void (*conv2d_weight_grad_depthwise)(const Conv2dWeightGradCall&, const CallContext&) = nullptr;
 
   // Packed weights: bytes needed, and the packing. One format per function, of the accumulate type.
-  size_t (*conv2d_packed_bytes)(const ConvProblem&, DType);
-  void (*conv2d_pack)(const ConvProblem&, const TensorView& w, void* packed);
-  size_t (*upsample_phase_packed_bytes)(const ConvProblem&, DType);
-  void (*upsample_phase_pack)(const ConvProblem&, const TensorView& w, void* packed);
-  size_t (*input_grad_packed_bytes)(const ConvProblem&, DType);
-  void (*input_grad_pack)(const ConvProblem&, const TensorView& w, void* packed);
+  size_t (*conv2d_packed_bytes)(const ConvProblem&, DType) = nullptr;
+  void (*conv2d_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
+  size_t (*upsample_phase_packed_bytes)(const ConvProblem&, DType) = nullptr;
+  void (*upsample_phase_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
+  size_t (*input_grad_packed_bytes)(const ConvProblem&, DType) = nullptr;
+  void (*input_grad_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
 
   // GEMM (kernels/gemm.h).
-  void (*gemm)(const GemmCall&, const CallContext&);
-  size_t (*gemm_packed_b_bytes)(int64_t K, int64_t N, DType);
-  void (*gemm_pack_b)(const GemmCall&, void* packed);
+  void (*gemm)(const GemmCall&, const CallContext&) = nullptr;
+  size_t (*gemm_packed_b_bytes)(int64_t K, int64_t N, DType) = nullptr;
+  void (*gemm_pack_b)(const GemmCall&, void* packed) = nullptr;
 
   // Pooling (kernels/pooling.h).
-  void (*max_pool2d)(const PoolCall&, const CallContext&);
-  void (*max_pool2d_backward)(const PoolCall&, const CallContext&);
-  void (*avg_pool2d)(const PoolCall&, const CallContext&);
-  void (*avg_pool2d_backward)(const PoolCall&, const CallContext&);
+  void (*max_pool2d)(const PoolCall&, const CallContext&) = nullptr;
+  void (*max_pool2d_backward)(const PoolCall&, const CallContext&) = nullptr;
+  void (*avg_pool2d)(const PoolCall&, const CallContext&) = nullptr;
+  void (*avg_pool2d_backward)(const PoolCall&, const CallContext&) = nullptr;
 
   // Elementwise, reductions, rearrangements (kernels/elementwise.h, softmax.h, im2col.h, upsample.h).
-  void (*activation)(const ActivationCall&, const CallContext&);
-  void (*prelu_param_grad)(const PreluParamGradCall&, const CallContext&);
-  void (*softmax)(const SoftmaxCall&, const CallContext&);
-  void (*softmax_backward)(const SoftmaxCall&, const CallContext&);
-  void (*im2col)(const Im2colCall&, const CallContext&);
-  void (*col2im)(const Im2colCall&, const CallContext&);
-  void (*upsample_nearest2d)(const UpsampleCall&, const CallContext&);
-  void (*upsample_nearest2d_backward)(const UpsampleCall&, const CallContext&);
-  void (*channel_sum)(const ChannelSumCall&, const CallContext&);
+  void (*activation)(const ActivationCall&, const CallContext&) = nullptr;
+  void (*prelu_param_grad)(const PreluParamGradCall&, const CallContext&) = nullptr;
+  void (*softmax)(const SoftmaxCall&, const CallContext&) = nullptr;
+  void (*softmax_backward)(const SoftmaxCall&, const CallContext&) = nullptr;
+  void (*im2col)(const Im2colCall&, const CallContext&) = nullptr;
+  void (*col2im)(const Im2colCall&, const CallContext&) = nullptr;
+  void (*upsample_nearest2d)(const UpsampleCall&, const CallContext&) = nullptr;
+  void (*upsample_nearest2d_backward)(const UpsampleCall&, const CallContext&) = nullptr;
+  void (*channel_sum)(const ChannelSumCall&, const CallContext&) = nullptr;
 
   // Measurement (kernels/machine.h): iterations of independent FMAs on one thread; returns FLOPs done.
-  double (*fma_burst)(int64_t iterations);
+  double (*fma_burst)(int64_t iterations) = nullptr;
 };
 
 // The table in use: the best the CPU has, or what FASTCONV_CPU_ISA names. Throws std::invalid_argument on a bad name,

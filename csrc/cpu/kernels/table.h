@@ -6,14 +6,15 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-static Kernels make_table() {
+constexpr Kernels make_table() {
   Kernels k{};
   k.isa = kIsaName;
   k.vector_bytes = kVectorBytes;
   return k;
 }
 
+// A constant expression: no code of this translation unit may run while the library loads, on a CPU without the ISA.
 extern const Kernels kTable;
-const Kernels kTable = make_table();
+constexpr Kernels kTable = make_table();
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
