@@ -97,14 +97,18 @@ FC_INLINE Vec<T> select(Mask m, Vec<T> a, Vec<T> b) {
 FC_VEC max_nan(Vec<T> v, Vec<T> bound) { return v.v < bound.v ? bound.v : v.v; }
 FC_VEC min_nan(Vec<T> v, Vec<T> bound) { return v.v > bound.v ? bound.v : v.v; }
 
-FC_VEC round_even(Vec<T> a) {
-  for (int i = 0; i < Vec<T>::kLanes; ++i) a.v[i] = __builtin_rint(a.v[i]);
-  return a;
-}
-// a * 2^n for a whole number n in [-160, 160].
+// For |a| < 2^22 (2^51): adding 1.5 * 2^23 (2^52) leaves no bits for a fraction. Without SSE4.1 rint() is a call.
+FC_INLINE VecF round_even(VecF a) { return (a + VecF(12582912.0f)) - VecF(12582912.0f); }
+FC_INLINE VecD round_even(VecD a) { return (a + VecD(6755399441055744.0)) - VecD(6755399441055744.0); }
+// a * 2^n for a whole number n in [-160, 160]; in two steps, so that results near the ends of the range come out right.
 FC_INLINE VecF scale_by_power_of_two(VecF a, VecF n) {
-  for (int i = 0; i < VecF::kLanes; ++i) a.v[i] = __builtin_ldexpf(a.v[i], static_cast<int>(n.v[i]));
-  return a;
+  typedef int32_t Bits __attribute__((vector_size(kVectorBytes)));
+  const Bits whole = __builtin_convertvector(n.v, Bits), half = whole >> 1;
+  const Bits first = (half + 127) << 23, second = (whole - half + 127) << 23;
+  VecF f, s;
+  __builtin_memcpy(&f.v, &first, sizeof first);
+  __builtin_memcpy(&s.v, &second, sizeof second);
+  return a * f * s;
 }
 FC_VEC abs(Vec<T> a) { return select(a.v < 0, Vec<T>(-a.v), a); }
 #undef FC_VEC
