@@ -1,7 +1,8 @@
 """Activations, their first and second derivatives, and softmax, from the definitions.
 
-At a kink the derivative is the one torch takes (its side is written out in each formula), and a NaN follows the
-branch that torch's comparison sends it to: relu'(NaN) = 1 but leaky_relu'(NaN) = slope, for instance.
+At a kink the derivative is the one torch takes; its side is written out in each formula. Where the derivative is a
+constant on both sides a NaN takes the branch that the comparison sends it to: relu'(NaN) = 1, leaky_relu'(NaN) = slope.
+torch does the same for those two, and for the others one thing in its vector loop and another in its scalar tail.
 """
 
 import math

@@ -70,4 +70,4 @@ def linear_grad(dy: npt.ArrayLike, x: npt.ArrayLike, w: npt.ArrayLike) -> tuple[
     """(dx, dw, dbias): dx = dy @ w, dw = dy^T @ x and dbias = sum of dy, over all leading axes."""
     dy, x, w = np.asarray(dy, np.float64), np.asarray(x, np.float64), np.asarray(w, np.float64)
     rows = dy.reshape(-1, w.shape[0])
-    return dy @ w, rows.T @ x.reshape(-1, w.shape[1]), rows.sum(axis=0)
+    return dy @ w, rows.T @ x.reshape(len(rows), w.shape[1]), rows.sum(axis=0)
