@@ -1,0 +1,8 @@
+"""`python -m fastconv` is the `fastconv` command."""
+
+import sys
+
+from fastconv.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

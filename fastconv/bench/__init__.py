@@ -1,0 +1,1 @@
+"""The microbenchmark behind `fastconv bench`: workloads, timing, peers, reports."""

@@ -1,0 +1,62 @@
+"""Networks of the benchmark suites: plain torch modules, written here so that no model zoo has to be installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fastconv.bench.networks.efficientnet_lite import efficientnet_lite0
+from fastconv.bench.networks.mobilenet import mobilenet, mobilenet_v2
+from fastconv.bench.networks.resnet import resnet18, resnet50
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network by name; `build` returns it in eval mode with reproducible weights."""
+
+    name: str
+    title: str
+    make: Callable[[], nn.Module]
+    image_size: int = 224
+
+    def build(self) -> nn.Module:
+        """The module, seeded, in eval mode; weights that ship with a package are kept as they are."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = self.make()
+            if not getattr(model, "has_trained_weights", False):
+                randomize_batch_norms(model)
+        return model.eval().requires_grad_(False)
+
+
+def randomize_batch_norms(model: nn.Module) -> None:
+    """Gives every BatchNorm statistics and weights that a fold has to get right, near enough to 1 to stay stable."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.8, 1.2)
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+            if module.running_mean is not None and module.running_var is not None:
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.8, 1.2)
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("efficientnet_lite0", "EfficientNet-Lite0", efficientnet_lite0),
+        Network("mobilenet", "MobileNet", mobilenet),
+        Network("mobilenet_v2", "MobileNetV2", mobilenet_v2),
+        Network("resnet18", "ResNet-18", resnet18),
+        Network("resnet50", "ResNet-50", resnet50),
+    )
+}
+
+
+def find_network(name: str) -> Network:
+    """The network of that name, or a ValueError that lists them."""
+    if name not in NETWORKS:
+        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}, but got {name!r}")
+    return NETWORKS[name]

@@ -1,0 +1,188 @@
+"""Measures workloads: every contender checked against float64, all timed in turn, all checked again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fastconv import machine
+from fastconv.bench import timing
+from fastconv.bench.operations import (
+    DTYPES,
+    LAYOUTS,
+    Operands,
+    Truth,
+    Workload,
+    check,
+    in_layout,
+    make_operands,
+    max_error,
+    our_call,
+    torch_call,
+)
+from fastconv.bench.results import Row
+from fastconv.bench.timing import Effort, Timing
+
+_MIB = float(1 << 20)
+# Backends that run on a GPU; the others take CPU tensors.
+_GPU_BACKENDS = ("cuda", "triton")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure. `algorithms` holds names to force, or None for the package's own choice."""
+
+    backend: str = "cpu"
+    layouts: tuple[str, ...] = LAYOUTS
+    algorithms: tuple[str | None, ...] = (None,)
+    effort: Effort = field(default_factory=Effort)
+    peers: tuple[str, ...] = ("torch",)
+    threads: int | None = None
+
+    @property
+    def device(self) -> str:
+        """Where the tensors live."""
+        return "cuda" if self.backend in _GPU_BACKENDS else "cpu"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the JSON document."""
+        return {
+            "backend": self.backend,
+            "layouts": list(self.layouts),
+            "algorithms": [algo or "auto" for algo in self.algorithms],
+            "peers": list(self.peers),
+            "threads": self.threads or torch.get_num_threads(),
+            "cache": "cold" if self.effort.cold_cache else "warm",
+            "min_rounds": self.effort.min_rounds,
+            "max_rounds": self.effort.max_rounds,
+        }
+
+
+@contextmanager
+def forced_backend(name: str) -> Iterator[None]:
+    """Routes CPU tensors to backend `name`; the device's own backend needs no forcing."""
+    import fastconv
+
+    with nullcontext() if name in ("cpu", "cuda") else fastconv.backend(name):
+        yield
+
+
+@dataclass
+class Contender:
+    """One row in the making."""
+
+    row: Row
+    call: Callable[[], torch.Tensor]
+
+
+def measure(workload: Workload, settings: Settings) -> list[Row]:
+    """All rows of one workload: torch's layouts and other peers first, then ours.
+
+    Raises:
+        ValueError: the workload names an operation, dtype or activation that does not exist.
+    """
+    check(workload)
+    base = make_operands(workload, settings.device)
+    truth = Truth.of(workload, base)
+    with torch.inference_mode(), forced_backend(settings.backend):
+        contenders = list(_contenders(workload, base, settings))
+        runnable = [contender for contender in contenders if _verify(contender, truth)]
+        for contender in runnable:
+            contender.row.scratch_mib = _scratch(contender.call, settings.device)
+        calls = {str(index): contender.call for index, contender in enumerate(runnable)}
+        timings = timing.interleave(calls, settings.effort, settings.device)
+        for contender, measured in zip(runnable, timings.values(), strict=True):
+            fill_times(contender.row, measured)
+            _verify(contender, truth)
+    rows = [contender.row for contender in contenders]
+    finish(rows, workload.flops(), workload.bytes(), settings)
+    return rows
+
+
+def _contenders(workload: Workload, base: Operands, settings: Settings) -> Iterator[Contender]:
+    layouts = ("row",) if workload.op == "gemm" else LAYOUTS
+    arranged = {layout: base if layout == "row" else in_layout(base, layout) for layout in layouts}
+    for layout in layouts:
+        yield Contender(_row(workload, layout, "torch", "eager"), torch_call(workload, arranged[layout]))
+    if "compile" in settings.peers:
+        for layout in layouts:
+            compiled = torch.compile(torch_call(workload, arranged[layout]), dynamic=False)
+            yield Contender(_row(workload, layout, "torch.compile", "inductor"), compiled)
+    for layout in layouts:
+        if layout != "row" and layout not in settings.layouts:
+            continue
+        for algo in settings.algorithms:
+            row = _row(workload, layout, settings.backend, algo or "auto")
+            yield Contender(row, our_call(workload, arranged[layout], algo))
+
+
+def _row(workload: Workload, layout: str, backend: str, algorithm: str) -> Row:
+    return Row(
+        op=workload.op,
+        problem=str(workload.problem),
+        dtype=workload.dtype,
+        layout=layout,
+        backend=backend,
+        algorithm=algorithm,
+        group=workload.group or workload.op,
+        name=workload.name or str(workload.problem),
+        act=workload.act,
+        batch=getattr(workload.problem, "batch", 1),
+    )
+
+
+def _verify(contender: Contender, truth: Truth) -> bool:
+    """Runs the contender once and records its error; False where it is wrong or cannot serve the problem."""
+    row = contender.row
+    try:
+        y = contender.call()
+    except NotImplementedError as error:
+        row.note = " ".join(str(error).split())
+        return False
+    error = max_error(y, truth.reference)
+    row.max_error = max(error, row.max_error or 0.0)
+    row.tolerance = truth.tolerance
+    row.correct = row.correct is not False and error <= truth.tolerance
+    if not row.correct:
+        row.note = f"wrong: off by {error:.3g}, tolerance {truth.tolerance:.3g}"
+    return row.correct
+
+
+def _scratch(call: Callable[[], torch.Tensor], device: str) -> float | None:
+    output = call()
+    size = output.numel() * output.element_size()
+    del output
+    extra = timing.extra_memory_bytes(call, device)
+    return None if extra is None else max(0, extra - size) / _MIB
+
+
+def fill_times(row: Row, measured: Timing) -> None:
+    """Copies a timing into its row."""
+    row.median_ms, row.q20_ms, row.q80_ms = (1e3 * t for t in (measured.median, measured.q20, measured.q80))
+    row.rounds = measured.rounds
+
+
+def finish(rows: list[Row], flops: int, traffic: int, settings: Settings) -> None:
+    """Adds what is derived from the times: rates, shares of the measured ceilings, speed-up over torch."""
+    ceilings = {} if settings.device == "cuda" else machine.ceilings(settings.threads or torch.get_num_threads())
+    peak, copy = ceilings.get("fma_gflops"), ceilings.get("copy_gbs")
+    torch_times = [row.median_ms for row in rows if row.backend == "torch" and row.median_ms is not None]
+    high_water = timing.peak_rss_bytes() / _MIB
+    for row in rows:
+        row.peak_memory_mib = high_water
+        if row.median_ms is None:
+            continue
+        seconds = row.median_ms / 1e3
+        row.gflops = flops / seconds / 1e9
+        row.gbs = traffic / seconds / 1e9
+        # The ceiling is float32's: half-precision instructions may exceed it, double precision cannot reach it.
+        if isinstance(peak, float) and row.dtype in DTYPES and not row.op.endswith("pool2d"):
+            row.peak_share = row.gflops / peak
+        if isinstance(copy, float):
+            row.copy_share = row.gbs / copy
+        if torch_times and row.backend != "torch":
+            row.speedup = min(torch_times) / row.median_ms

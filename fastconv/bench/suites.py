@@ -1,0 +1,57 @@
+"""The named suites of `fastconv bench --suite`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastconv import machine
+from fastconv.bench import workloads
+from fastconv.bench.network_runner import measure_network
+from fastconv.bench.networks import NETWORKS
+from fastconv.bench.operations import Workload
+from fastconv.bench.results import Run
+from fastconv.bench.runner import Settings, measure
+
+SUITES = {
+    "layers": "ResNet-50's and MobileNet's convolutions with bias and ReLU, batch 1",
+    "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products",
+    "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
+}
+
+OnStep = Callable[[int, int, str], None]
+
+
+def run_workloads(suite: str, workloads_: list[Workload], settings: Settings, on_step: OnStep) -> Run:
+    """Measures workloads one after the other; `on_step(index, total, label)` is told before each."""
+    with machine.torch_threads(settings.threads) as threads:
+        run = Run(suite, settings.to_dict(), _ceilings(settings, threads))
+        for index, workload in enumerate(workloads_):
+            on_step(index, len(workloads_), f"{workload.group} {workload.name or workload.problem}".strip())
+            run.rows += measure(workload, settings)
+    return run
+
+
+def run_networks(names: list[str], batches: list[int], settings: Settings, on_step: OnStep) -> Run:
+    """Measures whole networks."""
+    pairs = [(NETWORKS[name], batch) for name in names for batch in batches]
+    with machine.torch_threads(settings.threads) as threads:
+        run = Run("networks", settings.to_dict(), _ceilings(settings, threads))
+        for index, (network, batch) in enumerate(pairs):
+            on_step(index, len(pairs), f"{network.title}, batch {batch}")
+            run.rows += measure_network(network, batch, settings)
+    return run
+
+
+def run_suite(name: str, settings: Settings, quick: bool, on_step: OnStep) -> Run:
+    """Measures a suite by name; `quick` takes a few of its problems."""
+    if name == "networks":
+        names = ["mobilenet_v2"] if quick else list(NETWORKS)
+        return run_networks(names, [1] if quick else [1, 8], settings, on_step)
+    chosen = workloads.layer_suite(quick) if name == "layers" else workloads.operation_suite(quick)
+    return run_workloads(name, chosen, settings, on_step)
+
+
+def _ceilings(settings: Settings, threads: int) -> dict[str, object]:
+    if settings.device == "cuda":
+        return {"fma_gflops": None, "copy_gbs": None, "unavailable": "not measured on GPUs"}
+    return dict(machine.ceilings(threads))

@@ -1,0 +1,1 @@
+"""The demonstration behind `fastconv demo`: real networks with trained weights on real photos."""
