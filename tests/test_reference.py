@@ -198,7 +198,7 @@ def test_prelu_alpha_gradient(shape: tuple[int, ...]) -> None:
 
 
 def test_bad_activations_are_named() -> None:
-    with pytest.raises(ValueError, match="expected act to be one of identity, relu, .* but got 'swish'"):
+    with pytest.raises(ValueError, match=r"expected act to be one of identity, relu, .* but got 'swish'"):
         ref.activation(np.zeros(3), "swish")
     with pytest.raises(ValueError, match="expected alpha to be given"):
         ref.activation(np.zeros(3), "prelu")

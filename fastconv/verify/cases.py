@@ -185,7 +185,7 @@ def _elementwise() -> list[Case]:
     )  # fmt: skip
     for shape, dim in matrices:
         cases += [SoftmaxCase(shape=shape, dim=dim, backward=backward) for backward in (False, True)]
-    return cases + [SoftmaxCase(shape=(3, 18), fill="nan"), SoftmaxCase(shape=(4, 18), view="sliced")]
+    return [*cases, SoftmaxCase(shape=(3, 18), fill="nan"), SoftmaxCase(shape=(4, 18), view="sliced")]
 
 
 def _resample() -> list[Case]:
