@@ -3,6 +3,12 @@
 #pragma once
 
 #include "../cpu_kernels.h"
+#include "channel_sum.h"
+#include "elementwise.h"
+#include "im2col.h"
+#include "prelu_grad.h"
+#include "softmax.h"
+#include "upsample.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -10,6 +16,15 @@ constexpr Kernels make_table() {
   Kernels k{};
   k.isa = kIsaName;
   k.vector_bytes = kVectorBytes;
+  k.activation = activation;
+  k.prelu_param_grad = prelu_param_grad;
+  k.softmax = softmax;
+  k.softmax_backward = softmax_backward;
+  k.im2col = im2col;
+  k.col2im = col2im;
+  k.upsample_nearest2d = upsample_nearest2d;
+  k.upsample_nearest2d_backward = upsample_nearest2d_backward;
+  k.channel_sum = channel_sum;
   return k;
 }
 
