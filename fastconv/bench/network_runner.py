@@ -36,9 +36,17 @@ def measure_network(network: Network, batch: int, settings: Settings) -> list[Ro
     def row(layout: str, backend: str, algorithm: str) -> Row:
         problem = f"mb{batch}ic3ih{size}"
         return Row(
-            "network", problem, "float32", layout, backend, algorithm, f"{network.title}, batch {batch}", network.name,
-            batch=batch, tolerance=tolerance,
-        )  # fmt: skip
+            op="network",
+            problem=problem,
+            dtype="float32",
+            layout=layout,
+            backend=backend,
+            algorithm=algorithm,
+            group=f"batch {batch}",
+            name=network.title,
+            batch=batch,
+            tolerance=tolerance,
+        )
 
     with forced_backend(settings.backend):
         # convert() folds and packs weights, which wants ordinary tensors: it runs outside inference mode.

@@ -70,7 +70,7 @@ class Operands:
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Operands:
         """The same operands, each tensor changed."""
-        changed = {name: None if value is None else change(value) for name, value in vars(self).items()}
+        changed = {name: change(value) for name, value in vars(self).items() if value is not None}
         return replace(self, **changed)
 
 

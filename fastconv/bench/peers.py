@@ -39,7 +39,7 @@ def _compiled(model: torch.nn.Module, x: torch.Tensor) -> Callable[[], torch.Ten
 
 
 def _onnxruntime(model: torch.nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
-    import onnxruntime  # type: ignore[import-not-found]
+    import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with torch.inference_mode(False):

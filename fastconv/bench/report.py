@@ -11,6 +11,9 @@ from fastconv import html
 from fastconv.bench.results import Row, Run, best_of_ours
 from fastconv.html.facts import fact_rows
 
+# Behind the text of a plot, so that grid and reference lines do not cross it.
+_PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+
 
 def build_report(run: Run, command: str) -> str:
     """The whole report as HTML."""
@@ -23,11 +26,18 @@ def build_report(run: Run, command: str) -> str:
         "groups": [_group(run, group) for group in dict.fromkeys(row.group for row in run.rows)],
         "time_plot": _network_plot(run) if run.suite == "networks" else None,
         "peak_memory": max((row.peak_memory_mib or 0.0 for row in run.rows), default=0.0),
-        "facts": [*fact_rows(run.machine, run.versions), *((k, str(v)) for k, v in run.settings.items())],
+        "facts": [*fact_rows(run.machine, run.versions), *_settings(run)],
         "command": command,
         "created": run.created.replace("T", " "),
     }
     return html.render("bench.html.j2", context)
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    """How it was measured, as rows of the closing table."""
+    shown = ("backend", "threads", "layouts", "algorithms", "peers", "cache")
+    values = {key: run.settings[key] for key in shown if key in run.settings}
+    return [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in values.items()]
 
 
 def _group(run: Run, group: str) -> dict[str, Any]:
@@ -36,7 +46,7 @@ def _group(run: Run, group: str) -> dict[str, Any]:
     return {
         "name": group,
         "rows": rows,
-        "plot": _speedup_plot(best) if run.suite != "networks" and best else None,
+        "plot": _speedup_plot(best) if best else None,
         "best": {id(row) for row in best},
     }
 
@@ -52,7 +62,9 @@ def _speedup_plot(best: list[Row]) -> str:
             notes.append(f"{100 * row.peak_share:.0f} % of peak")
         elif row.copy_share is not None:
             notes.append(f"{row.gbs:.0f} GB/s, {100 * row.copy_share:.0f} % of copy")
-        axes.annotate("   ".join(notes), (ratio, position), (5, -3), textcoords="offset points", fontsize=8.5)
+        axes.annotate(
+            "   ".join(notes), (ratio, position), (5, -3), textcoords="offset points", fontsize=8.5, bbox=_PLATE
+        )
     axes.axvline(1, color="#1f2328", linewidth=1)
     axes.set_yticks(range(len(best)), [row.name for row in best])
     axes.invert_yaxis()
@@ -63,19 +75,19 @@ def _speedup_plot(best: list[Row]) -> str:
 
 def _network_plot(run: Run) -> str:
     """Milliseconds an image of every network and contender."""
-    groups = list(dict.fromkeys(row.group for row in run.rows))
+    networks = list(dict.fromkeys((row.name, row.group) for row in run.rows))
     count = sum(row.median_ms is not None for row in run.rows)
-    figure, axes = html.new_figure(9.6, 0.5 + 0.24 * count + 0.2 * len(groups))
+    figure, axes = html.new_figure(9.6, 0.5 + 0.24 * count + 0.2 * len(networks))
     ticks, labels, position = [], [], 0.0
-    for group in groups:
+    for name, group in networks:
         for row in run.rows:
-            if row.group != group or row.median_ms is None:
+            if (row.name, row.group) != (name, group) or row.median_ms is None:
                 continue
             a_image = row.median_ms / row.batch
             axes.barh(position, a_image, height=0.84, color=_colour(row))
             axes.annotate(f"{a_image:.2f}", (a_image, position), (4, -3), textcoords="offset points", fontsize=8)
             ticks.append(position)
-            labels.append(f"{group}: {row.backend} {row.layout}")
+            labels.append(f"{name}, {group}: {row.backend} {row.layout}")
             position += 1
         position += 0.8
     axes.set_yticks(ticks, labels, fontsize=8)
@@ -108,11 +120,11 @@ def readme_table(run: Run) -> str:
     for ours in best_of_ours(run.rows):
         peers = [row for row in run.rows if row.backend == "torch" and _same_problem(row, ours)]
         times = {row.layout: row.median_ms for row in peers}
-        label = ours.group if run.suite == "networks" else f"{ours.group} {ours.name}"
+        label = f"{ours.name}, {ours.group}" if run.suite == "networks" else f"{ours.group} {ours.name}"
         cells = [label, _ms(times.get("nchw")), _ms(times.get("nhwc")), _ms(ours.median_ms)]
         cells += [f"{ours.speedup:.2f}×" if ours.speedup else "–", html.percent(ours.peak_share)]
         lines.append("| " + " | ".join(cells) + " |")
-    for line in run.summary() if run.suite != "networks" else []:
+    for line in run.summary():
         name = f"**{line['group']}, geometric mean of {line['problems']}**"
         lines.append(f"| {name} | | | | **{line['geomean_speedup']:.2f}×** | |")
     return "\n".join(lines)
@@ -143,7 +155,7 @@ def update_readme(path: Path, run: Run) -> None:
 
 def table_rows(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     """What the terminal shows of rows."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         if row.median_ms is None:
             lines.append((row.name, row.layout, row.backend, row.algorithm, "–", "", "", "", "", "", row.note))

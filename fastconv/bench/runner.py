@@ -140,8 +140,8 @@ def _verify(contender: Contender, truth: Truth) -> bool:
     row = contender.row
     try:
         y = contender.call()
-    except NotImplementedError as error:
-        row.note = " ".join(str(error).split())
+    except NotImplementedError as refusal:
+        row.note = " ".join(str(refusal).split())
         return False
     error = max_error(y, truth.reference)
     row.max_error = max(error, row.max_error or 0.0)

@@ -83,8 +83,8 @@ def mobilenet_layers(batch: int = 1) -> list[Workload]:
 
 def depthwise_layers(batch: int = 1) -> list[Workload]:
     """Depthwise layers beside MobileNet's: MobileNetV2's and EfficientNet-Lite's widths, 5x5 and dilated ones."""
-    shapes = ((96, 112, 3, 2), (144, 56, 3, 1), (192, 28, 3, 1), (384, 14, 3, 1), (960, 7, 3, 1))
-    shapes += ((144, 56, 5, 2), (240, 28, 5, 1), (672, 14, 5, 1), (1152, 7, 5, 1))
+    three = ((96, 112, 3, 2), (144, 56, 3, 1), (192, 28, 3, 1), (384, 14, 3, 1), (960, 7, 3, 1))
+    five = ((144, 56, 5, 2), (240, 28, 5, 1), (672, 14, 5, 1), (1152, 7, 5, 1))
     return [
         Workload(
             "conv2d",
@@ -93,14 +93,20 @@ def depthwise_layers(batch: int = 1) -> list[Workload]:
             group=f"depthwise {kernel}x{kernel}",
             name=f"{channels}ch {size}px" + (f" /{stride}" if stride > 1 else ""),
         )
-        for channels, size, kernel, stride in shapes
+        for channels, size, kernel, stride in (*three, *five)
     ]
 
 
 def pooling(batch: int = 1) -> list[Workload]:
     """Max and average pooling as networks use them."""
-    shapes = (("max_pool2d", 64, 112, 3, 2, 1), ("max_pool2d", 64, 224, 2, 2, 0), ("max_pool2d", 256, 28, 3, 2, 1))
-    shapes += (("max_pool2d", 512, 14, 3, 1, 1), ("avg_pool2d", 128, 56, 2, 2, 0), ("avg_pool2d", 1280, 7, 7, 1, 0))
+    shapes = (
+        ("max_pool2d", 64, 112, 3, 2, 1),
+        ("max_pool2d", 64, 224, 2, 2, 0),
+        ("max_pool2d", 256, 28, 3, 2, 1),
+        ("max_pool2d", 512, 14, 3, 1, 1),
+        ("avg_pool2d", 128, 56, 2, 2, 0),
+        ("avg_pool2d", 1280, 7, 7, 1, 0),
+    )
     return [
         Workload(
             op,

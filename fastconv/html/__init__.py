@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,15 @@ def render(template: str, context: dict[str, Any]) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """`digits` significant digits without an exponent, a dash for None."""
+    """`digits` significant digits, without an exponent unless tiny; a dash for None."""
     if value is None:
         return "–"
     if value == 0:
         return "0"
-    magnitude = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:,.{max(0, digits - max(magnitude, 1))}f}" if abs(value) >= 0.01 else f"{value:.{digits}g}"
+    exponent = math.floor(math.log10(abs(value)))
+    if exponent < -4:
+        return f"{value:.{digits}g}"
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def percent(value: float | None) -> str:

@@ -1,0 +1,342 @@
+"""The microbenchmark: problem strings, workloads, timing, results and reports."""
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as torch_f
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastconv import html
+from fastconv.bench import network_runner, report, runner, suites, timing, workloads
+from fastconv.bench.networks import NETWORKS, find_network
+from fastconv.bench.operations import OPS, Truth, Workload, check, make_operands, max_error, our_call, torch_call
+from fastconv.bench.problem import GemmProblem, WindowProblem, parse_problem
+from fastconv.bench.results import Row, Run, best_of_ours, checkout_root
+
+QUICK = runner.Settings(effort=timing.Effort(seconds=0.0, min_rounds=2, max_rounds=2))
+
+
+# ---- problem strings -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "text", "full"),
+    [
+        ("conv2d", "mb8ic64ih56oc64oh56kh3ph1", "mb8ic64ih56oc64oh56kh3ph1"),
+        ("conv2d", "ic3ih224oc64kh7sh2ph3", "mb1ic3ih224oc64oh112kh7sh2ph3"),
+        ("conv2d", "kh3oh56oc64ih56ic64", "mb1ic64ih56oc64oh56kh3ph1"),  # any order, padding inferred
+        ("conv2d", "g32mb1ic32ih112oc32oh56kh3sh2ph1", "g32mb1ic32ih112oc32oh56kh3sh2ph1"),
+        ("conv2d", "mb1ic4ih20iw30oc8kh3kw5ph1pw2dh1dw0", "mb1ic4ih20iw30oc8oh18ow30kh3kw5ph1pw2dh1dw0"),
+        ("upsample_conv2d", "ic8ih14oc4kh3ph1", "mb1ic8ih14oc4oh28kh3ph1uh2"),
+        ("conv_transpose2d", "ic8ih14oc4kh4sh2ph1", "mb1ic8ih14oc4oh28kh4sh2ph1"),
+        ("conv_transpose2d", "ic8ih14oc4oh28kh4sh2", "mb1ic8ih14oc4oh28kh4sh2ph1"),
+        ("max_pool2d", "mb2ic64ih112kh3sh2ph1", "mb2ic64ih112oc64oh56kh3sh2ph1"),
+        ("gemm", "m512k256n128", "m512k256n128"),
+        ("gemm", "b4m5k6n7", "b4m5k6n7"),
+    ],
+)
+def test_problem_strings_are_completed(op, text, full):
+    assert str(parse_problem(op, text)) == full
+    assert parse_problem(op, full) == parse_problem(op, text)
+
+
+@pytest.mark.parametrize(
+    ("op", "text", "message"),
+    [
+        ("conv2d", "", "expected keys of g, mb"),
+        ("conv2d", "mb1xx3", "expected keys of g, mb"),
+        ("conv2d", "mb1ic3ih8oc4kh3 ", "expected keys of g, mb"),
+        ("conv2d", "mb1ic3ih8", "expected oc, kh to be given"),
+        ("conv2d", "ic3ic4ih8oc4kh3", "got 'ic' twice"),
+        ("conv2d", "ic3ih8oc4kh3sh0", "expected sh to be at least 1"),
+        ("conv2d", "g2ic3ih8oc4kh3", "multiples of g"),
+        ("conv2d", "ic3ih2oc4kh3", "filter to fit"),
+        ("conv2d", "ic3ih8oc4kh3ph1oh9", "expected oh to be 8, but got 9"),
+        ("gemm", "m3k4", "expected n to be given"),
+        ("gemm", "mb1ic3", "expected keys of b, m, k, n"),
+    ],
+)
+def test_bad_problem_strings_say_what_was_expected(op, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_problem(op, text)
+
+
+def test_work_of_a_known_layer():
+    problem = WindowProblem.parse("mb1ic64ih56oc64oh56kh3ph1")
+    assert problem.flops() == 2 * 56 * 56 * 64 * 64 * 9
+    assert problem.bytes(4) == 4 * (2 * 64 * 56 * 56 + 64 * 64 * 9)
+    assert GemmProblem(2, 3, 5).flops() == 60
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(["conv2d", "conv_transpose2d", "upsample_conv2d", "max_pool2d", "avg_pool2d"]),
+    st.integers(5, 12),
+    st.integers(5, 12),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 1),
+)
+def test_output_sizes_are_torchs(op, height, width, kernel, stride, pad):
+    pad = min(pad, kernel // 2)
+    text = f"mb2ic4ih{height}iw{width}oc4kh{kernel}sh{stride}ph{pad}"
+    workload = Workload(op, parse_problem(op, text))
+    y = torch_call(workload, make_operands(workload))()
+    assert tuple(y.shape) == (2, 4, *workload.problem.out_size)
+
+
+# ---- workloads -----------------------------------------------------------------------------------------------------
+
+
+def test_layer_suite_holds_the_promised_layers():
+    resnet = workloads.resnet50_layers()
+    assert len({str(layer.problem) for layer in resnet}) == 12
+    mobilenet = workloads.mobilenet_layers()
+    assert len({str(layer.problem) for layer in mobilenet}) == 19
+    assert all(layer.act == "relu" and layer.bias and layer.problem.batch == 1 for layer in resnet + mobilenet)
+
+
+@pytest.mark.parametrize("suite", ["layers", "ops"])
+def test_every_workload_is_valid_and_named_once(suite):
+    chosen = workloads.layer_suite() if suite == "layers" else workloads.operation_suite()
+    for workload in chosen:
+        check(workload)
+        assert parse_problem(workload.op, str(workload.problem)) == workload.problem
+    assert len({(w.group, w.name) for w in chosen}) == len(chosen)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_our_call_computes_what_torch_computes(op, dtype):
+    text = "m33k17n20" if op == "gemm" else "mb2ic8ih10iw9oc8kh3ph1"
+    epilogue = {} if op in ("conv_transpose2d", "max_pool2d", "avg_pool2d") else {"act": "prelu", "residual": True}
+    workload = Workload(op, parse_problem(op, text), dtype=dtype, **epilogue)
+    operands = make_operands(workload)
+    truth = Truth.of(workload, operands)
+    assert max_error(our_call(workload, operands)(), truth.reference) <= truth.tolerance
+
+
+def test_truth_rejects_a_wrong_output():
+    workload = Workload("conv2d", parse_problem("conv2d", "ic4ih8oc4kh3ph1"))
+    truth = Truth.of(workload, make_operands(workload))
+    wrong = truth.reference.clone()
+    wrong[0, 0, 0, 0] += 1e-3
+    assert max_error(wrong, truth.reference) > truth.tolerance
+    assert max_error(wrong[:, :3], truth.reference) == math.inf
+    wrong[0, 0, 0, 0] = math.nan
+    assert max_error(wrong, truth.reference) == math.inf
+
+
+# ---- timing --------------------------------------------------------------------------------------------------------
+
+
+def test_contenders_are_timed_in_turn():
+    calls = []
+    contenders = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    effort = timing.Effort(seconds=0.0, min_rounds=4, max_rounds=4, cold_cache=True)  # cold: one call a sample
+    measured = timing.interleave(contenders, effort)
+    assert list(measured) == ["a", "b", "c"]
+    assert all(t.rounds == 4 and t.q20 <= t.median <= t.q80 for t in measured.values())
+    assert calls[-12:] == list("abcbcacababc")
+
+
+def test_quantiles():
+    t = timing.Timing.from_samples([5.0, 1.0, 3.0, 2.0, 4.0], repeats=2)
+    assert (t.q20, t.median, t.q80, t.rounds, t.repeats) == (2.0, 3.0, 4.0, 5, 2)
+
+
+def test_extra_memory_sees_an_allocation():
+    extra = timing.extra_memory_bytes(lambda: torch.ones(16 << 20, dtype=torch.float32))
+    if extra is None:
+        pytest.skip("this system cannot reset the high-water mark")
+    assert 48 << 20 <= extra <= 96 << 20  # 64 MiB, allowing for what the heap already held
+    assert timing.peak_rss_bytes() > extra
+
+
+# ---- measuring -----------------------------------------------------------------------------------------------------
+
+SMALL = Workload("conv2d", WindowProblem.parse("ic8ih9oc8kh3ph1"), act="relu", group="small", name="layer")
+
+
+def test_rows_of_a_workload():
+    rows = runner.measure(SMALL, QUICK)
+    assert [(row.backend, row.layout) for row in rows] == [
+        ("torch", "nchw"), ("torch", "nhwc"), ("cpu", "nchw"), ("cpu", "nhwc")
+    ]  # fmt: skip
+    for row in rows:
+        assert row.correct and row.note == ""
+        assert 0 < row.q20_ms <= row.median_ms <= row.q80_ms
+        assert row.max_error <= row.tolerance
+        assert row.gflops == pytest.approx(SMALL.flops() / row.median_ms / 1e6)
+        assert (row.speedup is None) == (row.backend == "torch")
+        assert row.peak_memory_mib > 1
+    best = min(row.median_ms for row in rows if row.backend == "torch")
+    assert rows[2].speedup == pytest.approx(best / rows[2].median_ms)
+
+
+def test_a_wrong_kernel_is_reported_and_not_timed(monkeypatch):
+    monkeypatch.setattr(runner, "our_call", lambda w, o, algo: lambda: torch_call(w, o)() + 0.01)
+    rows = runner.measure(SMALL, QUICK)
+    ours = [row for row in rows if row.is_ours]
+    assert len(ours) == 2
+    for row in ours:
+        assert row.correct is False and row.median_ms is None and "wrong: off by" in row.note
+    run = Run("small", {}, {}, rows)
+    assert run.failures == ours and run.summary() == []
+
+
+def test_a_kernel_that_goes_wrong_while_timed_is_reported(monkeypatch):
+    def our_call(workload, operands, algo):
+        right, count = torch_call(workload, operands), iter(range(10**9))
+        return lambda: right() + (0.01 if next(count) > 2 else 0.0)
+
+    monkeypatch.setattr(runner, "our_call", our_call)
+    assert [row.correct for row in runner.measure(SMALL, QUICK) if row.is_ours] == [False, False]
+
+
+def test_an_algorithm_that_refuses_leaves_its_reason(monkeypatch):
+    def our_call(workload, operands, algo):
+        def refuse():
+            raise NotImplementedError("conv2d: no algorithm:\n depthwise needs groups == channels")
+
+        return refuse
+
+    monkeypatch.setattr(runner, "our_call", our_call)
+    row = runner.measure(SMALL, QUICK)[-1]
+    assert row.correct is None and row.note == "conv2d: no algorithm: depthwise needs groups == channels"
+
+
+# ---- networks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_networks_are_reproducible(name):
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    first, second = find_network(name).build(), find_network(name).build()
+    with torch.inference_mode():
+        y = first(x)
+        assert y.shape == (1, 1000) and y.isfinite().all()
+        assert torch.equal(y, second(x))
+    assert not first.training
+
+
+def test_unknown_network_lists_the_known():
+    with pytest.raises(ValueError, match="expected one of efficientnet_lite0, mobilenet"):
+        find_network("vgg")
+
+
+@pytest.mark.parametrize(("name", "gmacs"), [("resnet18", 1.81), ("resnet50", 4.09), ("mobilenet", 0.57)])
+def test_work_of_networks_is_the_published(name, gmacs):
+    flops, traffic = network_runner.count_work(find_network(name).build(), torch.randn(1, 3, 224, 224))
+    assert flops / 2e9 == pytest.approx(gmacs, abs=0.02)
+    assert traffic > 0
+
+
+def test_network_rows():
+    rows = suites.run_networks(["mobilenet"], [1], QUICK, lambda *_: None).rows
+    assert [row.backend for row in rows] == ["torch", "cpu", "torch", "cpu"]
+    assert all(row.correct and row.median_ms > 0 for row in rows)
+
+
+# ---- results -------------------------------------------------------------------------------------------------------
+
+
+def make_run() -> Run:
+    """Two problems; torch 2 and 3 ms, ours 1 and 4 ms, and one failed row."""
+    rows = []
+    for name, ours, share in (("one", 1.0, 0.9), ("two", 4.0, None)):
+        for layout, backend, ms in (("nchw", "torch", 2.0), ("nhwc", "torch", 3.0), ("nhwc", "cpu", ours)):
+            row = Row("conv2d", name, "float32", layout, backend, "auto", group="layers", name=name)
+            row.median_ms = row.q20_ms = row.q80_ms = ms
+            row.gflops, row.gbs, row.correct, row.max_error = 10.0, 5.0, True, 1e-6
+            if backend == "cpu":
+                row.speedup, row.peak_share, row.copy_share = 2.0 / ms, share, 0.25
+            rows.append(row)
+    settings = {"threads": 2, "cache": "warm", "backend": "cpu", "layouts": ["nhwc"]}
+    return Run("layers", settings, {"fma_gflops": 200.0, "copy_gbs": 30.0, "unavailable": None}, rows)
+
+
+def test_summary_is_the_geometric_mean():
+    (line,) = make_run().summary()
+    assert line["geomean_speedup"] == pytest.approx(math.sqrt(2.0 * 0.5))
+    assert (line["problems"], line["slower_than_torch"], line["min_speedup"]) == (2, 1, 0.5)
+    assert [row.name for row in best_of_ours(make_run().rows)] == ["one", "two"]
+
+
+def test_json_is_strict(tmp_path):
+    run = make_run()
+    run.rows[0].max_error = math.inf
+    run.write_json(tmp_path / "deep" / "run.json")
+    text = (tmp_path / "deep" / "run.json").read_text()
+    document = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert document["schema"] == 1 and document["rows"][0]["max_error"] is None
+    assert {"machine", "versions", "settings", "ceilings", "summary", "created"} <= set(document)
+    assert {"cpu", "cores"} <= set(document["machine"]) and {"torch", "git", "python"} <= set(document["versions"])
+
+
+def test_readme_table(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "before\n<!-- bench:layers -->\nold\n<!-- /bench -->\nbetween\n<!-- bench:ops -->\nkept\n<!-- /bench -->\n"
+    )
+    report.update_readme(readme, make_run())
+    report.update_readme(readme, make_run())  # again: nothing piles up
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- bench:layers -->\nMeasured on ")
+    assert "| layers one | 2.000 | 3.000 | 1.000 | 2.00× | 90 % |" in text
+    assert "geometric mean of 2** | | | | **1.00×**" in text
+    assert "old" not in text and text.endswith("between\n<!-- bench:ops -->\nkept\n<!-- /bench -->\n")
+
+
+def test_readme_without_markers_is_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="expected markers <!-- bench:layers -->"):
+        report.update_readme(readme, make_run())
+    assert readme.read_text() == "no markers"
+
+
+@pytest.mark.skipif(bool(html.missing_packages()), reason="reports need jinja2 and matplotlib")
+@pytest.mark.parametrize("suite", ["layers", "networks"])
+def test_html_report_is_self_contained(suite):
+    run = make_run()
+    run.suite = suite
+    run.rows[0].name = "<script>"
+    page = report.build_report(run, "fastconv bench")
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "http://" not in page and "https://" not in page
+    assert "data:image/svg+xml;base64," in page and "200 GFLOP/s" in page
+
+
+def test_checkout_is_found_from_below(tmp_path):
+    for folder in ("bench", "csrc", "fastconv/cli"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert checkout_root(tmp_path / "fastconv" / "cli") == tmp_path.resolve()
+    assert checkout_root(tmp_path / "bench") == tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (0.0321, "0.0321"),
+        (1.234, "1.23"),
+        (12.34, "12.3"),
+        (1234.5, "1,234"),
+        (3e-6, "3e-06"),
+        (120.0, "120"),
+    ],
+)
+def test_numbers(value, text):
+    assert html.number(value) == text
+
+
+def test_upsample_truth_is_the_unfused_pair():
+    workload = Workload("upsample_conv2d", parse_problem("upsample_conv2d", "ic3ih5oc2kh3ph1"))
+    o = make_operands(workload)
+    pair = torch_f.conv2d(torch_f.interpolate(o.x, scale_factor=2, mode="nearest"), o.weight, o.bias, padding=1)
+    assert torch.equal(torch_call(workload, o)(), pair)
