@@ -1,0 +1,35 @@
+// The Python module fastconv._C: importing it registers the operators (registration.cpp), and it answers questions
+// about them. Nothing here takes a tensor, so pybind11 needs nothing of torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "introspection.h"
+#include "threads.h"
+#include "workspace.h"
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fastconv;
+  ops::install_thread_pool();
+  py::register_local_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const NotServed& error) {
+      PyErr_SetString(PyExc_NotImplementedError, error.what());
+    }
+  });
+  m.doc() = "Operators of fastconv, and questions about them";
+  m.attr("NOT_SERVED_MARK") = ops::kNotServedMark;
+  m.def("algorithms", &ops::list_algorithms, py::arg("op"), py::arg("backend"),
+        "(name, summary) of every algorithm, in order of preference");
+  m.def("reasons", &ops::list_reasons, py::arg("op"), py::arg("backend"), py::arg("problem"),
+        "(name, reasons against it, whether it would be taken unasked) of every algorithm");
+  m.def("isa", &ops::isa_in_use);
+  m.def("available_isas", &ops::available_isas);
+  m.def("select_isa", &ops::select_isa, py::arg("name"));
+  m.def("measure_fma_gflops", &ops::measure_fma_gflops, py::arg("threads"), py::call_guard<py::gil_scoped_release>());
+  m.def("measure_copy_gbs", &ops::measure_copy_gbs, py::arg("bytes"), py::call_guard<py::gil_scoped_release>());
+  m.def("peak_workspace_bytes", &ops::peak_workspace_bytes);
+  m.def("reset_peak_workspace_bytes", &ops::reset_peak_workspace_bytes);
+}

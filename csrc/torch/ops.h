@@ -1,0 +1,68 @@
+// The operators, as registration.cpp gives them to torch. Arguments are in the order of their schemas.
+#pragma once
+
+#include <string>
+#include <tuple>
+
+#include "tensor_utils.h"
+
+namespace fastconv::ops {
+
+// conv_ops.cpp
+Tensor conv2d(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
+              OptionalTensor scale, OptionalTensor shift, OptionalTensor residual, std::string act, double act_param,
+              OptionalTensor alpha, std::string algo, std::string backend, OptionalTensor packed);
+Tensor upsample_conv2d(Tensor x, Tensor weight, OptionalTensor bias, Ints scale_factor, Ints stride, Ints padding,
+                       Ints dilation, int64_t groups, OptionalTensor scale, OptionalTensor shift,
+                       OptionalTensor residual, std::string act, double act_param, OptionalTensor alpha,
+                       std::string algo, std::string backend, OptionalTensor packed);
+Tensor conv_transpose2d(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, Ints output_padding,
+                        int64_t groups, Ints dilation, std::string algo, std::string backend, OptionalTensor packed);
+Tensor conv2d_input_grad(Tensor dy, Tensor weight, Ints input_size, Ints stride, Ints padding, Ints dilation,
+                         int64_t groups, std::string algo, std::string backend);
+Tensor conv2d_weight_grad(Tensor dy, Tensor x, Ints weight_size, Ints stride, Ints padding, Ints dilation,
+                          int64_t groups, std::string algo, std::string backend);
+
+// gemm_ops.cpp
+Tensor gemm(Tensor a, Tensor b, OptionalTensor bias, bool transpose_a, bool transpose_b, OptionalTensor residual,
+            std::string act, double act_param, OptionalTensor alpha, std::string algo, std::string backend,
+            OptionalTensor packed);
+
+// packed.cpp
+Tensor pack_conv2d_weight(Tensor weight, int64_t groups);
+Tensor pack_upsample_weight(Tensor weight, Ints scale_factor, Ints stride, Ints padding, Ints dilation, int64_t groups);
+Tensor pack_transpose_weight(Tensor weight, Ints stride, Ints padding, Ints dilation, int64_t groups);
+Tensor pack_gemm_b(Tensor b, bool transpose_b);
+
+// pooling_ops.cpp
+std::tuple<Tensor, Tensor> max_pool2d(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
+                                      bool ceil_mode, bool return_indices, std::string backend);
+Tensor max_pool2d_backward(Tensor dy, Tensor indices, Ints input_size, Ints kernel_size, Ints stride, Ints padding,
+                           Ints dilation, bool ceil_mode, std::string backend);
+Tensor avg_pool2d(Tensor x, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode, bool count_include_pad,
+                  int64_t divisor_override, std::string backend);
+Tensor avg_pool2d_backward(Tensor dy, Ints input_size, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode,
+                           bool count_include_pad, int64_t divisor_override, std::string backend);
+Tensor adaptive_avg_pool2d(Tensor x, Ints output_size, std::string backend);
+Tensor adaptive_avg_pool2d_backward(Tensor dy, Ints input_size, std::string backend);
+std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor x, Ints output_size, bool return_indices, std::string backend);
+Tensor adaptive_max_pool2d_backward(Tensor dy, Tensor indices, Ints input_size, std::string backend);
+
+// activation_ops.cpp
+Tensor activation(Tensor x, std::string act, double act_param, OptionalTensor alpha, std::string backend);
+void activation_(Tensor x, std::string act, double act_param, OptionalTensor alpha, std::string backend);
+Tensor activation_backward(Tensor dy, Tensor x, std::string act, double act_param, OptionalTensor alpha, int64_t order,
+                           std::string backend);
+Tensor prelu_alpha_grad(Tensor dy, Tensor x, Ints alpha_size, std::string backend);
+Tensor softmax(Tensor x, int64_t dim, std::string backend);
+Tensor softmax_backward(Tensor dy, Tensor y, int64_t dim, std::string backend);
+Tensor channel_sum(Tensor dy, std::string backend);
+
+// resample_ops.cpp
+Tensor im2col(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilation, std::string backend);
+Tensor col2im(Tensor x, Ints output_size, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
+              std::string backend);
+Tensor upsample_nearest2d(Tensor x, Ints scale_factor, std::string backend);
+Tensor upsample_nearest2d_backward(Tensor dy, Ints scale_factor, std::string backend);
+
+}  // namespace fastconv::ops

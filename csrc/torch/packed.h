@@ -1,0 +1,15 @@
+// Prepacked weights as torch tensors: a header that says what was packed and for which instruction set, then the
+// kernels' own format. The header is what keeps a stale or foreign tensor from being read as weights.
+#pragma once
+
+#include "tensor_utils.h"
+
+namespace fastconv::ops {
+
+enum class PackedKind : int32_t { kConv2d = 1, kUpsample, kTranspose, kGemmB };
+
+// Where the kernels' format begins in `packed`; throws std::invalid_argument unless it was made by the matching pack
+// function, in this process' instruction set, from a weight of these extents.
+const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem& problem, DType dtype, const char* op);
+
+}  // namespace fastconv::ops

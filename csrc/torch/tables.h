@@ -1,0 +1,49 @@
+// From a tensor's device and the caller's `backend` to the kernels: algorithm tables where an operation has several
+// ways, one function where it has one.
+#pragma once
+
+#include "../common/algorithm_table.h"
+#include "../cpu/cpu_kernels.h"
+#include "tensor_utils.h"
+#include "workspace.h"
+
+namespace fastconv::ops {
+
+enum class Backend { kCpu, kCudaEmulated, kCuda };
+
+const char* backend_name(Backend backend);
+// `name` empty: by the tensor's device. Throws std::invalid_argument for an unknown name, NotServed for a backend that
+// cannot take this tensor or is not in this build.
+Backend backend_of(const Tensor& t, const std::string& name, const char* op);
+// By name alone, for introspection.
+Backend backend_named(const std::string& name);
+
+// The algorithms of an operation on a backend, in order of preference; empty when it has none.
+template <class Call>
+const AlgorithmTable<Call>& algorithms(Backend backend);
+// conv2d and upsample_conv2d share their call, so the latter has its own name.
+const AlgorithmTable<Conv2dCall>& upsample_algorithms(Backend backend);
+
+// Selects from `table` and runs, with a workspace on `like`'s device.
+template <class Call>
+void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend backend, const std::string& algo,
+                   const char* op, const Tensor& like) {
+  if (table.empty()) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no algorithm for it"));
+  TorchWorkspace workspace(like);
+  select_algorithm(table, call, op, algo).run(call, CallContext{&workspace, nullptr});
+}
+
+// Runs the one kernel of an operation.
+template <class Call>
+void run_kernel(void (*cpu::Kernels::*slot)(const Call&, const CallContext&), const Call& call, Backend backend,
+                const char* op, const Tensor& like) {
+  if (backend != Backend::kCpu) {
+    throw NotServed(concat(op, ": backend ", backend_name(backend), " has no kernel for it"));
+  }
+  const auto kernel = cpu::kernels().*slot;
+  if (!kernel) throw NotServed(concat(op, ": no kernel in the ", cpu::kernels().isa, " build"));
+  TorchWorkspace workspace(like);
+  kernel(call, CallContext{&workspace, nullptr});
+}
+
+}  // namespace fastconv::ops

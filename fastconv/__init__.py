@@ -1,0 +1,3 @@
+"""Hand-written convolution kernels for PyTorch."""
+
+__version__ = "0.1.0"
