@@ -1,0 +1,6 @@
+"""Whole networks: layers swapped one for one, or captured, fused and explained."""
+
+from fastconv.convert.converted import ConvertedModule, convert
+from fastconv.convert.replace import replace
+
+__all__ = ["ConvertedModule", "convert", "replace"]

@@ -1,0 +1,114 @@
+"""fastconv.convert: a model's inference with its layers fused, its weights made beforehand, its outputs the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from fastconv.convert.capture import shell
+from fastconv.convert.region import Region
+from fastconv.convert.steps import Stale
+
+
+def convert(
+    model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None, *, dtype: torch.dtype | None = None
+) -> ConvertedModule:
+    """A module that computes what `model.eval()` computes, for inference, with fused kernels.
+
+    Fused are convolution + BatchNorm + residual addition + activation, zero padding before and nearest upsampling
+    before a convolution, linear + activation. What cannot be captured runs unchanged. `fastconv.explain(converted)`
+    lists which kernel serves each layer, what is left to torch, and why.
+
+    Equivalent to ``model.eval()(*args)`` under ``torch.no_grad()``: same values to rounding, same structure and dtype
+    and memory format of the outputs, at any batch and image size that the model takes.
+
+    Args:
+        model: any module. It is not touched: a model in training mode stays in it, while the result always behaves
+            as in evaluation mode, `train()` or not.
+        example_inputs: a tensor or the tuple of positional arguments. Not needed; with it the capture happens now
+            instead of at the first call, also where it depends on shapes.
+        dtype: type for weights and arithmetic, such as torch.bfloat16. Inputs stay float32. What is left to torch and
+            has parameters keeps its own type.
+
+    Returns:
+        A module that shares the model's parameters. It notices when they change by identity or version: training
+        steps, in-place edits, `load_state_dict`, `.to()`, a new Parameter. An edit through `.data` is recorded nowhere
+        and goes unnoticed. Gradients flow to the inputs, not to the parameters. Hooks registered after the conversion
+        are not seen; modules that have hooks before it run unchanged. Inputs are never written to, even where the
+        model itself does so in place.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"convert: expected model to be a torch.nn.Module, but got {type(model).__name__}")
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"convert: expected dtype to be a floating-point type, but got {dtype}")
+    if isinstance(model, ConvertedModule):
+        model = model.source
+    converted = ConvertedModule(model, dtype)
+    if example_inputs is not None:
+        arguments = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
+        leaves, spec = pytree.tree_flatten((tuple(arguments), {}))
+        converted.region.program(leaves, spec)
+    return converted
+
+
+class ConvertedModule(nn.Module):
+    """Made by `fastconv.convert`. Its only child is the model itself, so parameters and state_dict are the model's."""
+
+    source: nn.Module
+    region: Region
+
+    def __init__(self, source: nn.Module, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.source = source
+        self.dtype = dtype
+        self.training = False
+        self._build()
+
+    def _build(self) -> None:
+        region = Region(shell(self.source), self.dtype, outermost=True)
+        tree = [(m._modules, name, child) for m in self.source.modules() for name, child in m._modules.items()]
+        # Past nn.Module's registration: the shell must not show up as a child.
+        self.__dict__.update(region=region, _tree=tree)
+        region.prepare_default_call()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        for children, name, child in self._tree:
+            if children.get(name) is not child:
+                self._build()
+                break
+        try:
+            return self.region(*args, **kwargs)
+        except Stale:
+            self._build()
+            return self.region(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> ConvertedModule:
+        """Does nothing: neither the conversion, which is for inference, nor the model it came from changes."""
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's own, under the model's names."""
+        return self.source.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Loads into the model, which shares its parameters with this module."""
+        return self.source.load_state_dict(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("source", "_modules"):
+                raise
+            return getattr(super().__getattr__("source"), name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs and folded weights are made from the model again: they belong to this process and these tensors.
+        return {name: value for name, value in self.__dict__.items() if name not in ("region", "_tree")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._build()

@@ -1,0 +1,130 @@
+"""Keeps a network in channels_last from its first convolution on, and hands others the layout they would have had."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fastconv.convert import ir, steps
+from fastconv.convert.calls import operation_of
+from fastconv.convert.capture import is_scalar
+from fastconv.convert.ir import Context
+
+# What torch computes with the same values and no detour whatever the strides of its inputs.
+_ANY_LAYOUT_FUNCTIONS = {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.neg, operator.pow, operator.getitem,
+    torch.add, torch.sub, torch.mul, torch.div, torch.neg, torch.pow, torch.exp, torch.sqrt, torch.abs, torch.square,
+    torch.maximum, torch.minimum, torch.clamp, torch.cat, torch.concat, torch.chunk, torch.split, torch.softmax,
+    torch.mean, torch.amax, torch.where, torch.sigmoid, torch.tanh, torch.relu,
+    F.pad, F.interpolate, F.batch_norm, torch.batch_norm, F.softmax, F.mish, F.softplus, F.gelu, F.selu,
+    F.hardtanh, F.normalize, F.group_norm,
+}  # fmt: skip
+_ANY_LAYOUT_METHODS = {
+    "add", "sub", "mul", "div", "neg", "pow", "exp", "sqrt", "rsqrt", "abs", "square", "log", "log1p", "erf", "sin",
+    "cos", "clamp", "maximum", "minimum", "sigmoid", "tanh", "relu", "softmax", "mean", "amax", "chunk", "split",
+}  # fmt: skip
+_ANY_LAYOUT_MODULES = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.Upsample,
+    nn.ZeroPad2d,
+    nn.ConstantPad2d,
+    nn.ReflectionPad2d,
+    nn.ReplicationPad2d,
+    nn.Softmax,
+    nn.Mish,
+    nn.Softplus,
+    nn.SELU,
+    nn.GELU,
+    nn.Hardtanh,
+)
+_JOINS = {torch.cat, torch.concat}
+
+
+class LayoutPlan:
+    """Decides for every value whether its layout is the original's or fastconv's own, and inserts the way back.
+
+    Which layout the original would have depends on the layout of the inputs at each call: small nodes carry that flag
+    along the graph, and those that nothing asks for are removed again.
+    """
+
+    def __init__(self, graph: fx.Graph, context: Context, new_step: Callable[[Any], str]) -> None:
+        self._graph, self._context, self._new_step = graph, context, new_step
+        self._own: set[fx.Node] = set()  # values in fastconv's layout
+        self._flags: dict[fx.Node, fx.Node] = {}
+        self._restored: dict[fx.Node, fx.Node] = {}
+
+    def run(self) -> None:
+        for node in list(self._graph.nodes):
+            own_inputs = [value for value in node.all_input_nodes if value in self._own]
+            if node.op == "output" or (own_inputs and not self._takes_any_layout(node)):
+                for value in own_inputs:
+                    node.replace_input_with(value, self._restore(value, node))
+            elif (own_inputs or self._makes_channels_last(node)) and not is_scalar(node):
+                self._own.add(node)
+            if node in self._own and node.meta.get("pinned"):
+                # Written to in place later, under this or another name: the one tensor all of them mean.
+                self._own.discard(node)
+                following = node.next
+                self._own.add(node)
+                restored = self._restore(node, following)
+                self._own.discard(node)
+                node.replace_all_uses_with(restored, delete_user_cb=lambda user, made=restored: self._reads(user, made))
+
+    def _reads(self, user: fx.Node, restored: fx.Node) -> bool:
+        return user is not restored and user not in self._flags.values()
+
+    def _makes_channels_last(self, node: fx.Node) -> bool:
+        return ir.spec_of(node, ir.Conv) is not None
+
+    def _takes_any_layout(self, node: fx.Node) -> bool:
+        if isinstance(node.meta.get("spec"), ir.SERVED) and node.target is ir.operation:
+            # A transposed convolution chooses by its input, and linear by its last dimension: both know strides.
+            return True
+        if is_scalar(node):
+            return True
+        if node.meta.get("pinned"):
+            return False
+        if node.op == "call_module":
+            module = self._context.module(node)
+            return isinstance(module, _ANY_LAYOUT_MODULES) and type(module).__module__.startswith("torch.nn.")
+        if node.op == "call_method":
+            return node.target in _ANY_LAYOUT_METHODS
+        return node.op == "call_function" and (node.target in _ANY_LAYOUT_FUNCTIONS or operation_of(node) == "pad")
+
+    def _restore(self, value: fx.Node, reader: fx.Node) -> fx.Node:
+        if value not in self._restored:
+            flag = self._flag(value)
+            with self._graph.inserting_before(reader):
+                self._restored[value] = self._graph.call_function(steps.restore, (value, flag))
+        return self._restored[value]
+
+    def _flag(self, value: fx.Node) -> fx.Node:
+        """A node with the answer to: is this value channels_last in the original network?"""
+        if value in self._flags:
+            return self._flags[value]
+        if value not in self._own:
+            made = self._after(value, lambda: self._graph.call_function(steps.is_channels_last, (value,)))
+        elif isinstance(value.meta.get("spec"), ir.Conv):
+            inner = self._flag(ir.inputs_of(value)[0])
+            name = self._new_step(steps.FormatStep(value.meta["prepared"]))
+            made = self._after(value, lambda: self._graph.call_module(name, (inner,)))
+        else:
+            tensors = [argument for argument in value.all_input_nodes if not is_scalar(argument)]
+            flags = tuple(self._flag(argument) for argument in tensors)
+            combine = steps.all_of if value.target in _JOINS else steps.any_of
+            made = self._after(value, lambda: self._graph.call_function(combine, flags))
+        self._flags[value] = made
+        return made
+
+    def _after(self, value: fx.Node, make: Callable[[], fx.Node]) -> fx.Node:
+        anchor = value
+        while anchor.op == "placeholder" and anchor.next.op == "placeholder":
+            anchor = anchor.next
+        with self._graph.inserting_after(anchor):
+            return make()

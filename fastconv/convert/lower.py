@@ -1,0 +1,178 @@
+"""From a captured graph to something that runs: passes, weights, layout, and one Python function to call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from fastconv.convert import ir, steps
+from fastconv.convert.capture import Captured, CaptureError, is_scalar
+from fastconv.convert.layout import LayoutPlan
+from fastconv.convert.passes import PASSES
+from fastconv.convert.passes.functions import weight_of
+from fastconv.nn.fold import Sources
+from fastconv.nn.weights import Weight, find_weight
+
+# Names of the steps among the graph's modules: no model has such a child.
+_STEP = "_fastconv_step_"
+
+
+class WeightStore:
+    """All prepared weights of one region, shared by its programs for different shapes."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+        self._prepared: dict[Any, steps.Prepared] = {}
+        self._sources: Sources | None = None
+
+    def prepare(self, spec: Any, channels_last: bool) -> steps.Prepared:
+        key = _key(spec, channels_last)
+        if key not in self._prepared:
+            self._prepared[key] = steps.Prepared(spec, self.dtype, channels_last)
+            self._sources = None
+        return self._prepared[key]
+
+    def refresh(self) -> None:
+        """One loop over all sources at each call of the network; weights are remade only where it finds a change."""
+        if self._sources is not None and self._sources.unchanged():
+            return
+        unique = {(id(owner), name): (owner, name) for p in self._prepared.values() for owner, name in p.slots}
+        if any(name not in owner for owner, name in unique.values()):
+            raise steps.Stale("a weight is gone")
+        absent = [slot for prepared in self._prepared.values() for slot in prepared.absent]
+        sources = Sources((*unique.values(), *absent))
+        for prepared in self._prepared.values():
+            prepared.refresh()
+        self._sources = sources
+
+
+def _key(spec: Any, channels_last: bool) -> Any:
+    def of(part: Any) -> Any:
+        return None if part is None else part.key
+
+    act = getattr(spec, "act", None)
+    alpha = act.param.key if act is not None and isinstance(act.param, Weight) else act and act.param
+    norms = tuple(norm.key for norm in getattr(spec, "norms", ()))
+    groups = spec.groups if isinstance(spec, ir.ConvTranspose) else None
+    weight, bias = of(getattr(spec, "weight", None)), of(getattr(spec, "bias", None))
+    return (type(spec), weight, bias, norms, alpha, groups, channels_last)
+
+
+@dataclass
+class Program:
+    """One region of a network for one form of call."""
+
+    graph: fx.Graph
+    functions: SimpleNamespace
+    run: Any
+    store: WeightStore
+    output_spec: pytree.TreeSpec
+    opaque: dict[str, str]
+    single: bool
+
+    def __call__(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> Any:
+        self.store.refresh()
+        outputs = self.run(self.functions, *tensors)
+        return outputs[0] if self.single else pytree.tree_unflatten(outputs, self.output_spec)
+
+
+def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool) -> Program:
+    """Fuses and plans a captured graph.
+
+    Raises:
+        CaptureError: the graph writes to something that its caller would miss.
+    """
+    graph, context = captured.graph, ir.Context(captured.root, captured.opaque)
+    for run in PASSES:
+        run(graph, context)
+    if context.writes_inputs and not may_write_inputs:
+        raise CaptureError("it writes to its input in place, which its caller may rely on")
+    _eliminate_dead(graph, context)
+
+    functions = SimpleNamespace()
+
+    def new_step(function: Any) -> str:
+        name = f"{_STEP}{len(vars(functions))}"
+        setattr(functions, name, function)
+        return name
+
+    _prepare_weights(graph, store)
+    LayoutPlan(graph, context, new_step).run()
+    _eliminate_dead(graph, context)
+    _place_steps(graph, context, store, new_step)
+    code = graph.python_code("self")
+    scope = dict(code.globals)
+    exec(compile(code.src, "<fastconv program>", "exec"), scope)
+    single = captured.output_spec.is_leaf()
+    return Program(graph, functions, scope["forward"], store, captured.output_spec, captured.opaque, single)
+
+
+def _eliminate_dead(graph: fx.Graph, context: ir.Context) -> None:
+    def has_effect(node: fx.Node) -> bool:
+        if node.op in ("placeholder", "output") or node.meta.get("pinned"):
+            return True
+        if str(node.target).startswith(_STEP):
+            return False
+        # A module of the user's own may do more than return a value.
+        return node.op == "call_module" and not type(context.module(node)).__module__.startswith("torch.nn.")
+
+    graph.eliminate_dead_code(has_effect)
+
+
+def _prepare_weights(graph: fx.Graph, store: WeightStore) -> None:
+    own: set[fx.Node] = set()
+    for node in graph.nodes:
+        spec = node.meta.get("spec")
+        if node.target is not ir.operation:
+            continue
+        if isinstance(spec, ir.Conv) or (isinstance(spec, ir.Pool | ir.Act) and ir.inputs_of(node)[0] in own):
+            own.add(node)
+        if isinstance(spec, ir.Conv | ir.ConvTranspose | ir.Linear | ir.Act):
+            # A weight in channels_last makes the kernel write channels_last whatever it reads.
+            enters = isinstance(spec, ir.Conv) and ir.inputs_of(node)[0] not in own
+            node.meta["prepared"] = store.prepare(spec, enters)
+
+
+def _place_steps(graph: fx.Graph, context: ir.Context, store: WeightStore, new_step: Any) -> None:
+    dtype = store.dtype
+    for node in list(graph.nodes):
+        spec = node.meta.get("spec")
+        if node.target is ir.operation:
+            node.op, node.target = "call_module", new_step(_make_step(spec, node.meta.get("prepared"), dtype))
+        elif node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
+            owner = context.root.get_submodule(path)
+            weight = find_weight(owner, name, str(node.target)) or weight_of(node, context)
+            if weight is None:
+                constant = getattr(owner, name)
+                weight = Weight(str(node.target), (), lambda constant=constant: constant)
+            node.op, node.target, node.args = "call_module", new_step(steps.ReadStep(weight)), ()
+            node.meta["read"] = True
+        elif node.op == "call_module" and not str(node.target).startswith(_STEP):
+            node.meta.setdefault("module", node.target)
+            module: Any = context.module(node)
+            node.meta["module_type"] = type(module).__name__
+            if dtype is not None and next(module.parameters(), None) is not None:
+                module = steps.OwnTypeStep(module, dtype)
+            node.target = new_step(module)
+        elif node.op == "call_function" and dtype is not None and _reads_own_tensor(node):
+            node.target, node.op = new_step(steps.OwnTypeStep(node.target, dtype)), "call_module"
+
+
+def _reads_own_tensor(node: fx.Node) -> bool:
+    return any(argument.meta.get("read") for argument in node.all_input_nodes) and not is_scalar(node)
+
+
+def _make_step(spec: Any, prepared: Any, dtype: torch.dtype | None) -> Any:
+    if isinstance(spec, ir.Conv):
+        return steps.ConvStep(spec, prepared, dtype)
+    if isinstance(spec, ir.ConvTranspose):
+        return steps.ConvTransposeStep(spec, prepared, dtype)
+    if isinstance(spec, ir.Linear):
+        return steps.LinearStep(spec, prepared, dtype)
+    return steps.ActStep(spec, prepared) if isinstance(spec, ir.Act) else steps.PoolStep(spec)

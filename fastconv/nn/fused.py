@@ -1,0 +1,274 @@
+"""Blocks that run as one kernel in inference: convolution, BatchNorm and activation, after an upsampling or not."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastconv import functional
+from fastconv.nn import layers
+from fastconv.nn.fold import Derived, fold_norms
+from fastconv.nn.weights import NORM_TYPES, Activation, activation_of, find_weight, has_hooks, needs_grad, norm_of
+
+_Block = TypeVar("_Block", bound="_FusedBlock")
+_Param = float | Tensor | None
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "relu": layers.ReLU,
+    "relu6": layers.ReLU6,
+    "leaky_relu": layers.LeakyReLU,
+    "prelu": layers.PReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+    "hardsigmoid": nn.Hardsigmoid,
+    "gelu": nn.GELU,
+    "elu": nn.ELU,
+}
+
+
+def make_activation(act: str | nn.Module | None) -> nn.Module:
+    """The module for an activation's name; a module is returned as it is."""
+    if isinstance(act, nn.Module):
+        return act
+    name = "identity" if act is None else act
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"expected act to be one of {', '.join(_ACTIVATIONS)} or a module, but got {act!r}")
+    return _ACTIVATIONS[name]()
+
+
+class _FusedBlock(nn.Module):
+    """conv, bn and act run one after the other in training, and as one kernel with folded weights in inference."""
+
+    conv: nn.Conv2d
+    bn: nn.Module | None
+    act: nn.Module
+
+    def _set_parts(self, conv: nn.Conv2d, bn: nn.Module | None, act: nn.Module) -> None:
+        self.conv, self.bn, self.act = conv, bn, act
+        self._reset()
+
+    def _reset(self) -> None:
+        # Plain attributes of the instance: neither parameters nor state. (conv, bn, act) are kept to notice new ones.
+        self._plan: tuple[Any, Any, Any, Derived | None, Activation | None] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A fold belongs to this object's tensors; a copy or a pickle makes its own.
+        return {**self.__dict__, "_plan": None}
+
+    def _make_plan(self) -> tuple[Any, Any, Any, Derived | None, Activation | None]:
+        conv, bn, act = self.conv, self.bn, self.act
+        activation = Activation("identity") if isinstance(act, nn.Identity) else activation_of(act)
+        weight, bias = find_weight(conv, "weight", "conv.weight"), find_weight(conv, "bias", "conv.bias")
+        norm = None if bn is None else norm_of(bn)
+        if weight is None or (bn is not None and norm is None):
+            return conv, bn, act, None, activation
+
+        slots = [*weight.slots, *(bias.slots if bias else [(conv._parameters, "bias")]), *(norm.slots if norm else [])]
+
+        def make() -> tuple[Tensor, Tensor | None]:
+            old_bias = bias.read() if bias else None
+            if norm is None:
+                return weight.read().detach(), None if old_bias is None else old_bias.detach()
+            return fold_norms(weight.read(), old_bias, [norm.read()])
+
+        return conv, bn, act, Derived(lambda: slots, make), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        children = self._modules
+        conv, bn, act = children["conv"], children["bn"], children["act"]
+        plan = self._plan
+        if plan is None or plan[0] is not conv or plan[1] is not bn or plan[2] is not act:
+            plan = self._plan = self._make_plan()
+        folded, activation = plan[3], plan[4]
+        if (
+            folded is None
+            or (bn is not None and bn.training)
+            or needs_grad(self)
+            or any(has_hooks(part) for part in children.values() if part is not None)
+        ):
+            return self._composed(x)
+        weight, bias = folded.get()
+        if activation is None:
+            return self.act(self._convolve(x, weight, bias, "identity", None))
+        return self._convolve(x, weight, bias, activation.name, activation.argument())
+
+    def _composed(self, x: Tensor) -> Tensor:
+        y = self._convolve_composed(x)
+        if self.bn is not None:
+            y = self.bn(y)
+        return self.act(y)  # type: ignore[no-any-return]
+
+    def _convolve_composed(self, x: Tensor) -> Tensor:
+        return self.conv(x)  # type: ignore[no-any-return]
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: _Param) -> Tensor:
+        conv = self.conv
+        padding = conv.padding
+        if conv.padding_mode != "zeros":
+            x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+            padding = (0, 0)
+        return functional.conv2d(
+            x, weight, bias, conv.stride, padding, conv.dilation, conv.groups, act=act, act_param=param
+        )
+
+    @classmethod
+    def _from_parts(cls: type[_Block], conv: nn.Conv2d, bn: nn.Module | None, act: nn.Module | None) -> _Block:
+        if not isinstance(conv, nn.Conv2d) or type(conv).forward is not nn.Conv2d.forward:
+            raise TypeError(f"{cls.__name__}.from_torch: expected conv to be a torch.nn.Conv2d, but got {conv}")
+        if bn is not None and not isinstance(bn, NORM_TYPES):
+            raise TypeError(f"{cls.__name__}.from_torch: expected bn to be a BatchNorm2d or None, but got {bn}")
+        block = cls.__new__(cls)
+        nn.Module.__init__(block)
+        if type(conv) is nn.Conv2d:
+            # The caller's module stays what it is; the block's own shares its parameters.
+            shared = copy.copy(conv)
+            shared.__dict__.update(_parameters=dict(conv._parameters), _buffers=dict(conv._buffers))
+            shared.__class__ = layers.Conv2d
+            conv = shared
+        block._set_parts(conv, bn, make_activation(act))
+        block.train(conv.training if bn is None else bn.training)
+        return block
+
+
+class ConvBNAct2d(_FusedBlock):
+    """Convolution, BatchNorm and activation: y = act(bn(conv(x))).
+
+    Equivalent to ``torch.nn.Sequential(Conv2d(..., bias=False), BatchNorm2d(...), ReLU())``. In training (or wherever
+    a gradient for a parameter may be wanted) the three run one after the other, with batch statistics in training. In
+    inference one kernel runs with the BatchNorm folded into the weights. The fold is remade whenever a weight or a
+    statistic changed, as far as torch records it: not after an edit through ``.data``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as torch.nn.Conv2d.
+        act: name of an activation, or a module.
+        eps, momentum, affine, track_running_stats: as torch.nn.BatchNorm2d.
+        bias: whether the convolution has a bias of its own; the BatchNorm makes it redundant.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | str | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        act: str | nn.Module | None = "relu",
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        bias: bool = False,
+        padding_mode: str = "zeros",
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        conv = layers.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        bn = nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self._set_parts(conv, bn, make_activation(act))
+
+    @classmethod
+    def from_torch(cls, conv: nn.Conv2d, bn: nn.Module | None = None, act: nn.Module | None = None) -> ConvBNAct2d:
+        """The block that computes act(bn(conv(x))) with the same parameter objects; bn and act may be missing."""
+        return cls._from_parts(conv, bn, act)
+
+
+class UpsampleConv2d(_FusedBlock):
+    """Nearest upsampling by an integer factor, then convolution, then BatchNorm and activation where wanted.
+
+    Equivalent to ``Conv2d(...)(F.interpolate(x, scale_factor=scale_factor, mode="nearest"))``, with no upsampled
+    tensor in memory (except with a `padding_mode` other than zeros, whose border needs one).
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as
+            torch.nn.Conv2d, on the upsampled image.
+        scale_factor: how often each row and column is repeated; an int or a pair.
+        act: name of an activation, or a module; None for none.
+    """
+
+    scale_factor: tuple[int, int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        scale_factor: int | tuple[int, int] = 2,
+        stride: int | tuple[int, int] = 1,
+        padding: int | str | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        act: str | nn.Module | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.scale_factor = integer_scale(scale_factor)
+        conv = layers.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
+        )
+        self._set_parts(conv, None, make_activation(act))
+
+    @classmethod
+    def from_torch(
+        cls, upsample: nn.Module, conv: nn.Conv2d, bn: nn.Module | None = None, act: nn.Module | None = None
+    ) -> UpsampleConv2d:
+        """The block that computes act(bn(conv(upsample(x)))) with the same parameter objects."""
+        if not isinstance(upsample, nn.Upsample) or upsample.mode != "nearest" or upsample.scale_factor is None:
+            raise TypeError(
+                "UpsampleConv2d.from_torch: expected upsample to be a nearest torch.nn.Upsample with a scale_factor, "
+                f"but got {upsample}"
+            )
+        block = cls._from_parts(conv, bn, act)
+        block.scale_factor = integer_scale(upsample.scale_factor)
+        return block
+
+    def _convolve_composed(self, x: Tensor) -> Tensor:
+        if has_hooks(self.conv):
+            return self.conv(F.interpolate(x, scale_factor=self._scales, mode="nearest"))  # type: ignore[no-any-return]
+        return self._convolve(x, self.conv.weight, self.conv.bias, "identity", None)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: _Param) -> Tensor:
+        conv = self.conv
+        if conv.padding_mode != "zeros":
+            x = F.interpolate(x, scale_factor=self._scales, mode="nearest")
+            return super()._convolve(x, weight, bias, act, param)
+        return functional.upsample_conv2d(
+            x,
+            weight,
+            bias,
+            self.scale_factor,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+            act=act,
+            act_param=param,
+        )
+
+    @property
+    def _scales(self) -> list[float]:
+        return [float(factor) for factor in self.scale_factor]
+
+    def extra_repr(self) -> str:
+        return f"scale_factor={self.scale_factor}"
+
+
+def integer_scale(scale_factor: Any) -> tuple[int, int]:
+    """A pair of positive ints from torch's forms of a scale factor."""
+    pair = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
+    if len(pair) != 2 or any(factor != int(factor) or factor < 1 for factor in pair):
+        raise ValueError(f"expected scale_factor to be a positive int or a pair of them, but got {scale_factor}")
+    return cast("tuple[int, int]", tuple(int(factor) for factor in pair))

@@ -1,0 +1,326 @@
+"""Small networks in the styles that people write, each a trap for a conversion, with statistics that are not trivial."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights and BatchNorm statistics: identity statistics would hide a wrong fold. Leaves eval mode set."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor: Tensor, low: float, high: float) -> None:
+        with torch.no_grad():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is not None:
+                uniform(module.running_mean, -0.5, 0.5)
+                uniform(module.running_var, 0.3, 2.0)
+            if module.weight is not None:
+                uniform(module.weight, -1.5, 1.5)
+                uniform(module.bias, -0.5, 0.5)
+        elif isinstance(module, nn.PReLU):
+            uniform(module.weight, -0.5, 0.9)
+        elif getattr(module, "bias", None) is not None and isinstance(module.bias, Tensor):
+            uniform(module.bias, -0.3, 0.3)
+    return model.eval()
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, c: int, k: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(c, k, 3, stride, 1, bias=False), nn.BatchNorm2d(k)
+        self.conv2, self.bn2 = nn.Conv2d(k, k, 3, 1, 1, bias=False), nn.BatchNorm2d(k)
+        self.relu = nn.ReLU(inplace=True)
+        self.down = nn.Sequential(nn.Conv2d(c, k, 1, stride, bias=False), nn.BatchNorm2d(k)) if c != k else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.down is None else self.down(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += identity
+        return self.relu(y)
+
+
+def resnet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+        BasicBlock(8, 8),
+        BasicBlock(8, 16, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(16, 10),
+    )
+
+
+class PreActivation(nn.Module):
+    """The in-place ReLU writes to the tensor that the skip connection reads: the sum is with the activated one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv1, self.bn = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.conv1(self.relu(x))
+        y = self.conv2(F.relu(self.bn(y)))
+        return y + x
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, c: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, c, 3, 2, 1)
+        layers: list[nn.Module] = []
+        for stage in (nn.Conv2d(c, 4 * c, 1, bias=False), nn.Conv2d(4 * c, 4 * c, 3, 1, 1, groups=4 * c, bias=False)):
+            layers += [stage, nn.BatchNorm2d(4 * c, eps=1e-3), nn.ReLU6(inplace=True)]
+        self.block = nn.Sequential(*layers, nn.Conv2d(4 * c, c, 1, bias=False), nn.BatchNorm2d(c))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x + self.block(x)
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.reduce, self.expand = nn.Conv2d(12, 4, 1), nn.Conv2d(4, 12, 1)
+        self.project = nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(x))
+        x = x * torch.sigmoid(x)
+        s = F.adaptive_avg_pool2d(x, 1)
+        s = self.expand(F.hardswish(self.reduce(s)))
+        return self.project(torch.sigmoid(s) * x)
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc1 = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.LeakyReLU(0.2))
+        self.enc2 = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.LeakyReLU(0.2))
+        self.up = nn.Sequential(
+            nn.Upsample(scale_factor=2), nn.Conv2d(16, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ELU(0.7)
+        )
+        self.transposed, self.bn = nn.ConvTranspose2d(8, 8, 2, 2, groups=2), nn.BatchNorm2d(8)
+        self.out = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.enc1(x)
+        low = self.enc2(F.max_pool2d(skip, 2))
+        up = self.up(low)
+        other = self.bn(self.transposed(F.max_pool2d(up, 2)))
+        return self.out(torch.cat([skip, up + other], dim=1))
+
+
+class SharedConv(nn.Module):
+    """One convolution under two BatchNorms, and read once more without any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.a, self.b = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return F.relu(self.a(self.conv(x))) + self.b(self.conv(x * 0.5)) + y.tanh() + self.a(y)
+
+
+class CalledTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.SiLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.block(self.block(x)) - x
+
+
+class Aliases(nn.Module):
+    """Writes that are read under other names: a view, the base of a view, a second name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.conv(x)
+        same = y
+        y += 0.25
+        half = y[:, :4]
+        F.relu(half, inplace=True)
+        z = self.conv2(y)
+        left, right = z.chunk(2, dim=1)
+        left.mul_(2.0)
+        torch.relu_(right)
+        return same, z, left + right
+
+
+class WritesToInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.conv = nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.act(x))
+        return y + x.mean()
+
+
+class Views(nn.Module):
+    """What VGG does after its last pool, and a channel shuffle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.conv2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1, groups=2)
+        self.fc = nn.Linear(4 * 4 * 4, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        n, c, h, w = x.size()
+        x = x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+        x = F.adaptive_max_pool2d(self.conv2(x), 4)
+        return F.leaky_relu(self.fc(x.view(x.size(0), -1)), 0.1)
+
+
+class PReLUs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.one = nn.Conv2d(3, 6, 3), nn.PReLU()
+        self.conv2, self.each = nn.Conv2d(6, 5, 3), nn.PReLU(5)
+        self.fc, self.last = nn.Linear(5, 9), nn.PReLU(9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.each(self.conv2(self.one(self.conv1(x))))
+        return self.last(self.fc(F.avg_pool2d(x, 4).mean((2, 3))))
+
+
+class SameConv(nn.Conv2d):
+    """TensorFlow's padding, computed from the size of the input, as EfficientNet ports have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.size()[-2:]
+        kh, kw = self.weight.size()[-2:]
+        pad_h = max((math.ceil(h / self.stride[0]) - 1) * self.stride[0] + kh - h, 0)
+        pad_w = max((math.ceil(w / self.stride[1]) - 1) * self.stride[1] + kw - w, 0)
+        if pad_h > 0 or pad_w > 0:
+            x = F.pad(x, [pad_w // 2, pad_w - pad_w // 2, pad_h // 2, pad_h - pad_h // 2])
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class StandardisedConv(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight
+        mean = w.mean(dim=(1, 2, 3), keepdim=True)
+        w = (w - mean) / torch.sqrt(w.var(dim=(1, 2, 3), keepdim=True) + 1e-5)
+        return F.conv2d(x, w, self.bias, self.stride, self.padding)
+
+
+def subclasses() -> nn.Module:
+    return nn.Sequential(
+        SameConv(3, 8, 3, 2),
+        nn.BatchNorm2d(8),
+        nn.Hardtanh(0.0, 6.0),
+        StandardisedConv(8, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.Sigmoid(),
+        SameConv(8, 6, 4, 3, bias=False),
+        nn.GELU(),
+    )
+
+
+class ZeroPads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad, self.conv = nn.ZeroPad2d((0, 1, 2, 0)), nn.Conv2d(3, 6, 3, 2, bias=False)
+        self.bn, self.conv2 = nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding="same")
+        self.reflect = nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(self.pad(x))).clamp(0, 6)
+        padded = F.pad(x, (1, 0))
+        return self.reflect(self.conv2(padded) + padded)
+
+
+class Pair(NamedTuple):
+    boxes: Tensor
+    scores: Tensor
+
+
+class ManyOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.bn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.a, self.b = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor, scale: Tensor, flag: bool = False, other: Tensor | None = None) -> dict[str, Any]:
+        y = torch.relu(self.bn(self.body(x)))
+        if other is not None:
+            y = y + other
+        if flag:
+            y = y * 2
+        pair = Pair(self.a(y), self.b(y).softmax(dim=1))
+        return {"pair": pair, "list": [y, y.mean((2, 3)) * scale], "none": None, "number": 3}
+
+
+class Branches(nn.Module):
+    """Control flow on data: cannot be captured, its parts can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.heads = nn.ModuleList([nn.Conv2d(8, 2, 1), nn.Conv2d(8, 2, 3, padding=1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        head = self.heads[0] if float(y.mean()) > 1e6 else self.heads[1]
+        return head(y)
+
+
+class Broadcasts(nn.Module):
+    """Additions that are no residuals: of another shape, of a number, of the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 6, 1)
+        self.shift = nn.Parameter(torch.randn(6, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y = F.relu(self.gate(F.adaptive_avg_pool2d(x, 1)) + y) + self.shift
+        z = self.conv(x)
+        return torch.add(self.conv(x), y, alpha=2) + (z + z) + 1
+
+
+NETWORKS: dict[str, Any] = {
+    "resnet": resnet,
+    "pre_activation": PreActivation,
+    "inverted_residual": InvertedResidual,
+    "squeeze_excite": SqueezeExcite,
+    "u_net": UNet,
+    "shared_conv": SharedConv,
+    "called_twice": CalledTwice,
+    "aliases": Aliases,
+    "views": Views,
+    "prelus": PReLUs,
+    "subclasses": subclasses,
+    "zero_pads": ZeroPads,
+    "branches": Branches,
+    "broadcasts": Broadcasts,
+}
