@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -42,7 +43,8 @@ def _onnxruntime(model: torch.nn.Module, x: torch.Tensor) -> Callable[[], torch.
     import onnxruntime
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
         program = torch.onnx.export(model, (x,), dynamo=True, verbose=False)
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")

@@ -42,7 +42,7 @@ class Row:
     max_error: float | None = None
     tolerance: float | None = None
     correct: bool | None = None
-    scratch_mib: float | None = None  # rise of resident memory over the call, less the output
+    scratch_mib: float | None = None  # ours by the kernels' own count, peers' by resident memory less the output
     peak_memory_mib: float | None = None
     note: str = ""
 

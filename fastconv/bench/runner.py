@@ -92,7 +92,7 @@ def measure(workload: Workload, settings: Settings) -> list[Row]:
         contenders = list(_contenders(workload, base, settings))
         runnable = [contender for contender in contenders if _verify(contender, truth)]
         for contender in runnable:
-            contender.row.scratch_mib = _scratch(contender.call, settings.device)
+            contender.row.scratch_mib = _scratch(contender, settings.device)
         calls = {str(index): contender.call for index, contender in enumerate(runnable)}
         timings = timing.interleave(calls, settings.effort, settings.device)
         for contender, measured in zip(runnable, timings.values(), strict=True):
@@ -152,7 +152,11 @@ def _verify(contender: Contender, truth: Truth) -> bool:
     return row.correct
 
 
-def _scratch(call: Callable[[], torch.Tensor], device: str) -> float | None:
+def _scratch(contender: Contender, device: str) -> float | None:
+    call = contender.call
+    if contender.row.backend == "cpu":
+        taken = timing.workspace_bytes(call)
+        return None if taken is None else taken / _MIB
     output = call()
     size = output.numel() * output.element_size()
     del output

@@ -158,6 +158,17 @@ def extra_memory_bytes(call: Call, device: str = "cpu") -> int | None:
     return max(0, peak_rss_bytes() - before)
 
 
+def workspace_bytes(call: Call) -> int | None:
+    """Scratch that our kernels take while `call` runs once, by their own account; None without the extension."""
+    try:
+        from fastconv import _C
+    except ImportError:
+        return None
+    _C.reset_peak_workspace_bytes()
+    call()
+    return int(_C.peak_workspace_bytes())
+
+
 def _trim_heap() -> None:
     with contextlib.suppress(OSError, AttributeError):  # not glibc: the figure is then a lower bound
         ctypes.CDLL(None).malloc_trim(0)

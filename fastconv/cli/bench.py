@@ -121,13 +121,13 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> Run:
         if arguments.op is not None:
             raise CommandError("expected either OP PROBLEM or --suite, but got both", USAGE)
         choose("suite", arguments.suite, tuple(SUITES))
-        with Steps() as steps:
-            return run_suite(arguments.suite, settings, arguments.quick, steps)
+        with Progress("measuring") as progress:
+            return run_suite(arguments.suite, settings, arguments.quick, progress.show)
     if arguments.op is None:
         raise CommandError("expected OP PROBLEM, a network or --suite NAME; see fastconv bench --help", USAGE)
     if arguments.op in NETWORKS:
-        with Steps() as steps:
-            return run_networks([find_network(arguments.op).name], [arguments.batch or 1], settings, steps)
+        with Progress("measuring") as progress:
+            return run_networks([find_network(arguments.op).name], [arguments.batch or 1], settings, progress.show)
     choose("OP", arguments.op, (*OPS, *NETWORKS))
     if arguments.problem is None:
         raise CommandError(f"{arguments.op} needs a PROBLEM such as mb1ic64ih56oc64kh3ph1; see --help", USAGE)
@@ -140,27 +140,8 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> Run:
         residual=arguments.residual,
     )
     check(workload)
-    with Steps() as steps:
-        return run_workloads(arguments.op, [workload], settings, steps)
-
-
-class Steps:
-    """Shows progress on stderr; made when the number of steps is known."""
-
-    def __init__(self) -> None:
-        self._progress: Progress | None = None
-
-    def __call__(self, index: int, total: int, label: str) -> None:
-        if self._progress is None:
-            self._progress = Progress(total, "measuring")
-        self._progress.step(label)
-
-    def __enter__(self) -> Steps:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        if self._progress is not None:
-            self._progress.__exit__(*exception)
+    with Progress("measuring") as progress:
+        return run_workloads(arguments.op, [workload], settings, progress.show)
 
 
 def _print_summary(console: Console, measured: Run) -> None:

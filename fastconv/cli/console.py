@@ -76,15 +76,14 @@ class Console:
 class Progress:
     """A counter on stderr: redrawn on a terminal, silent elsewhere (a log needs no progress bar)."""
 
-    def __init__(self, total: int, what: str) -> None:
-        self._total, self._what, self._done = total, what, 0
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._live = sys.stderr.isatty()
 
-    def step(self, label: str) -> None:
-        """Says that `label` is being worked on."""
-        self._done += 1
+    def show(self, index: int, total: int, label: str) -> None:
+        """Says that `label`, number `index` (from 0) of `total`, is being worked on."""
         if self._live:
-            text = f"{self._what} {self._done}/{self._total}: {label}"
+            text = f"{self._what} {index + 1}/{total}: {label}"
             print(f"\r\x1b[K{text[:110]}", end="", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Progress:
