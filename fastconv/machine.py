@@ -32,7 +32,7 @@ def _probe(name: str) -> Callable[[int], float]:
     probe = getattr(_C, name, None)
     if probe is None:
         raise MeasurementUnavailable(f"{name}: the compiled extension has no such measurement; rebuild fastconv")
-    return probe  # type: ignore[no-any-return]
+    return probe
 
 
 @functools.cache

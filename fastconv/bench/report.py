@@ -158,7 +158,21 @@ def table_rows(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     for row in rows:
         if row.median_ms is None:
-            lines.append((row.name, row.layout, row.backend, row.algorithm, "–", "", "", "", "", "", row.note))
+            lines.append(
+                (
+                    row.name,
+                    row.layout,
+                    row.backend,
+                    row.algorithm,
+                    "–",
+                    "",
+                    "",
+                    "",
+                    "",
+                    "",
+                    "refused" if row.correct is None else "WRONG",
+                )
+            )
             continue
         spread = f"{row.q20_ms:.3f}–{row.q80_ms:.3f}"
         lines.append(
@@ -177,6 +191,11 @@ def table_rows(rows: Iterable[Row]) -> list[tuple[str, ...]]:
             )
         )
     return lines
+
+
+def notes(rows: Iterable[Row]) -> list[str]:
+    """Why rows have no time, one line for each algorithm and reason."""
+    return list(dict.fromkeys(f"{row.algorithm}: {row.note}" for row in rows if row.note and row.correct is None))
 
 
 TABLE_HEADERS = (

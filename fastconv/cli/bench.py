@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     measured = _measure(arguments, settings)
     console.table(report.TABLE_HEADERS, report.table_rows(measured.rows), left=4)
+    for note in report.notes(measured.rows):
+        console.line(f"refused by {note}")
     _print_summary(console, measured)
     _write(arguments, measured, console)
     for row in measured.failures:

@@ -49,7 +49,9 @@ class Console:
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, title: str = "") -> None:
         """A table; the first `left` columns are text, the others numbers."""
-        if self._rich is None:
+        natural = sum(max(len(row[index]) for row in [headers, *rows]) + 3 for index in range(len(headers)))
+        # rich would squeeze a table that is too wide until its text columns vanish; wrapped lines keep every word
+        if self._rich is None or natural > self._rich.width:
             self._plain_table(headers, rows, left, title)
             return
         from rich import box
