@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the cases and shows the table."""
     from fastconv.verify import report as shown
-    from fastconv.verify import verify
+    from fastconv.verify.runner import verify
 
     with Progress("verifying") as progress:
         report = verify(

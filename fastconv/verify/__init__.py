@@ -1,1 +1,1 @@
-"""What is checked and how: the cases, the tolerances, and the runner behind `fastconv verify`."""
+"""Every kernel against the float64 reference: cases, tolerances, and (in `runner`) what `fastconv verify` runs."""

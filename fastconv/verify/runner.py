@@ -1,0 +1,205 @@
+"""Runs every (operator, algorithm, dtype, layout, instruction set) over the cases and compares with the reference."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from fastconv import introspection
+
+from .case import LAYOUTS, Case, Inputs
+from .cases import all_cases
+from .tolerances import Comparison, compare_all
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# Algorithms that sum in an order the definition does not have: no exact or elementwise NaN/Inf comparison, and a
+# larger share of torch's error (docs/numerics.md has the measured figures).
+TRANSFORMING = {"phase": 4.0, "winograd": 16.0, "fft": 16.0}
+CHOSEN = ""  # the package's own choice of algorithm
+BACKENDS = ("cpu", "cuda_emulated", "cuda")
+
+
+@dataclass
+class Outcome:
+    """What one (backend, instruction set, operator, algorithm, dtype) did over its cases."""
+
+    backend: str
+    isa: str
+    op: str
+    algorithm: str
+    dtype: str
+    passed: int = 0
+    refused: int = 0
+    failures: list[str] = field(default_factory=list)
+    worst: float = 0.0  # largest error over its tolerance, 1 being the limit
+    refusal: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.algorithm or "(chosen)"
+
+
+@dataclass
+class Report:
+    """All outcomes of a run."""
+
+    outcomes: list[Outcome]
+    cases: int
+    seconds: float
+
+    @property
+    def failures(self) -> list[str]:
+        """One text for each comparison that missed."""
+        return [text for outcome in self.outcomes for text in outcome.failures]
+
+    @property
+    def never_ran(self) -> list[Outcome]:
+        """Algorithms that no case of any dtype reached: a table row that nothing tests."""
+        ran = {(o.backend, o.isa, o.op, o.algorithm) for o in self.outcomes if o.passed or o.failures}
+        return [o for o in self.outcomes if (o.backend, o.isa, o.op, o.algorithm) not in ran]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every comparison passed and every algorithm ran."""
+        return bool(self.outcomes) and not self.failures and not self.never_ran
+
+
+def verify(
+    backend: str | None = None,
+    *,
+    op: str | None = None,
+    algo: str | None = None,
+    isa: str | None = None,
+    quick: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Compares every algorithm of the chosen backends with the reference.
+
+    Args:
+        backend: one of BACKENDS; None runs all that are available here.
+        op, algo, isa: run only this operator, algorithm, instruction set of the CPU backend.
+        quick: every seventh case, float32 only.
+        progress: called with (text, done, total) before each case.
+
+    Returns:
+        The report; `report.ok` is what an exit code should say.
+
+    Raises:
+        ValueError: a name that does not exist; the message lists the valid ones.
+    """
+    cases = _select_cases(op, quick)
+    targets = _targets(backend, isa)
+    if algo is not None:
+        _check_algorithm(algo, targets, cases)
+    dtypes = DTYPES[:1] if quick else DTYPES
+    outcomes: dict[tuple[str, ...], Outcome] = {}
+    started = time.perf_counter()
+    for number, case in enumerate(cases):
+        if progress is not None:
+            progress(str(case), number, len(cases))
+        for dtype in dtypes:
+            for layout in LAYOUTS:
+                _run_case(case, dtype, layout, targets, algo, outcomes)
+    return Report(list(outcomes.values()), len(cases), time.perf_counter() - started)
+
+
+def _select_cases(op: str | None, quick: bool) -> Sequence[Case]:
+    cases = all_cases()
+    if op is not None:
+        ops = sorted({case.op for case in cases})
+        if op not in ops:
+            raise ValueError(f"verify: expected op to be one of {', '.join(ops)}, but got {op!r}")
+        cases = [case for case in cases if case.op == op]
+    return cases[::7] if quick else cases
+
+
+def _targets(backend: str | None, isa: str | None) -> list[tuple[str, str]]:
+    """(backend, instruction set) pairs to run; only the CPU backend has instruction sets."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f"verify: expected backend to be one of {', '.join(BACKENDS)}, but got {backend!r}")
+    isas = introspection.available_isas()
+    if isa is not None and isa not in isas:
+        raise ValueError(f"verify: expected isa to be one of {', '.join(isas)} on this CPU, but got {isa!r}")
+    if isa is None and introspection.isa_is_forced():
+        isa = introspection.isa()
+    wanted = [backend] if backend is not None else [b for b in BACKENDS if introspection.why_unavailable(b) is None]
+    return [(b, i) for b in wanted for i in (([isa] if isa else isas) if b == "cpu" else [""])]
+
+
+def _check_algorithm(algo: str, targets: Sequence[tuple[str, str]], cases: Sequence[Case]) -> None:
+    names = sorted({a for b, _ in targets for op in {c.op for c in cases} for a in introspection.algorithm_names(op, b)})
+    if algo not in names:
+        raise ValueError(f"verify: expected algo to be one of {', '.join(names)}, but got {algo!r}")
+
+
+@contextmanager
+def _isa(name: str) -> Iterator[None]:
+    if not name or name == introspection.isa():
+        yield
+        return
+    before = introspection.isa()
+    introspection.select_isa(name)
+    try:
+        yield
+    finally:
+        introspection.select_isa(before)
+
+
+def _run_case(
+    case: Case,
+    dtype: torch.dtype,
+    layout: str,
+    targets: Sequence[tuple[str, str]],
+    algo: str | None,
+    outcomes: dict[tuple[str, ...], Outcome],
+) -> None:
+    inputs = case.make_inputs(dtype, layout)
+    truth = case.reference(inputs)
+    same = case.torch_same(inputs)
+    for backend, isa in targets:
+        names = [CHOSEN, *introspection.algorithm_names(case.op, backend)]
+        if backend != "cpu" and len(names) == 1:
+            continue  # this backend does not have the operator
+        for name in names if algo is None else [algo]:
+            if name in TRANSFORMING and case.elementwise:
+                continue
+            key = (backend, isa, case.op, name, str(dtype))
+            outcome = outcomes.setdefault(key, Outcome(*key[:4], dtype=str(dtype).removeprefix("torch.")))
+            with _isa(isa):
+                _run_one(case, inputs, layout, outcome, truth, same)
+
+
+def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: tuple, same: tuple) -> None:
+    where = f"{outcome.backend}{'/' + outcome.isa if outcome.isa else ''} {case} {outcome.name} {outcome.dtype} {layout}"
+    try:
+        actual = case.run(inputs, outcome.algorithm, outcome.backend)
+    except NotImplementedError as refusal:
+        # The CPU backend must serve every case by its own choice; an algorithm by name, or a GPU's, may refuse.
+        if outcome.backend == "cpu" and outcome.algorithm == CHOSEN:
+            outcome.failures.append(f"{where}: not served: {refusal}")
+        outcome.refused += 1
+        outcome.refusal = str(refusal)
+        return
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        outcome.failures.append(f"{where}: {type(error).__name__} at {last.name}:{last.lineno}: {error}")
+        return
+    verdict = _judge(case, outcome.algorithm, actual, truth, same)
+    outcome.worst = max(outcome.worst, verdict.max_error / verdict.tolerance if verdict.tolerance else 0.0)
+    if verdict:
+        outcome.passed += 1
+    else:
+        outcome.failures.append(f"{where}: {verdict.message}")
+
+
+def _judge(case: Case, algorithm: str, actual: tuple, truth: tuple, same: tuple) -> Comparison:
+    factor = TRANSFORMING.get(algorithm, 2.0)
+    if algorithm == CHOSEN and case.op.startswith("upsample_conv2d"):
+        factor = TRANSFORMING["phase"]  # what the package may choose there
+    exact = case.exact and factor == 2.0
+    return compare_all(actual, truth, same, exact=exact, factor=factor)
