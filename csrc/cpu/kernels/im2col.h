@@ -4,25 +4,12 @@
 #pragma once
 
 #include "../cpu_kernels.h"
-#include "runs.h"
+#include "tap_range.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr int64_t kImageChannels = 16;  // one cache line of float
 constexpr int64_t kImageRun = 256;
-
-// The outputs q whose tap s falls inside the image: q * stride - pad + s * dilation in [0, W).
-struct TapRange {
-  int64_t begin, end;
-};
-FC_INLINE TapRange tap_range(int64_t tap_offset, int64_t stride, int64_t in, int64_t out) {
-  // tap_offset = s * dilation - pad
-  int64_t begin = tap_offset >= 0 ? 0 : ceil_div(-tap_offset, stride);
-  int64_t end = in - tap_offset <= 0 ? 0 : ceil_div(in - tap_offset, stride);
-  if (end > out) end = out;
-  if (begin > end) begin = end;
-  return {begin, end};
-}
 
 // out[c * out_stride + i] = in[c + i * in_stride] for c < channels: channels-last to rows.
 template <class U>
