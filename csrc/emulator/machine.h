@@ -1,0 +1,166 @@
+// The emulated multiprocessor: state shared by the runtime's source files, each of which implements one part of it.
+// There is one machine a process; run() holds a lock while it works.
+#pragma once
+
+#include <cstdio>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "clocks.h"
+#include "device.h"
+#include "fiber.h"
+#include "image.h"
+#include "runtime.h"
+
+namespace fastconv::emulator {
+
+// A place in the kernel's source: an instruction address when the access was instrumented, else a file and line.
+struct Site {
+  uint32_t code = 0;  // offset in the image, 0: none
+  Caller caller = {nullptr, 0};
+
+  bool operator==(const Site& o) const {
+    return code == o.code && caller.line == o.caller.line && caller.file == o.caller.file;
+  }
+};
+
+struct Fiber {
+  MachineContext machine;
+  ThreadContext* context = nullptr;
+  bool done = false;
+  // What it waits for, for deadlock reports. `wait` is null while it can run.
+  const char* wait = nullptr;
+  Caller wait_caller = {nullptr, 0};
+  // Argument and result of the warp collective it takes part in.
+  void* operand = nullptr;
+  uint64_t result = 0;
+};
+
+// ---- scheduler.cpp: which fiber runs next ------------------------------------------------------------------------
+enum class Schedule { kFifo, kLifo, kRandom };
+
+class ReadyQueue {
+ public:
+  void reset(int threads);
+  void push(Fiber* fiber);
+  Fiber* pop(Schedule schedule, std::mt19937& random);
+
+ private:
+  std::vector<Fiber*> ring_;
+  size_t first_ = 0, count_ = 0;
+};
+
+// ---- collectives.cpp: barriers and warp functions ----------------------------------------------------------------
+struct BlockBarrier {
+  int arrived = 0;
+  Caller first = {nullptr, 0};  // where the first thread arrived
+  std::vector<Fiber*> waiting;
+};
+
+// Lanes of one warp meeting in one warp function.
+struct Rendezvous {
+  unsigned mask = 0, arrived = 0;
+  const char* function = nullptr;
+  Caller caller = {nullptr, 0};
+  Fiber* lane[32] = {};
+};
+
+struct Warp {
+  unsigned live = 0;      // lanes that have not returned from the kernel
+  unsigned existing = 0;  // lanes the block has
+  std::vector<Rendezvous> open;
+};
+
+// ---- shared_memory.cpp: what every byte of shared memory has seen -------------------------------------------------
+struct SharedAccess {
+  uint32_t clock = 0;  // 0: never
+  uint32_t site = 0;
+  uint16_t agent = 0;
+  bool atomic = false;
+};
+
+// Two readers are kept: enough for one to differ from any writer. With partial synchronisation a third, evicted reader
+// may go unseen; __syncthreads-only kernels lose nothing.
+struct SharedByte {
+  SharedAccess write, read[2];
+};
+
+// A __shared__ variable of the running kernel, or of a device function it has called, or the dynamic block. A library
+// has hundreds of such variables, most of other kernels; only those in use are poisoned and watched.
+struct SharedRegion {
+  unsigned char* data;
+  size_t bytes;
+  std::string name;
+  std::vector<SharedByte> shadow;
+};
+
+enum class AccessKind { kRead, kWrite, kAtomic };
+
+inline const char* verb(AccessKind kind) {
+  return kind == AccessKind::kRead ? "read" : kind == AccessKind::kWrite ? "write" : "atomic";
+}
+
+struct Machine {
+  Machine() = default;
+
+  std::string kernel;
+  LaunchShape shape;
+  void (*body)(void*) = nullptr;
+  void* argument = nullptr;
+  size_t argument_bytes = 0;
+  int threads = 0;
+
+  StackPool stacks;
+  std::vector<Fiber> fibers;
+  Fiber* current = nullptr;
+  MachineContext host;
+  ReadyQueue ready;
+  Schedule schedule = Schedule::kFifo;
+  std::mt19937 random;
+  int live = 0;
+  bool abandoned = false;
+  int64_t switches = 0;
+
+  BlockBarrier barrier;
+  std::vector<Warp> warps;
+
+  bool checking = false;
+  Image image;
+  char* static_shared = nullptr;  // this host thread's copy of the image's thread_local segment
+  std::vector<SharedRegion> shared_regions;
+  std::vector<int> region_of_variable;  // -1: not in use by this launch
+  Clocks clocks;
+  size_t last_range = 0;  // where the last global access was found
+
+  Fiber& fiber(int thread) { return fibers[thread]; }
+  void block_current(const char* wait, Caller caller);  // run others until somebody makes this fiber ready
+  [[noreturn]] void abandon();                          // end the launch from within a fiber
+};
+
+Machine& machine();
+
+// ---- reports.cpp ---------------------------------------------------------------------------------------------------
+// Records a finding of the running fiber. Source positions in `message` are written as "{0}" for `site` and "{1}" for
+// `other`, and resolved after the launch, on the host's stack. One report for each (rule, site, other) of a launch.
+void report(const char* rule, const Site& site, const std::string& message, const Site& other = {});
+[[noreturn]] void report_and_abandon(const char* rule, const Site& site, const std::string& message);
+void clear_reports();
+std::vector<Report> take_reports();
+std::string describe(const Fiber& fiber);
+std::string position(Caller caller);
+
+// ---- scheduler.cpp -------------------------------------------------------------------------------------------------
+void thread_left(Fiber& fiber);  // collectives.cpp: a thread returned from the kernel
+
+// ---- shared_memory.cpp, global_memory.cpp ---------------------------------------------------------------------------
+void prepare_shared_memory();  // at the start of a launch
+void start_block_memory();     // NaN bytes into all shared memory
+void check_block_memory();     // stores that no callback saw
+bool is_shared(const void* address);
+void shared_access(const void* address, size_t bytes, AccessKind kind, const Site& site);
+void global_access(const void* address, size_t bytes, AccessKind kind, const Site& site);
+// Any access of the running fiber: local memory passes, the rest goes to one of the two above.
+void memory_access(const void* address, size_t bytes, AccessKind kind, bool aligned, const Site& site);
+
+}  // namespace fastconv::emulator

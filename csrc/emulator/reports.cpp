@@ -1,0 +1,83 @@
+// Findings of the checker: collected while fibers run, put into words on the host's stack when the launch is over.
+#include <algorithm>
+#include <cstring>
+
+#include "machine.h"
+
+namespace fastconv::emulator {
+namespace {
+
+constexpr size_t kMaxReports = 20;  // a broken kernel breaks in every thread; the first few tell the story
+
+struct Finding {
+  const char* rule;
+  Site site, other;
+  std::string message, thread;
+};
+
+std::vector<Finding>& findings() {
+  static auto* list = new std::vector<Finding>;
+  return *list;
+}
+
+std::string position(const Site& site) {
+  return site.code ? machine().image.source_line(site.code) : site.caller.file ? position(site.caller) : "";
+}
+
+void replace(std::string& text, const char* mark, const std::string& value) {
+  const size_t at = text.find(mark);
+  if (at != std::string::npos) text.replace(at, strlen(mark), value);
+}
+
+}  // namespace
+
+std::string position(Caller caller) {
+  if (!caller.file) return "?";
+  const char* slash = strrchr(caller.file, '/');
+  return std::string(slash ? slash + 1 : caller.file) + ":" + std::to_string(caller.line);
+}
+
+std::string describe(const Fiber& fiber) {
+  const ThreadContext& c = *fiber.context;
+  return "block (" + std::to_string(c.block_index.x) + "," + std::to_string(c.block_index.y) + "," +
+         std::to_string(c.block_index.z) + ") thread " + std::to_string(c.thread) + " (warp " + std::to_string(c.warp) +
+         " lane " + std::to_string(c.lane) + ")";
+}
+
+void report(const char* rule, const Site& site, const std::string& message, const Site& other) {
+  std::vector<Finding>& list = findings();
+  if (list.size() >= kMaxReports) return;
+  for (const Finding& f : list) {
+    if (strcmp(f.rule, rule) == 0 && f.site == site && f.other == other) return;
+  }
+  const Fiber* fiber = machine().current;
+  list.push_back({rule, site, other, message, fiber ? describe(*fiber) : ""});
+}
+
+void report_and_abandon(const char* rule, const Site& site, const std::string& message) {
+  report(rule, site, message);
+  machine().abandon();
+}
+
+void clear_reports() { findings().clear(); }
+
+std::vector<Report> take_reports() {
+  std::vector<Report> reports;
+  for (const Finding& finding : findings()) {
+    Report r{finding.rule, machine().kernel, finding.message, position(finding.site), finding.thread};
+    replace(r.message, "{0}", r.position);
+    replace(r.message, "{1}", position(finding.other));
+    if (!r.thread.empty()) r.message += ", by " + r.thread;
+    reports.push_back(r);
+  }
+  findings().clear();
+  return reports;
+}
+
+std::string join(const std::vector<Report>& reports) {
+  std::string text;
+  for (const Report& r : reports) text += (text.empty() ? "" : "\n") + r.text();
+  return text;
+}
+
+}  // namespace fastconv::emulator

@@ -1,0 +1,88 @@
+// Runs a CUDA kernel on the host: every block in turn, every thread of a block as a fiber, every memory access of
+// instrumented kernels under a checker. This is the interface of launchers and tests; kernels see cuda_shim.h.
+//
+// Environment, read at every launch:
+//   FASTCONV_EMULATOR_SCHEDULE=fifo|lifo|rand:SEED   the order in which ready threads run
+//   FASTCONV_EMULATOR_CHECK=0                        no checks: faster, and a wild pointer is a wild pointer
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "vector_types.h"
+
+namespace fastconv::emulator {
+
+constexpr size_t kMaxDynamicSharedBytes = 227 << 10;  // sm_90's limit for one block
+constexpr int kMaxThreads = 1024;
+
+// Global memory that the kernel may read, and write when `writable`. Any other access ends the launch.
+struct MemoryRange {
+  const void* data;
+  size_t bytes;
+  const char* name;
+  bool writable;
+};
+
+struct LaunchShape {
+  // The kernel function: tells its __shared__ variables from those of other kernels. Null: any may be used.
+  const void* function = nullptr;
+  dim3 grid, block;
+  size_t dynamic_shared_bytes = 0;
+  std::vector<MemoryRange> ranges;
+};
+
+// One finding of the checker. The first line of text() is `kernel: [rule] message`.
+struct Report {
+  const char* rule;
+  std::string kernel;
+  std::string message;
+  std::string position;  // file:line of the access or call
+  std::string thread;    // "block (x,y,z) thread t (warp w lane l)"
+
+  std::string text() const { return kernel + ": [" + rule + "] " + message; }
+};
+
+// What launch() in the kernel library throws when a launch left reports.
+struct EmulationError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Calls body(argument) once for every thread. `argument_bytes` bytes at `argument`, the kernel's parameters, may be
+// read by all threads. Launches of several host threads run one after the other.
+std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*body)(void*), void* argument,
+                        size_t argument_bytes);
+
+// The reports in one text, for an exception.
+std::string join(const std::vector<Report>& reports);
+
+// Fiber switches of this process so far: a measure of synchronisation.
+int64_t switch_count();
+
+// Memory with red zones, filled with NaN bytes: an emulated cudaMalloc for tests and for kernels used on their own.
+class DeviceBuffer {
+ public:
+  explicit DeviceBuffer(size_t bytes);
+  ~DeviceBuffer();
+  DeviceBuffer(const DeviceBuffer&) = delete;
+  DeviceBuffer& operator=(const DeviceBuffer&) = delete;
+
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+  MemoryRange range(const char* name, bool writable = true) const { return {data_, bytes_, name, writable}; }
+  // Whether the red zones still hold what they were filled with; uninstrumented code may have written there.
+  bool intact() const;
+
+ private:
+  static constexpr size_t kRedZoneBytes = 256;
+  unsigned char* memory_;
+  unsigned char* data_;
+  size_t bytes_;
+};
+
+}  // namespace fastconv::emulator

@@ -1,0 +1,217 @@
+// Launches: one block after the other, a fiber for each of its threads, and who runs when one waits.
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+
+#include "machine.h"
+
+namespace fastconv::emulator {
+
+Machine& machine() {
+  static Machine* instance = new Machine;  // never destroyed: threads may outlive static destruction
+  return *instance;
+}
+
+const ThreadContext& self() { return *machine().current->context; }
+
+int64_t switch_count() { return machine().switches; }
+
+void ReadyQueue::reset(int threads) {
+  ring_.assign(threads + 1, nullptr);
+  first_ = count_ = 0;
+}
+
+void ReadyQueue::push(Fiber* fiber) {
+  ring_[(first_ + count_) % ring_.size()] = fiber;
+  ++count_;
+}
+
+Fiber* ReadyQueue::pop(Schedule schedule, std::mt19937& random) {
+  if (count_ == 0) return nullptr;
+  const size_t last = (first_ + count_ - 1) % ring_.size();
+  --count_;
+  if (schedule == Schedule::kLifo) return ring_[last];
+  if (schedule == Schedule::kRandom) std::swap(ring_[first_], ring_[(first_ + random() % (count_ + 1)) % ring_.size()]);
+  Fiber* fiber = ring_[first_];
+  first_ = (first_ + 1) % ring_.size();
+  return fiber;
+}
+
+namespace {
+
+void report_deadlock() {
+  Machine& m = machine();
+  struct Group {
+    int count = 0;
+    const Fiber* first = nullptr;
+  };
+  std::map<std::string, Group> groups;
+  for (Fiber& fiber : m.fibers) {
+    if (fiber.done) continue;
+    Group& group = groups[std::string(fiber.wait) + " at " + position(fiber.wait_caller)];
+    if (group.count++ == 0) group.first = &fiber;
+  }
+  std::string text = "no thread of the block can run:";
+  for (const auto& [what, group] : groups) {
+    text += "\n    " + std::to_string(group.count) + " thread(s) wait in " + what + ", the first is " +
+            describe(*group.first);
+  }
+  const int finished = m.threads - m.live;
+  if (finished) text += "\n    " + std::to_string(finished) + " thread(s) have returned from the kernel";
+  Fiber* first = groups.empty() ? nullptr : const_cast<Fiber*>(groups.begin()->second.first);
+  m.current = first;
+  if (first) report("deadlock", Site{0, first->wait_caller}, text);
+}
+
+// The running fiber cannot go on; run another. Returns when it has been made ready and chosen again.
+void run_another(Fiber* from) {
+  Machine& m = machine();
+  Fiber* next = m.ready.pop(m.schedule, m.random);
+  if (next == from) return;
+  if (!next) {
+    if (m.live > 0) {
+      report_deadlock();
+      m.abandoned = true;
+    }
+    m.current = nullptr;
+    switch_context(from->machine, m.host);
+    __builtin_unreachable();
+  }
+  m.current = next;
+  ++m.switches;
+  switch_context(from->machine, next->machine);
+}
+
+void fiber_main() {
+  Machine& m = machine();
+  m.body(m.argument);
+  Fiber* me = m.current;
+  me->done = true;
+  --m.live;
+  thread_left(*me);
+  run_another(me);
+  __builtin_unreachable();
+}
+
+void read_environment() {
+  Machine& m = machine();
+  const char* schedule = getenv("FASTCONV_EMULATOR_SCHEDULE");
+  const std::string name = schedule ? schedule : "fifo";
+  if (name == "fifo" || name.empty()) {
+    m.schedule = Schedule::kFifo;
+  } else if (name == "lifo") {
+    m.schedule = Schedule::kLifo;
+  } else if (name == "rand" || name.rfind("rand:", 0) == 0) {
+    m.schedule = Schedule::kRandom;
+    m.random.seed(name.size() > 5 ? static_cast<unsigned>(strtoul(name.c_str() + 5, nullptr, 10)) : 1u);
+  } else {
+    throw std::invalid_argument("FASTCONV_EMULATOR_SCHEDULE: expected fifo, lifo or rand:SEED, but got '" + name + "'");
+  }
+  const char* check = getenv("FASTCONV_EMULATOR_CHECK");
+  m.checking = !(check && strcmp(check, "0") == 0);
+}
+
+// The limits that a real launch would refuse with cudaErrorInvalidConfiguration.
+std::string invalid_shape(const LaunchShape& s) {
+  const uint64_t threads = uint64_t{s.block.x} * s.block.y * s.block.z;
+  const auto extent = [](const dim3& d) {
+    return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
+  };
+  if (threads < 1 || threads > kMaxThreads || s.block.z > 64) return "block " + extent(s.block);
+  if (s.grid.x < 1 || s.grid.y < 1 || s.grid.z < 1 || s.grid.x > 0x7fffffffu || s.grid.y > 65535 || s.grid.z > 65535) {
+    return "grid " + extent(s.grid);
+  }
+  if (s.dynamic_shared_bytes > kMaxDynamicSharedBytes) {
+    return std::to_string(s.dynamic_shared_bytes) + " bytes of dynamic shared memory";
+  }
+  return "";
+}
+
+void start_fiber(int thread, uint3 block) {
+  Machine& m = machine();
+  Fiber& fiber = m.fibers[thread];
+  fiber = Fiber();
+  // Frames of different fibers must not all fall into the same cache sets: stagger the tops.
+  char* top = m.stacks.top(thread) - sizeof(ThreadContext) - (thread % 61) * 64;
+  top = reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t{63});
+  const dim3& extent = m.shape.block;
+  const unsigned t = static_cast<unsigned>(thread);
+  fiber.context = new (top) ThreadContext{{t % extent.x, t / extent.x % extent.y, t / (extent.x * extent.y)},
+                                          block,
+                                          extent,
+                                          m.shape.grid,
+                                          thread,
+                                          thread / 32,
+                                          thread % 32};
+  make_context(fiber.machine, m.stacks.low(thread), top, fiber_main);
+  m.ready.push(&fiber);
+}
+
+void run_block(uint3 block) {
+  Machine& m = machine();
+  m.barrier = BlockBarrier();
+  m.warps.assign((m.threads + 31) / 32, Warp());
+  for (int t = 0; t < m.threads; ++t) m.warps[t / 32].existing |= 1u << (t % 32);
+  for (Warp& warp : m.warps) warp.live = warp.existing;
+  m.live = m.threads;
+  m.ready.reset(m.threads);
+  start_block_memory();
+  for (int t = 0; t < m.threads; ++t) start_fiber(t, block);
+  m.current = m.ready.pop(m.schedule, m.random);
+  switch_context(m.host, m.current->machine);
+  m.current = nullptr;
+  if (!m.abandoned) check_block_memory();
+}
+
+}  // namespace
+
+void Machine::block_current(const char* wait, Caller caller) {
+  Fiber* me = current;
+  me->wait = wait;
+  me->wait_caller = caller;
+  run_another(me);
+  me->wait = nullptr;
+}
+
+void Machine::abandon() {
+  Fiber* me = current;
+  abandoned = true;
+  current = nullptr;
+  switch_context(me->machine, host);
+  __builtin_unreachable();
+}
+
+std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*body)(void*), void* argument,
+                        size_t argument_bytes) {
+  static std::mutex one_launch_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+  Machine& m = machine();
+  m.kernel = kernel;
+  m.shape = shape;
+  m.body = body;
+  m.argument = argument;
+  m.argument_bytes = argument_bytes;
+  m.abandoned = false;
+  clear_reports();
+  read_environment();
+  if (const std::string what = invalid_shape(shape); !what.empty()) {
+    report("bad-launch", Site{}, "a GPU would refuse this launch: " + what);
+    return take_reports();
+  }
+  m.threads = static_cast<int>(shape.block.x * shape.block.y * shape.block.z);
+  m.stacks.reserve(m.threads);
+  m.fibers.resize(m.threads);
+  m.clocks.reset(m.threads, m.threads);
+  m.last_range = 0;
+  prepare_shared_memory();
+  for (unsigned z = 0; z < shape.grid.z && !m.abandoned; ++z) {
+    for (unsigned y = 0; y < shape.grid.y && !m.abandoned; ++y) {
+      for (unsigned x = 0; x < shape.grid.x && !m.abandoned; ++x) run_block({x, y, z});
+    }
+  }
+  return take_reports();
+}
+
+}  // namespace fastconv::emulator

@@ -1,0 +1,63 @@
+"""Builds what these tests load: the emulated library, a client of it, and the kernels that break rules."""
+
+import ctypes
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from buildtools import emulated  # noqa: E402
+from buildtools.compile import Task, compile_all, default_compiler, link  # noqa: E402
+
+BUILD = ROOT / "build" / "emulator_tests"
+
+
+def require_toolchain() -> None:
+    compiler = shlex.split(default_compiler())[0]
+    if sys.platform != "linux":
+        pytest.skip("the emulator reads ELF files and runs on Linux only")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no C++ compiler: {compiler} was not found (set CXX)")
+
+
+def build_rules(name: str, flags: list[str]) -> ctypes.CDLL:
+    """The rule kernels with their own copy of the emulator, compiled with extra `flags`."""
+    require_toolchain()
+    build_dir = BUILD / name
+    tasks = [*emulated.emulator_tasks(build_dir), Task.of(HERE / "rules.cu", build_dir, emulated.KERNEL_FLAGS)]
+    for task in tasks:
+        task.flags = flags + task.flags
+    library = build_dir / "librules.so"
+    link(compile_all(tasks), library, emulated.LINK_FLAGS)
+    return load_rules(library)
+
+
+def load_rules(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
+    library.rules_run.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+    library.rules_names.restype = ctypes.c_char_p
+    return library
+
+
+@pytest.fixture(scope="session")
+def emulated_library() -> Path:
+    require_toolchain()
+    return emulated.build(ROOT / "fastconv" / "_emulated.so", ROOT / "build")
+
+
+@pytest.fixture(scope="session")
+def client_library() -> Path:
+    """A library that does not contain the kernels: it reaches them through the exported table, as fastconv does."""
+    require_toolchain()
+    flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    library = BUILD / "libclient.so"
+    link(compile_all([Task.of(HERE / "backend_client.cpp", BUILD, flags)]), library, [])
+    return library
