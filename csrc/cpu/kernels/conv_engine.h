@@ -1,0 +1,332 @@
+// The convolution engine: runs a ConvTask. Per thread:
+//
+//   for each block of outputs (an image, some rows, a range of columns)
+//     for each step of the reduction (one, unless channels or vertical taps are too many for the band)
+//       fetch the input rows (pointers only, where x is read in place)
+//       for each panel of output channels
+//         for each tile of the block: microkernel           <- weights of one panel stay in L1/L2 over the tiles
+//         staged outputs only: finish, narrow, transpose the panel's block on its way to y
+//
+// Use: fill a ConvTask (conv_task.h), pack the filters with pack_filter (pack.h), call run_task.
+#pragma once
+
+#include "blocking.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+template <class T>
+FC_INLINE T* allocate(const CallContext& context, int64_t count) {
+  return static_cast<T*>(context.workspace->allocate(static_cast<size_t>(larger(count, 1)) * sizeof(T)));
+}
+
+// What the threads of one call share.
+template <class T>
+struct EnginePlan {
+  using Acc = accumulate_t<T>;
+  static constexpr int64_t kRun = 32;  // pixels finished at a time: a run and its operands fit into L1
+
+  SimplifiedTask task;
+  Shares shares;
+  Blocking blocking;
+  RegisterEpilogue<Acc> epilogue;
+  bool in_registers = true;  // the microkernel applies all of the epilogue
+  int64_t filter_taps;       // in the packed filters, dead ones included
+  bool flat_rows = false;    // blocks of whole rows are one run of pixels in y and its operands
+
+  static bool adjacent_channels(const TensorView& v) { return !v.present() || stores_directly<T>(v); }
+
+  EnginePlan(const ConvTask& given, const CallContext& context)
+      : task(simplify(given, allocate<int64_t>(context, simplify_memory(given)))),
+        shares(choose_shares<Acc>(task, thread_pool().threads())),
+        epilogue(make_register_epilogue<Acc>(task.epilogue, task.groups * task.K, *context.workspace)),
+        filter_taps(given.R * given.S) {
+    const EpilogueArgs& e = task.epilogue;
+    in_registers = fits_registers(e.act) && adjacent_channels(e.residual) && adjacent_channels(e.full_param);
+    const int64_t rows = shares.columns ? task.P : smaller(task.P, ceil_div(task.N * task.P, shares.pixel));
+    const int64_t columns = shares.columns ? ceil_div(tiles(), shares.pixel) * tile_columns() : task.Q;
+    blocking = choose_blocking<T>(task, shares, rows, smaller(columns, task.Q), in_registers);
+    using task_detail::row_follows_row;
+    flat_rows =
+        row_follows_row(task.y, task.Q) && row_follows_row(e.residual, task.Q) && row_follows_row(e.full_param, task.Q);
+  }
+
+  int64_t tile_columns() const { return balanced(task.Q, kTileRows); }
+  int64_t tiles() const { return ceil_div(task.Q, tile_columns()); }
+};
+
+// One thread's share.
+template <class T>
+class EngineWorker {
+ public:
+  using Plan = EnginePlan<T>;
+  using Acc = accumulate_t<T>;
+  static constexpr int64_t kLanes = Vec<Acc>::kLanes, kWidth = kPanelWidth<Acc>, kRun = Plan::kRun;
+
+  // Bytes of scratch a thread needs.
+  static int64_t memory(const Plan& plan) { return Layout(plan).bytes; }
+
+  EngineWorker(const Plan& plan, char* memory) : EngineWorker(plan, Layout(plan), memory) {}
+
+  void run(int64_t share) {
+    const Shares& s = plan_.shares;
+    const int64_t panels = t_.groups * panel_count<Acc>(t_.K), ic = share % s.channel, ip = share / s.channel;
+    first_panel_ = panels * ic / s.channel;
+    last_panel_ = panels * (ic + 1) / s.channel;
+    const int64_t rows = t_.N * t_.P, tiles = plan_.tiles(), width = plan_.tile_columns();
+    const int64_t row0 = s.columns ? 0 : rows * ip / s.pixel, row1 = s.columns ? rows : rows * (ip + 1) / s.pixel;
+    const int64_t column0 = s.columns ? tiles * ip / s.pixel * width : 0;
+    const int64_t column1 = s.columns ? smaller(t_.Q, tiles * (ip + 1) / s.pixel * width) : t_.Q;
+    for (int64_t row = row0; row < row1;) {
+      const int64_t n = row / t_.P, p0 = row % t_.P, p1 = smaller(t_.P, p0 + row1 - row);
+      for (int64_t q = column0; q < column1; q += b_.q)
+        for (int64_t p = p0; p < p1; p += b_.p) run_block({n, p, smaller(b_.p, p1 - p), q, smaller(b_.q, column1 - q)});
+      row += p1 - p0;
+    }
+  }
+
+ private:
+  // Byte offsets of the pieces of a thread's scratch.
+  struct Layout {
+    int64_t table, segments, stage, operands, band, keys, bytes = 0;
+    explicit Layout(const Plan& plan) {
+      const Blocking& b = plan.blocking;
+      const int64_t item = sizeof(Acc);
+      table = take(b.p * b.r * static_cast<int64_t>(sizeof(const Acc*)));
+      segments = take(b.r * plan.task.S * static_cast<int64_t>(sizeof(Segment)));
+      stage = take(b.staged ? b.p * b.q * b.stage_pitch * item : 0);
+      operands = take(plan.in_registers ? 0 : 2 * kRun * kWidth * item);
+      band = take(b.direct ? 0 : (b.band.slots + 1) * b.band.row_elements() * item);
+      keys = take(2 * b.band.slots * static_cast<int64_t>(sizeof(int64_t)));
+      // Threads' scratch an odd number of cache lines apart.
+      bytes += bytes / 64 % 2 ? 128 : 64;
+    }
+    int64_t take(int64_t size) {
+      const int64_t at = bytes;
+      bytes += ceil_div(size, 64) * 64;
+      return at;
+    }
+  };
+
+  struct Block {
+    int64_t n, p, rows, q, columns;
+  };
+  // One step of the reduction over a block.
+  struct Step {
+    int64_t segments;
+    int64_t first_group, first_panel;  // of the panels that the step serves
+    int64_t channel;                   // from the row pointers to the first group's channels of the step
+    bool first, last;
+  };
+
+  EngineWorker(const Plan& plan, const Layout& layout, char* memory)
+      : plan_(plan),
+        t_(plan.task),
+        b_(plan.blocking),
+        table_(reinterpret_cast<const Acc**>(memory + layout.table)),
+        segments_(reinterpret_cast<Segment*>(memory + layout.segments)),
+        stage_(reinterpret_cast<Acc*>(memory + layout.stage)),
+        operands_(reinterpret_cast<Acc*>(memory + layout.operands)),
+        rows_(plan.task, plan.blocking.band, reinterpret_cast<Acc*>(memory + layout.band),
+              reinterpret_cast<int64_t*>(memory + layout.keys)) {}
+
+  void run_block(const Block& block) {
+    const int64_t per_group = panel_count<Acc>(t_.K);
+    for (int64_t panel = first_panel_; panel < last_panel_;) {
+      const int64_t group = panel / per_group;
+      const int64_t end = smaller(last_panel_, b_.groups > 1 ? (group + b_.groups) * per_group
+                                                             : smaller(panel + b_.panels, (group + 1) * per_group));
+      const int64_t r_steps = b_.r_steps(t_), c_steps = b_.c_steps(t_);
+      for (int64_t i = 0; i < r_steps * c_steps; ++i) {
+        const int64_t r0 = i / c_steps * b_.r, r1 = smaller(t_.R, r0 + b_.r);
+        const int64_t c0 = i % c_steps * b_.c, c1 = smaller(t_.C, c0 + b_.c);
+        Step step{list_segments(r0, r1, c0, c1), group, panel, 0, i == 0, i == r_steps * c_steps - 1};
+        if (step.segments > 0) {
+          const int64_t band_groups = (end - 1) / per_group - group + 1;
+          step.channel = fetch_rows(block, r0, r1, group * t_.C + c0, band_groups * t_.C - (t_.C - (c1 - c0)));
+        }
+        for (int64_t k = panel; k < end; ++k) run_panel(block, step, k);
+      }
+      panel = end;
+    }
+  }
+
+  int64_t pixel_pitch() const { return b_.direct ? t_.x.stride[3] : b_.band.pitch; }
+
+  int64_t list_segments(int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+    const int64_t pitch = pixel_pitch(), origin = b_.direct ? 0 : b_.band.origin, length = c1 - c0;
+    int64_t count = 0;
+    if (length <= 0) return 0;
+    for (int64_t r = r0; r < r1; ++r) {
+      for (int64_t s = 0; s < t_.S; ++s) {
+        const Segment next{r - r0, (t_.dw[s] - origin) * pitch,
+                           (t_.filter_r[r] * t_.filter_step_r + t_.filter_s[s] * t_.filter_step_s) * t_.C + c0, length};
+        Segment* previous = count > 0 ? segments_ + count - 1 : nullptr;
+        // Taps side by side in the input and in the filters are one longer stretch (three of 3 channels: 9).
+        if (previous && previous->row == next.row && previous->offset + previous->length == next.offset &&
+            previous->weight_row + previous->length == next.weight_row) {
+          previous->length += length;
+        } else {
+          segments_[count++] = next;
+        }
+      }
+    }
+    return count;
+  }
+
+  // Points table_ at the rows of the block; returns where the first channel lies from there.
+  int64_t fetch_rows(const Block& block, int64_t r0, int64_t r1, int64_t channel, int64_t channels) {
+    rows_per_output_ = r1 - r0;
+    if (!b_.direct) {
+      rows_.select(block.n, block.q * t_.step_w + b_.band.origin, channel, channels);
+      rows_.fetch(block.p, block.rows, t_.dh + r0, r1 - r0, table_);
+      return 0;
+    }
+    const Acc* x = t_.x.template as<const Acc>() + t_.x.offset(block.n, 0, 0, block.q * t_.step_w);
+    for (int64_t p = 0; p < block.rows; ++p)
+      for (int64_t r = r0; r < r1; ++r)
+        table_[p * (r1 - r0) + r - r0] = x + ((block.p + p) * t_.step_h + t_.dh[r]) * t_.x.stride[2];
+    return channel;
+  }
+
+  void run_panel(const Block& block, const Step& step, int64_t panel) {
+    const int64_t per_group = panel_count<Acc>(t_.K), group = panel / per_group, k = panel % per_group * kWidth;
+    const int vectors = panel_vectors<Acc>(t_.K, panel % per_group);
+    const int64_t channels = smaller(t_.K - k, vectors * kLanes), channel = group * t_.K + k;
+    const int64_t filter_reduction = t_.C * plan_.filter_taps;
+    const bool staged = b_.staged;
+    Acc* stage = stage_ + (b_.stage_pitch > kWidth ? (panel - step.first_panel) * kWidth : 0);
+
+    Tile<Acc> tile;
+    tile.segments = segments_;
+    tile.segment_count = step.segments;
+    tile.weights = static_cast<const Acc*>(t_.packed) + group * packed_elements<Acc>(t_.K, filter_reduction) +
+                   k * filter_reduction;
+    tile.step = t_.step_w * pixel_pitch();
+    tile.load_partial = !step.first || t_.add;
+    tile.finish = step.last && plan_.in_registers;
+    tile.epilogue = &plan_.epilogue;
+    tile.channel = channel;
+    // Whole vectors go to the staging tile, unless operands are read along (they may end with the last channel).
+    const bool operands = plan_.in_registers && (t_.epilogue.residual.present() || t_.epilogue.full_param.present());
+    tile.tail = static_cast<int>(staged && !operands ? kLanes : channels - (vectors - 1) * kLanes);
+    tile.out_step = staged ? b_.stage_pitch : t_.y.stride[3];
+
+    if (staged && step.first && t_.add) load_stage(block, stage, channel, channels);
+    const int64_t column_channel = step.channel + (group - step.first_group) * t_.C;
+    const Operand residual(t_.epilogue.residual, tile.finish), param(t_.epilogue.full_param, tile.finish);
+    tile.residual_step = residual.step;
+    tile.param_step = param.step;
+    // A tile is `columns` pixels of one output row in two halves or, where rows are narrow, whole rows of two outputs.
+    const bool pairs = block.columns * 2 <= kTileRows && block.rows > 1;
+    const int64_t width = balanced(block.columns, kTileRows);
+    for (int64_t p = 0; p < block.rows; p += pairs ? 2 : 1) {
+      const bool pair = pairs && p + 1 < block.rows;
+      for (int64_t q = 0; q < block.columns; q += width) {
+        const int64_t columns = smaller(width, block.columns - q);
+        const int64_t pixels = pair ? 2 * columns : columns;
+        // The second half begins: in the next row of outputs, or further along this one.
+        const int64_t p1 = pair ? p + 1 : p, q1 = pair ? q : q + (columns + 1) / 2;
+        tile.rows0 = table_ + p * rows_per_output_;
+        tile.rows1 = table_ + p1 * rows_per_output_;
+        tile.column0 = q * tile.step + column_channel;
+        tile.column1 = q1 * tile.step + column_channel;
+        if (staged) {
+          tile.out0 = stage + (p * block.columns + q) * b_.stage_pitch;
+          tile.out1 = stage + (p1 * block.columns + q1) * b_.stage_pitch;
+        } else {
+          Acc* y = t_.y.template as<Acc>();
+          tile.out0 = y + t_.y.offset(block.n, channel, block.p + p, block.q + q);
+          tile.out1 = y + t_.y.offset(block.n, channel, block.p + p1, block.q + q1);
+        }
+        tile.residual0 = residual.at(block.n, channel, block.p + p, block.q + q);
+        tile.residual1 = residual.at(block.n, channel, block.p + p1, block.q + q1);
+        tile.param0 = param.at(block.n, channel, block.p + p, block.q + q);
+        tile.param1 = param.at(block.n, channel, block.p + p1, block.q + q1);
+        kTileFunctions<Acc>.functions[vectors - 1][pixels - 1](tile);
+      }
+    }
+    if (staged && step.last) finish_stage(block, stage, channel, channels);
+  }
+
+  // A tensor the microkernel reads along with its outputs, or nothing.
+  struct Operand {
+    const TensorView& view;
+    bool used;
+    int64_t step;
+    Operand(const TensorView& v, bool wanted) : view(v), used(wanted && v.present()), step(used ? v.stride[3] : 0) {}
+    const Acc* at(int64_t n, int64_t k, int64_t p, int64_t q) const {
+      return used ? view.as<const Acc>() + view.offset(n, k, p, q) : nullptr;
+    }
+  };
+
+  // f(first pixel in the stage, n, p, q, pixels) over the block, in runs that are evenly spaced in y and its operands.
+  template <class F>
+  void for_runs(const Block& block, F&& f) const {
+    const bool flat = plan_.flat_rows && block.columns == t_.Q;
+    const int64_t rows = flat ? 1 : block.rows, columns = flat ? block.rows * block.columns : block.columns;
+    for (int64_t p = 0; p < rows; ++p)
+      for (int64_t q = 0; q < columns; q += kRun)
+        f(p * columns + q, block.p + p, block.q + q, smaller(kRun, columns - q));
+  }
+
+  void load_stage(const Block& block, Acc* stage, int64_t channel, int64_t channels) {
+    for_runs(block, [&](int64_t pixel, int64_t p, int64_t q, int64_t pixels) {
+      load_pixels(t_.y.template as<const T>() + t_.y.offset(block.n, channel, p, q), t_.y.stride[3], t_.y.stride[1],
+                  pixels, channels, stage + pixel * b_.stage_pitch, b_.stage_pitch);
+    });
+  }
+
+  void finish_stage(const Block& block, Acc* stage, int64_t channel, int64_t channels) {
+    const TensorView &y = t_.y, &residual = t_.epilogue.residual, &param = t_.epilogue.full_param;
+    for_runs(block, [&](int64_t pixel, int64_t p, int64_t q, int64_t pixels) {
+      Acc* acc = stage + pixel * b_.stage_pitch;
+      if (!plan_.in_registers) {
+        TileRun<Acc> run{acc, b_.stage_pitch, pixels, channels, channel, nullptr, nullptr, kWidth};
+        if (residual.present()) {
+          load_pixels(residual.as<const T>() + residual.offset(block.n, channel, p, q), residual.stride[3],
+                      residual.stride[1], pixels, channels, operands_, kWidth);
+          run.residual = operands_;
+        }
+        if (param.present()) {
+          Acc* to = operands_ + kRun * kWidth;
+          load_pixels(param.as<const T>() + param.offset(block.n, channel, p, q), param.stride[3], param.stride[1],
+                      pixels, channels, to, kWidth);
+          run.param = to;
+        }
+        finish_run(plan_.epilogue, run);
+      }
+      store_pixels(acc, b_.stage_pitch, pixels, channels, y.template as<T>() + y.offset(block.n, channel, p, q),
+                   y.stride[3], y.stride[1]);
+    });
+  }
+
+  const Plan& plan_;
+  const SimplifiedTask& t_;
+  const Blocking& b_;
+  const Acc** table_;
+  Segment* segments_;
+  Acc* stage_;
+  Acc* operands_;
+  InputRows<T> rows_;
+  int64_t first_panel_ = 0, last_panel_ = 0;
+  int64_t rows_per_output_ = 0;
+};
+
+template <class T>
+void run_task_of(const ConvTask& task, const CallContext& context) {
+  const EnginePlan<T> plan(task, context);
+  const int64_t shares = plan.shares.channel * plan.shares.pixel, bytes = EngineWorker<T>::memory(plan);
+  char* memory = allocate<char>(context, shares * bytes);
+  parallel_for(shares, 1, [&](int64_t begin, int64_t end) {
+    EngineWorker<T> worker(plan, memory + begin * bytes);
+    for (int64_t share = begin; share < end; ++share) worker.run(share);
+  });
+}
+
+// Runs a task of any dtype.
+inline void run_task(const ConvTask& task, const CallContext& context) {
+  if (task.N == 0 || task.P == 0 || task.Q == 0 || task.groups == 0 || task.K == 0) return;
+  visit_dtype(task.dtype, [&](auto tag) { run_task_of<typename decltype(tag)::type>(task, context); });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
