@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from fastconv.bench import network_runner, runner, suites, timing, workloads
 from fastconv.bench.networks import NETWORKS, find_network
-from fastconv.bench.operations import OPS, Truth, Workload, check, make_operands, max_error, our_call, torch_call
+from fastconv.bench.operations import OPS, Workload, check, make_operands, our_call, torch_call
 from fastconv.bench.problem import GemmProblem, WindowProblem, parse_problem
 from fastconv.bench.results import Run
+from fastconv.bench.truth import Truth, max_error
 
 QUICK = runner.Settings(effort=timing.Effort(seconds=0.0, min_rounds=2, max_rounds=2))
 
@@ -110,7 +111,7 @@ def test_every_workload_is_valid_and_named_once(suite):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_our_call_computes_what_torch_computes(op, dtype):
     text = "m33k17n20" if op == "gemm" else "mb2ic8ih10iw9oc8kh3ph1"
-    epilogue = {} if op in ("conv_transpose2d", "max_pool2d", "avg_pool2d") else {"act": "prelu", "residual": True}
+    epilogue = {} if op.endswith(("pool2d", "transpose2d", "grad")) else {"act": "prelu", "residual": True}
     workload = Workload(op, parse_problem(op, text), dtype=dtype, **epilogue)
     operands = make_operands(workload)
     truth = Truth.of(workload, operands)

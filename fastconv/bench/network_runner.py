@@ -10,9 +10,9 @@ import torch
 import fastconv
 from fastconv.bench import peers, timing
 from fastconv.bench.networks import Network
-from fastconv.bench.operations import max_error
 from fastconv.bench.results import Row
 from fastconv.bench.runner import Contender, Settings, fill_times, finish, forced_backend
+from fastconv.bench.truth import max_error
 
 _FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 # Errors add up through some fifty layers; relative to the largest output, beyond twice torch's own error.

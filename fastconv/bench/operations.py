@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as torch_f
@@ -66,7 +66,8 @@ class Operands:
     weight: torch.Tensor | None = None
     bias: torch.Tensor | None = None
     residual: torch.Tensor | None = None
-    alpha: torch.Tensor | None = field(default=None)
+    alpha: torch.Tensor | None = None
+    dy: torch.Tensor | None = None
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Operands:
         """The same operands, each tensor changed."""
@@ -93,6 +94,10 @@ def make_operands(workload: Workload, device: str = "cpu", seed: int = 0) -> Ope
         fan_in = problem.in_channels // problem.groups * problem.kernel[0] * problem.kernel[1]
         features, out_shape = problem.out_channels, (problem.batch, problem.out_channels, *problem.out_size)
         weight = normal(problem.w_shape, fan_in**-0.5)
+        if workload.op in GRADIENTS:
+            pixels = problem.batch * problem.out_size[0] * problem.out_size[1]
+            scale = pixels**-0.5 if workload.op == "conv2d_weight_grad" else 1.0
+            return Operands(x, weight, dy=normal(out_shape, scale))
     return Operands(
         x=x,
         weight=weight,
@@ -130,8 +135,13 @@ def torch_call(workload: Workload, operands: Operands) -> Callable[[], torch.Ten
         return lambda: torch_f.avg_pool2d(o.x, p.kernel, p.stride, p.padding)
     weight = _present(o.weight)
     if workload.op == "conv_transpose2d":
-        rest = (p.stride, p.padding, 0, p.groups, p.dilation)
-        return lambda: finish(torch_f.conv_transpose2d(o.x, weight, o.bias, *rest))
+        transposed = (p.stride, p.padding, 0, p.groups, p.dilation)
+        return lambda: finish(torch_f.conv_transpose2d(o.x, weight, o.bias, *transposed))
+    if workload.op in GRADIENTS:
+        wanted = [op == workload.op for op in GRADIENTS]
+        rest = (p.stride, p.padding, p.dilation, False, (0, 0), p.groups, [*wanted, False])
+        backward, dy = torch.ops.aten.convolution_backward.default, _present(o.dy)
+        return lambda: backward(dy, o.x, weight, None, *rest)[wanted.index(True)]
     window = (p.stride, p.padding, p.dilation, p.groups)
     if workload.op == "upsample_conv2d":
         return lambda: finish(torch_f.conv2d(_upsampled(o.x, p), weight, o.bias, *window))
@@ -165,6 +175,8 @@ def our_call(workload: Workload, operands: Operands, algo: str | None = None) ->
         window = p
         return lambda: ours.avg_pool2d(o.x, window.kernel, window.stride, window.padding)
     weight = _present(o.weight)
+    if workload.op in GRADIENTS and isinstance(p, WindowProblem):
+        return _our_gradient(workload.op, p, o, algo)
     act_param = o.alpha if workload.act == "prelu" else None
     tail = {"residual": o.residual, "act": workload.act, "act_param": act_param, "algo": algo}
     if isinstance(p, GemmProblem):
@@ -179,14 +191,25 @@ def our_call(workload: Workload, operands: Operands, algo: str | None = None) ->
     return lambda: ours.conv2d(o.x, weight, o.bias, *rest4, **tail)
 
 
+def _our_gradient(op: str, p: WindowProblem, o: Operands, algo: str | None) -> Callable[[], torch.Tensor]:
+    """The operators behind autograd, which have no public function of their own."""
+    weight, dy = _present(o.weight), _present(o.dy)
+    (pad_h, pad_w), operators = p.padding, torch.ops.fastconv
+    rest = (list(p.stride), [pad_h, pad_h, pad_w, pad_w], list(p.dilation), p.groups, algo or "", "")
+    if op == "conv2d_input_grad":
+        return lambda: operators.conv2d_input_grad.default(dy, weight, p.x_shape, *rest)
+    return lambda: operators.conv2d_weight_grad.default(dy, o.x, p.w_shape, *rest)
+
+
 def _present(tensor: torch.Tensor | None) -> torch.Tensor:
     if tensor is None:
         raise TypeError("this operation has a weight")
     return tensor
 
 
-OPS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "gemm", "max_pool2d", "avg_pool2d")
-_NO_EPILOGUE = ("conv_transpose2d", "max_pool2d", "avg_pool2d")
+GRADIENTS = ("conv2d_input_grad", "conv2d_weight_grad")
+OPS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "gemm", "max_pool2d", "avg_pool2d", *GRADIENTS)
+_NO_EPILOGUE = ("conv_transpose2d", "max_pool2d", "avg_pool2d", *GRADIENTS)
 
 
 def check(workload: Workload) -> None:
@@ -198,36 +221,3 @@ def check(workload: Workload) -> None:
             raise ValueError(f"bench: expected {argument} to be one of {', '.join(valid)}, but got {value!r}")
     if workload.op in _NO_EPILOGUE and (workload.act != "identity" or workload.residual):
         raise ValueError(f"bench: expected no act and no residual with {workload.op}, which has no fused epilogue")
-
-
-# ---- correctness -------------------------------------------------------------------------------------------------
-
-# Relative to the largest |output|: what a few roundings of the result itself may cost beyond torch's own error.
-_SLACK = {"float64": 1e-13, "float32": 4e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The float64 result and how far an output may be from it: twice torch's error in the same dtype, plus a slack."""
-
-    reference: torch.Tensor
-    tolerance: float
-    torch_error: float
-
-    @classmethod
-    def of(cls, workload: Workload, operands: Operands) -> Truth:
-        """Computes the truth from the operands as rounded to their dtype."""
-        reference = torch_call(workload, operands.map(lambda t: t.double()))()
-        torch_error = max_error(torch_call(workload, operands)(), reference)
-        scale = float(reference.abs().max()) if reference.numel() else 0.0
-        return cls(reference, 2 * torch_error + _SLACK[workload.dtype] * scale, torch_error)
-
-
-def max_error(y: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest absolute difference; infinite where shapes differ or a NaN appears."""
-    if y.shape != reference.shape:
-        return float("inf")
-    if not y.numel():
-        return 0.0
-    difference = float((y.double() - reference).abs().max())
-    return difference if difference == difference else float("inf")

@@ -15,17 +15,16 @@ from fastconv.bench.operations import (
     DTYPES,
     LAYOUTS,
     Operands,
-    Truth,
     Workload,
     check,
     in_layout,
     make_operands,
-    max_error,
     our_call,
     torch_call,
 )
 from fastconv.bench.results import Row
 from fastconv.bench.timing import Effort, Timing
+from fastconv.bench.truth import Truth, max_error
 
 _MIB = float(1 << 20)
 # Backends that run on a GPU; the others take CPU tensors.

@@ -14,7 +14,7 @@ from fastconv.bench.runner import Settings, measure
 
 SUITES = {
     "layers": "ResNet-50's and MobileNet's convolutions with bias and ReLU, batch 1",
-    "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products",
+    "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products, gradients",
     "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
 }
 

@@ -162,6 +162,17 @@ def transposed_convolutions(batch: int = 1) -> list[Workload]:
     ]
 
 
+def gradients(batch: int = 8) -> list[Workload]:
+    """The two passes of training, on a 3x3, a 1x1 and a depthwise layer."""
+    shapes = (
+        ("3x3 64ch 56px", _conv(64, 64, 56, 3, batch=batch)),
+        ("1x1 256-64 56px", _conv(256, 64, 56, 1, batch=batch)),
+        ("dw 3x3 128ch 56px", _conv(128, 128, 56, 3, groups=128, batch=batch)),
+    )
+    passes = (("conv2d_input_grad", "input gradient"), ("conv2d_weight_grad", "weight gradient"))
+    return [Workload(op, problem, group=group, name=name) for op, group in passes for name, problem in shapes]
+
+
 def layer_suite(quick: bool = False) -> list[Workload]:
     """`--suite layers`: conv + bias + ReLU, batch 1."""
     if quick:
@@ -172,4 +183,5 @@ def layer_suite(quick: bool = False) -> list[Workload]:
 def operation_suite(quick: bool = False) -> list[Workload]:
     """`--suite ops`: what surrounds the convolutions of the layer suite."""
     groups = (depthwise_layers(), pooling(), upsample_convolutions(), transposed_convolutions(), matrix_products())
-    return [workload for group in groups for workload in (group[-1:] if quick else group)]
+    chosen = [workload for group in groups for workload in (group[-1:] if quick else group)]
+    return chosen if quick else [*chosen, *gradients()]

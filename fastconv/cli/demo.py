@@ -105,7 +105,8 @@ def _print_faces(console: Console, result: FacesResult) -> None:
     )
     for x0, y0, x1, y1, score in ours.faces:
         console.line(f"  face at x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f}, score {score:.4f}")
-    _print_timings(console, "P-Net over the image pyramid", result.timings)
+    if result.levels:
+        _print_timings(console, "P-Net over the image pyramid", result.timings)
 
 
 def _print_timings(console: Console, title: str, timings: Any) -> None:

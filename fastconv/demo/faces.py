@@ -33,7 +33,7 @@ class Faces:
 
 @dataclass(frozen=True)
 class FacesResult:
-    """Both programs' boxes on one photo; `timings` is one pass of P-Net over the whole pyramid."""
+    """Both programs' boxes on one photo; `timings` is one pass of P-Net over the whole pyramid of `levels` images."""
 
     photo: Photo
     levels: int

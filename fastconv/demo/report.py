@@ -95,7 +95,7 @@ def _faces(result: FacesResult) -> dict[str, Any]:
         "difference": result.box_difference,
         "our_error": result.our_error,
         "torch_error": result.torch_error,
-        "timings": timing_rows(result.timings),
+        "timings": timing_rows(result.timings) if result.levels else [],
         "explanation": str(result.explanation),
     }
 
