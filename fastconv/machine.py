@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,7 @@ class MeasurementUnavailable(RuntimeError):
     """The extension was built without the measuring loops, or is not built at all."""
 
 
-def _probe(name: str) -> Callable[[int], float]:
+def _measure(name: str, argument: int) -> float:
     try:
         from fastconv import _C
     except ImportError as error:
@@ -32,24 +32,23 @@ def _probe(name: str) -> Callable[[int], float]:
     probe = getattr(_C, name, None)
     if probe is None:
         raise MeasurementUnavailable(f"{name}: the compiled extension has no such measurement; rebuild fastconv")
-    return probe
+    try:
+        # The best of several: a ceiling is what the machine can do, not what it did while others were using it.
+        return max(float(probe(argument)) for _ in range(3))
+    except NotImplementedError as error:
+        raise MeasurementUnavailable(str(error)) from error
 
 
 @functools.cache
 def fma_peak_gflops(threads: int) -> float:
-    """float32 GFLOP/s that `threads` threads reach on nothing but fused multiply-adds in registers, measured now.
-
-    The best of several runs: a ceiling is what the machine can do, not what it did while others were using it.
-    """
-    probe = _probe("measure_fma_gflops")
-    return max(float(probe(threads)) for _ in range(5))
+    """float32 GFLOP/s that `threads` threads reach on nothing but fused multiply-adds in registers, measured now."""
+    return _measure("measure_fma_gflops", threads)
 
 
 @functools.cache
 def copy_gbs(size: int = COPY_BYTES) -> float:
     """GB/s (bytes read plus bytes written) of a plain copy of `size` bytes on torch's threads, measured now."""
-    probe = _probe("measure_copy_gbs")
-    return max(float(probe(size)) for _ in range(5))
+    return _measure("measure_copy_gbs", size)
 
 
 def ceilings(threads: int) -> dict[str, float | str | None]:
