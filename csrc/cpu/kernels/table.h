@@ -4,6 +4,8 @@
 
 #include "../cpu_kernels.h"
 #include "channel_sum.h"
+#include "conv_depthwise.h"
+#include "conv_depthwise_grad.h"
 #include "elementwise.h"
 #include "im2col.h"
 #include "prelu_grad.h"
@@ -25,6 +27,9 @@ constexpr Kernels make_table() {
   k.upsample_nearest2d = upsample_nearest2d;
   k.upsample_nearest2d_backward = upsample_nearest2d_backward;
   k.channel_sum = channel_sum;
+  k.conv2d_depthwise = conv2d_depthwise;
+  k.conv2d_input_grad_depthwise = conv2d_input_grad_depthwise;
+  k.conv2d_weight_grad_depthwise = conv2d_weight_grad_depthwise;
   return k;
 }
 

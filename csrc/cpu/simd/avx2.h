@@ -167,6 +167,37 @@ FC_INLINE VecF scale_by_power_of_two(VecF a, VecF n) {
 }
 FC_INLINE VecF abs(VecF a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
 
+FC_INLINE VecF max_propagate(VecF best, VecF v) {
+  return _mm256_blendv_ps(_mm256_max_ps(v.v, best.v), v.v, _mm256_cmp_ps(v.v, v.v, _CMP_UNORD_Q));
+}
+FC_INLINE VecD max_propagate(VecD best, VecD v) {
+  return _mm256_blendv_pd(_mm256_max_pd(v.v, best.v), v.v, _mm256_cmp_pd(v.v, v.v, _CMP_UNORD_Q));
+}
+FC_INLINE MaskF either(VecF, MaskF a, MaskF b) { return {_mm256_or_ps(a.m, b.m)}; }
+FC_INLINE MaskD either(VecD, MaskD a, MaskD b) { return {_mm256_or_pd(a.m, b.m)}; }
+FC_INLINE MaskD lanes_equal(VecD, const int64_t* p, int64_t n, int64_t value) {
+  const __m256i there = VecD::first(n);
+  const __m256i loaded = _mm256_maskload_epi64(reinterpret_cast<const long long*>(p), there);
+  return {_mm256_castsi256_pd(_mm256_and_si256(there, _mm256_cmpeq_epi64(loaded, _mm256_set1_epi64x(value))))};
+}
+FC_INLINE MaskF lanes_equal(VecF, const int64_t* p, int64_t n, int64_t value) {
+  const __m256 low = _mm256_castpd_ps(lanes_equal(VecD(), p, n, value).m);
+  const __m256 high = _mm256_castpd_ps(lanes_equal(VecD(), p + 4, n - 4, value).m);
+  const __m256d halves = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(halves, 0xd8))};
+}
+// even = a[0], a[2], ..., b[0], b[2], ...; odd = the others.
+FC_INLINE void deinterleave(VecF a, VecF b, VecF& even, VecF& odd) {
+  const __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));
+  const __m256d o = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0xdd));
+  even = _mm256_castpd_ps(_mm256_permute4x64_pd(e, 0xd8));
+  odd = _mm256_castpd_ps(_mm256_permute4x64_pd(o, 0xd8));
+}
+FC_INLINE void deinterleave(VecD a, VecD b, VecD& even, VecD& odd) {
+  even = _mm256_permute4x64_pd(_mm256_unpacklo_pd(a.v, b.v), 0xd8);
+  odd = _mm256_permute4x64_pd(_mm256_unpackhi_pd(a.v, b.v), 0xd8);
+}
+
 // Transposes an 8x8 block: in[i][j] -> out[j][i]; strides in elements.
 FC_INLINE void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
   __m256 r[8], t[8];

@@ -131,6 +131,34 @@ FC_INLINE VecF round_even(VecF a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_
 FC_INLINE VecF scale_by_power_of_two(VecF a, VecF n) { return _mm512_scalef_ps(a.v, n.v); }
 FC_INLINE VecF abs(VecF a) { return _mm512_abs_ps(a.v); }
 
+FC_INLINE VecF max_propagate(VecF best, VecF v) {
+  return _mm512_mask_max_ps(v.v, _mm512_cmp_ps_mask(v.v, v.v, _CMP_ORD_Q), v.v, best.v);
+}
+FC_INLINE VecD max_propagate(VecD best, VecD v) {
+  return _mm512_mask_max_pd(v.v, _mm512_cmp_pd_mask(v.v, v.v, _CMP_ORD_Q), v.v, best.v);
+}
+FC_INLINE __mmask16 either(VecF, __mmask16 a, __mmask16 b) { return a | b; }
+FC_INLINE __mmask8 either(VecD, __mmask8 a, __mmask8 b) { return a | b; }
+FC_INLINE __mmask8 lanes_equal(VecD, const int64_t* p, int64_t n, int64_t value) {
+  const __mmask8 there = VecD::first(n);
+  return _mm512_mask_cmpeq_epi64_mask(there, _mm512_maskz_loadu_epi64(there, p), _mm512_set1_epi64(value));
+}
+FC_INLINE __mmask16 lanes_equal(VecF, const int64_t* p, int64_t n, int64_t value) {
+  const unsigned low = lanes_equal(VecD(), p, n, value), high = lanes_equal(VecD(), p + 8, n - 8, value);
+  return static_cast<__mmask16>(low | high << 8);
+}
+// even = a[0], a[2], ..., b[0], b[2], ...; odd = the others.
+FC_INLINE void deinterleave(VecF a, VecF b, VecF& even, VecF& odd) {
+  const __m512i lanes = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  even = _mm512_permutex2var_ps(a.v, lanes, b.v);
+  odd = _mm512_permutex2var_ps(a.v, _mm512_add_epi32(lanes, _mm512_set1_epi32(1)), b.v);
+}
+FC_INLINE void deinterleave(VecD a, VecD b, VecD& even, VecD& odd) {
+  const __m512i lanes = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
+  even = _mm512_permutex2var_pd(a.v, lanes, b.v);
+  odd = _mm512_permutex2var_pd(a.v, _mm512_add_epi64(lanes, _mm512_set1_epi64(1)), b.v);
+}
+
 // Transposes a 16x16 block: in[i][j] -> out[j][i]; strides in elements.
 FC_INLINE void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
   __m512 r[16], t[16];

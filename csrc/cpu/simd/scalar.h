@@ -111,6 +111,24 @@ FC_INLINE VecF scale_by_power_of_two(VecF a, VecF n) {
   return a * f * s;
 }
 FC_VEC abs(Vec<T> a) { return select(a.v < 0, Vec<T>(-a.v), a); }
+// The larger of both; a NaN of either stays.
+FC_VEC max_propagate(Vec<T> best, Vec<T> v) { return select(v.v > best.v, v, select(is_nan(v), v, best)); }
+FC_MASK either(Vec<T>, typename Vec<T>::Mask a, typename Vec<T>::Mask b) { return a | b; }
+// Lanes i < n with p[i] == value.
+FC_MASK lanes_equal(Vec<T>, const int64_t* p, int64_t n, int64_t value) {
+  typename Vec<T>::Mask m{};
+  for (int i = 0; i < Vec<T>::kLanes; ++i) m[i] = i < n && p[i] == value ? -1 : 0;
+  return m;
+}
+// even = a[0], a[2], ..., b[0], b[2], ...; odd = the others.
+template <class T>
+FC_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T>& even, Vec<T>& odd) {
+  constexpr int kHalf = Vec<T>::kLanes / 2;
+  for (int i = 0; i < kHalf; ++i) {
+    even.v[i] = a.v[2 * i], odd.v[i] = a.v[2 * i + 1];
+    even.v[kHalf + i] = b.v[2 * i], odd.v[kHalf + i] = b.v[2 * i + 1];
+  }
+}
 #undef FC_VEC
 #undef FC_MASK
 

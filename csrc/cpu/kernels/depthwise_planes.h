@@ -1,0 +1,217 @@
+// Depthwise convolution with vectors along columns: NCHW, and every layout whose channels are not dense. A band of rows
+// of one channel is staged in L1 as rows of the accumulate type, with their zero padding, and split by column modulo
+// the stride:
+//
+//   staged[row][phase][j] = virtual column  j * stride_w + phase - pad_left   =>  tap s reads phase (s * dilation) %
+//   stride from j = q + s * dilation / stride on: sixteen neighbouring outputs read sixteen neighbouring floats,
+//   whatever the stride is, and nothing meets a border.
+//
+// Staging costs a load and a store an input element against R * S FMAs an output.
+#pragma once
+
+#include "depthwise_channels.h"
+
+namespace fastconv::cpu::FASTCONV_ISA::depthwise {
+
+template <class Acc>
+struct Staged {
+  const Acc* base;
+  int64_t pitch;  // of a phase; a row has stride_w of them
+  int64_t phases;
+  int64_t collect_pitch;
+  int64_t row_lo, row_hi;  // source rows present
+  int64_t insert_h;
+
+  FC_INLINE const Acc* row(int64_t u, int64_t m) const {
+    if (insert_h != 1) {
+      if (u % insert_h != 0) return nullptr;
+      u /= insert_h;
+    }
+    if (u < row_lo || u >= row_hi) return nullptr;
+    return base + (u - row_lo) * phases * pitch + m * collect_pitch;
+  }
+};
+
+// Rows [p0, p1), columns [q0, q1) of output channel k.
+struct PlaneBand {
+  int64_t n, k, p0, p1, q0, q1;
+};
+
+template <class Acc, int kR, int kStride>
+struct FixedPlaneTile {
+  using V = Vec<Acc>;
+  static constexpr int kS = kR;
+  static constexpr int kRows = 4;  // accumulators; consecutive tiles overlap, which hides the FMAs' latency
+  static constexpr int kInputRows = (kRows - 1) * kStride + kR;
+
+  static void run(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const Staged<Acc>& source,
+                  const PlaneBand& band) {
+    V weight[kR * kS];
+    const Acc* w = plan.weights + band.k / kBlock<Acc> * (kR * kS * kBlock<Acc>)+band.k % kBlock<Acc>;
+#pragma GCC unroll 32
+    for (int tap = 0; tap < kR * kS; ++tap) weight[tap] = V(w[tap * kBlock<Acc>]);
+    const auto channel = epilogue.channel(band.k);
+    for (int64_t p = band.p0; p < band.p1; p += kRows) {
+      const int tile_rows = static_cast<int>(min(kRows, band.p1 - p));
+      const Acc* rows[kInputRows];
+      for (int i = 0; i < kInputRows; ++i) rows[i] = source.row(plan.first_row(p) + i, 0);
+      for (int64_t q = band.q0; q < band.q1; q += V::kLanes) {
+        V acc[kRows];
+#pragma GCC unroll 16
+        for (int t = 0; t < kRows; ++t) acc[t] = V(0);
+#pragma GCC unroll 16
+        for (int i = 0; i < kInputRows; ++i) {
+          if (!rows[i]) continue;
+#pragma GCC unroll 16
+          for (int s = 0; s < kS; ++s) {
+            const V x = V::load(rows[i] + s % kStride * source.pitch + s / kStride + q - band.q0);
+#pragma GCC unroll 16
+            for (int t = 0; t < kRows; ++t) {
+              const int r = i - t * kStride;
+              if (r >= 0 && r < kR) acc[t] = fma(x, weight[r * kS + s], acc[t]);
+            }
+          }
+        }
+        epilogue.template finish<kRows, 1>(acc, channel, {band.n, band.k, p, q, tile_rows, 1, band.q1 - q});
+      }
+    }
+  }
+};
+
+template <class Acc>
+struct AnyPlaneTile {
+  using V = Vec<Acc>;
+  static constexpr int kVectors = 4;
+
+  template <int kWidth>
+  static FC_INLINE void tile(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const Staged<Acc>& source,
+                             const PlaneBand& band, int64_t p, int64_t q) {
+    V acc[kWidth];
+#pragma GCC unroll 8
+    for (int j = 0; j < kWidth; ++j) acc[j] = V(0);
+    for (int64_t m = 0; m < plan.collect; ++m) {
+      const Acc* w = plan.weights + (m * plan.padded_channels() + band.k) / kBlock<Acc> * plan.taps() * kBlock<Acc> +
+                     band.k % kBlock<Acc>;
+      for (int64_t r = 0; r < plan.R; ++r) {
+        const Acc* row = source.row(plan.first_row(p) + r * plan.dilation_h, m);
+        if (!row) continue;
+        for (int64_t s = 0; s < plan.S; ++s) {
+          const int64_t column = s * plan.dilation_w;
+          const Acc* x = row + column % source.phases * source.pitch + column / source.phases + q - band.q0;
+          const V weight(w[(r * plan.S + s) * kBlock<Acc>]);
+#pragma GCC unroll 8
+          for (int j = 0; j < kWidth; ++j) acc[j] = fma(V::load(x + j * V::kLanes), weight, acc[j]);
+        }
+      }
+    }
+    epilogue.template finish<1, kWidth>(acc, epilogue.channel(band.k), {band.n, band.k, p, q, 1, kWidth, band.q1 - q});
+  }
+
+  static void run(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const Staged<Acc>& source,
+                  const PlaneBand& band) {
+    for (int64_t p = band.p0; p < band.p1; ++p) {
+      int64_t q = band.q0;
+      for (; q + (kVectors - 1) * V::kLanes < band.q1; q += kVectors * V::kLanes) {
+        tile<kVectors>(plan, epilogue, source, band, p, q);
+      }
+      for (; q < band.q1; q += V::kLanes) tile<1>(plan, epilogue, source, band, p, q);
+    }
+  }
+};
+
+// Row `in` of W elements into its phases, from virtual column u0 on. The zeros around and between are there already:
+// they lie at the same places of every row.
+template <class Acc, class T>
+FC_INLINE void stage_row(const T* in, int64_t stride, int64_t W, int64_t insert, int64_t u0, int64_t phases,
+                         int64_t pitch, Acc* out) {
+  using V = Vec<Acc>;
+  const int64_t w0 = u0 <= 0 ? 0 : ceil_div(u0, insert), w1 = min(W, ceil_div(u0 + phases * pitch, insert));
+  const int64_t j0 = w0 * insert - u0;
+  if (stride == 1 && insert == 1 && phases == 1) {
+    for (int64_t w = w0; w < w1; w += V::kLanes) {
+      store_lanes(load_lanes(in + w, 1, w1 - w), out + j0 + w - w0, 1, w1 - w);
+    }
+  } else if (stride == 1 && insert == 1 && phases == 2) {
+    Acc *evens = out + j0 % 2 * pitch + j0 / 2, *odds = out + (j0 + 1) % 2 * pitch + (j0 + 1) / 2;
+    for (int64_t w = w0; w < w1; w += 2 * V::kLanes, evens += V::kLanes, odds += V::kLanes) {
+      V even, odd;
+      const int64_t left = w1 - w;
+      deinterleave(load_lanes(in + w, 1, left), load_lanes(in + w + V::kLanes, 1, left - V::kLanes), even, odd);
+      store_lanes(even, evens, 1, (left + 1) / 2);
+      store_lanes(odd, odds, 1, left / 2);
+    }
+  } else {
+    for (int64_t w = w0, j = j0; w < w1; ++w, j += insert) {
+      out[j % phases * pitch + j / phases] = to_accumulate(in[w * stride]);
+    }
+  }
+}
+
+template <class Acc>
+using PlaneFunction = void (*)(const Plan<Acc>&, const LaneEpilogue<Acc>&, const Staged<Acc>&, const PlaneBand&);
+
+template <class Acc>
+PlaneFunction<Acc> choose_plane_tile(const Plan<Acc>& plan) {
+  if constexpr (sizeof(Acc) == 4) {
+    const bool square = plan.R == plan.S && plan.stride_h == plan.stride_w && plan.stride_h <= 2;
+    if (square && plan.dilation_h == 1 && plan.dilation_w == 1 && plan.collect == 1) {
+      if (plan.R == 3) return plan.stride_h == 1 ? FixedPlaneTile<Acc, 3, 1>::run : FixedPlaneTile<Acc, 3, 2>::run;
+      if (plan.R == 5) return plan.stride_h == 1 ? FixedPlaneTile<Acc, 5, 1>::run : FixedPlaneTile<Acc, 5, 2>::run;
+    }
+  }
+  return AnyPlaneTile<Acc>::run;
+}
+
+// Units are (image, source channel, band of rows, block of columns); a unit makes all `spread` output channels of its
+// source channel.
+template <class Acc>
+void run_planes(const Plan<Acc>& plan, const EpilogueArgs& args, const CallContext& ctx) {
+  constexpr int64_t kLanes = Vec<Acc>::kLanes, kBytes = sizeof(Acc);
+  const LaneEpilogue<Acc> epilogue(args, plan.y, kColumnLanes, *ctx.workspace);
+  const PlaneFunction<Acc> run = choose_plane_tile(plan);
+  const int64_t phases = plan.stride_w, planes = plan.K / plan.spread;
+  // A band should stay in L1 (here 24 KiB of it), whole rows where the filter's rows of them fit the scratch.
+  const auto pitch_of = [&](int64_t width) {
+    return round_up(round_up(width, kLanes) + (plan.span_w() - 1) / phases, kLanes);
+  };
+  int64_t width = plan.Q;
+  while (width > kLanes && (plan.span_h() * plan.collect + 1) * phases * pitch_of(width) * kBytes > 2 * kScratchBytes) {
+    width = ceil_div(width, 2);
+  }
+  const int64_t pitch = pitch_of(width), row_elements = phases * pitch, across = ceil_div(plan.Q, width);
+  const int64_t fit = max(24 << 10, 4 * plan.span_h() * row_elements * kBytes) / (plan.collect * row_elements * kBytes);
+  const int64_t strips = plan.N * planes * across;
+  const int64_t share = ceil_div(plan.P, ceil_div(2 * thread_pool().threads(), strips));
+  const int64_t height = max(1, min(share, (fit - plan.span_h()) / plan.stride_h + 1)),
+                bands = ceil_div(plan.P, height);
+  const int64_t rows = ceil_div((height - 1) * plan.stride_h + plan.span_h(), plan.insert_h) + 1;
+  const int64_t plane_elements = rows * row_elements;
+  const int64_t scratch_elements = plan.collect * plane_elements;
+  run_in_slots(
+      ctx, strips * bands, work_of(plan), scratch_elements * kBytes, [&](void* scratch, int64_t begin, int64_t end) {
+        Acc* staged = static_cast<Acc*>(scratch);
+        for (int64_t unit = begin; unit < end; ++unit) {
+          const int64_t strip = unit / bands, p0 = unit % bands * height, p1 = min(plan.P, p0 + height);
+          const int64_t q0 = strip % across * width, q1 = min(plan.Q, q0 + width);
+          const int64_t n = strip / across / planes, k0 = strip / across % planes * plan.spread;
+          const int64_t top = plan.first_row(p0), bottom = plan.first_row(p1 - 1) + plan.span_h();
+          const int64_t h0 = min(plan.H, ceil_div(max(0, top), plan.insert_h));
+          const int64_t h1 = max(h0, min(plan.H, ceil_div(max(0, bottom), plan.insert_h)));
+          if (unit == begin || across > 1) __builtin_memset(staged, 0, scratch_elements * kBytes);
+          visit_storage<Acc>(plan.x.dtype, [&](auto tag) {
+            using T = typename decltype(tag)::type;
+            for (int64_t m = 0; m < plan.collect; ++m) {
+              const T* in = plan.x.template as<const T>() + plan.x.offset(n, plan.source_channel(k0, m), h0, 0);
+              Acc* out = staged + m * plane_elements;
+              for (int64_t h = h0; h < h1; ++h, in += plan.x.stride[2], out += row_elements) {
+                stage_row(in, plan.x.stride[3], plan.W, plan.insert_w, plan.first_column(q0), phases, pitch, out);
+              }
+            }
+          });
+          const Staged<Acc> source{staged, pitch, phases, plane_elements, h0, h1, plan.insert_h};
+          for (int64_t k = k0; k < k0 + plan.spread; ++k) run(plan, epilogue, source, {n, k, p0, p1, q0, q1});
+        }
+      });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA::depthwise

@@ -1,0 +1,185 @@
+// The epilogue for kernels whose accumulators are vectors along y's channels (NHWC) or along its columns (NCHW): scale,
+// shift, residual, activation, narrowing store. The usual case (dense lanes, no residual, an activation that is a
+// clamp) is inlined where the accumulators are; the rest is one out-of-line function per accumulate type, handed a tile
+// at a time, so that twelve activations and three storage types are not compiled into every kernel.
+#pragma once
+
+#include "../../common/epilogue.h"
+#include "../cpu_kernels.h"
+#include "vector_math.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// visit_dtype over the storage types that are accumulated in Acc.
+template <class Acc, class F>
+FC_INLINE void visit_storage(DType dtype, F&& f) {
+  if constexpr (sizeof(Acc) == 8) {
+    f(TypeTag<double>{});
+  } else {
+    switch (dtype) {
+      case DType::kFloat16:
+        return f(TypeTag<half_t>{});
+      case DType::kBFloat16:
+        return f(TypeTag<bfloat16_t>{});
+      default:
+        return f(TypeTag<float>{});
+    }
+  }
+}
+
+// Up to kLanes elements, `stride` apart.
+template <class T>
+FC_INLINE Vec<accumulate_t<T>> load_lanes(const T* p, int64_t stride, int64_t lanes) {
+  using V = Vec<accumulate_t<T>>;
+  if (stride == 1) return lanes >= V::kLanes ? V::load(p) : V::load_partial(p, lanes);
+  accumulate_t<T> values[V::kLanes] = {};
+  for (int i = 0; i < V::kLanes && i < lanes; ++i) values[i] = to_accumulate(p[i * stride]);
+  return V::load(values);
+}
+
+template <class T>
+FC_INLINE void store_lanes(Vec<accumulate_t<T>> v, T* p, int64_t stride, int64_t lanes) {
+  using V = Vec<accumulate_t<T>>;
+  if (stride == 1) {
+    if (lanes >= V::kLanes) return v.store(p);
+    return v.store_partial(p, lanes);
+  }
+  accumulate_t<T> values[V::kLanes];
+  v.store(values);
+  for (int i = 0; i < V::kLanes && i < lanes; ++i) p[i * stride] = from_accumulate<T>(values[i]);
+}
+
+enum LaneAxis : int { kChannelLanes = 1, kColumnLanes = 3 };
+
+// Where a tile of accumulators goes: rows x columns of y from (n, k, p, q) on. With channel lanes a column of the tile
+// is one pixel; with column lanes it is kLanes of them. `lanes` counts the channels, or the columns, left from k or q.
+struct TileAt {
+  int64_t n, k, p, q;
+  int rows, columns;
+  int64_t lanes;
+};
+
+template <class Acc>
+class LaneEpilogue {
+ public:
+  using V = Vec<Acc>;
+
+  // Per channel: y = act(acc * multiplier + addend), in vectors padded with zeros, from the workspace.
+  LaneEpilogue(const EpilogueArgs& args, const TensorView& y, LaneAxis axis, Workspace& workspace)
+      : args_(args), y_(y), axis_(axis) {
+    const int64_t K = y.size[1], padded = K + V::kLanes;
+    multiplier_ = static_cast<Acc*>(workspace.allocate(static_cast<size_t>(3 * padded) * sizeof(Acc)));
+    addend_ = multiplier_ + padded;
+    param_ = addend_ + padded;
+    const Acc *bias = static_cast<const Acc*>(args.bias), *scale = static_cast<const Acc*>(args.scale);
+    const Acc *shift = static_cast<const Acc*>(args.shift), *param = static_cast<const Acc*>(args.channel_param);
+    for (int64_t k = 0; k < padded; ++k) {
+      const bool inside = k < K;
+      multiplier_[k] = inside && scale ? scale[k] : Acc(1);
+      addend_[k] = (inside && bias ? bias[k] * multiplier_[k] : Acc(0)) + (inside && shift ? shift[k] : Acc(0));
+      param_[k] = inside && args.param_kind == ParamKind::kPerChannel ? param[k] : static_cast<Acc>(args.param);
+    }
+    const bool clamps =
+        args.act == Activation::kIdentity || args.act == Activation::kRelu || args.act == Activation::kRelu6;
+    lower_ = args.act == Activation::kIdentity ? -__builtin_inf() : 0;
+    upper_ = args.act == Activation::kRelu6 ? 6 : __builtin_inf();
+    inline_ = clamps && !args.residual.present() && dtype_size(y.dtype) == sizeof(Acc) && y.stride[axis] == 1;
+  }
+
+  // The channel vectors for channels k on (channel lanes) or channel k alone (column lanes).
+  struct Channel {
+    V multiplier, addend;
+  };
+  FC_INLINE Channel channel(int64_t k) const {
+    if (axis_ == kChannelLanes) return {V::load(multiplier_ + k), V::load(addend_ + k)};
+    return {V(multiplier_[k]), V(addend_[k])};
+  }
+
+  // y = epilogue(acc) for the tile's first at.rows x at.columns accumulators.
+  template <int kRows, int kColumns>
+  FC_INLINE void finish(const V (&acc)[kRows * kColumns], const Channel& channel, const TileAt& at) const {
+    if (!inline_) {
+      V tile[kRows * kColumns];
+      for (int i = 0; i < kRows * kColumns; ++i) tile[i] = fma(acc[i], channel.multiplier, channel.addend);
+      finish_general(tile, kColumns, at);
+      return;
+    }
+    const V lower(lower_), upper(upper_);
+    const int64_t step = axis_ == kChannelLanes ? y_.stride[3] : V::kLanes;
+    const int64_t wanted = axis_ == kChannelLanes ? V::kLanes : kColumns * V::kLanes;
+    Acc* base = y_.as<Acc>() + y_.offset(at.n, at.k, at.p, at.q);
+    if (at.rows >= kRows && at.columns >= kColumns && at.lanes >= wanted) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < kColumns; ++j) {
+          const V v = fma(acc[i * kColumns + j], channel.multiplier, channel.addend);
+          min_nan(max_nan(v, lower), upper).store(base + i * y_.stride[2] + j * step);
+        }
+      return;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) {
+        const int64_t lanes = axis_ == kChannelLanes ? at.lanes : at.lanes - j * V::kLanes;
+        if (i >= at.rows || j >= at.columns || lanes <= 0) continue;
+        const V v = fma(acc[i * kColumns + j], channel.multiplier, channel.addend);
+        store_lanes(min_nan(max_nan(v, lower), upper), base + i * y_.stride[2] + j * step, 1, lanes);
+      }
+  }
+
+ private:
+  // f(view of an operand, first element of the tile's vector (i, j), lanes in it, that vector).
+  template <class F>
+  FC_INLINE void each_vector(V* tile, int pitch, const TileAt& at, const TensorView& view, F f) const {
+    for (int i = 0; i < at.rows; ++i)
+      for (int j = 0; j < at.columns; ++j) {
+        const int64_t skip = axis_ == kChannelLanes ? j : static_cast<int64_t>(j) * V::kLanes;
+        const int64_t lanes = axis_ == kChannelLanes ? at.lanes : at.lanes - skip;
+        if (lanes > 0) f(view.offset(at.n, at.k, at.p + i, at.q + skip), lanes, tile[i * pitch + j]);
+      }
+  }
+
+  // Three short passes over a tile that lies in L1: residual, activation, store.
+  __attribute__((noinline)) void finish_general(V* tile, int pitch, const TileAt& at) const {
+    const int64_t lane_stride[] = {args_.residual.stride[axis_], args_.full_param.stride[axis_], y_.stride[axis_]};
+    if (args_.residual.present()) {
+      visit_storage<Acc>(y_.dtype, [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        each_vector(tile, pitch, at, args_.residual, [&](int64_t offset, int64_t lanes, V& v) {
+          v = v + load_lanes(args_.residual.as<const T>() + offset, lane_stride[0], lanes);
+        });
+      });
+    }
+    if (args_.act == Activation::kPrelu && args_.param_kind == ParamKind::kFull) {
+      visit_storage<Acc>(y_.dtype, [&](auto tag) {
+        using T = typename decltype(tag)::type;
+        each_vector(tile, pitch, at, args_.full_param, [&](int64_t offset, int64_t lanes, V& v) {
+          const V param = load_lanes(args_.full_param.as<const T>() + offset, lane_stride[1], lanes);
+          v = activations::Prelu::apply(v, param);
+        });
+      });
+    } else {
+      const V param = axis_ == kChannelLanes ? V::load(param_ + at.k) : V(param_[at.k]);
+      visit_activation(args_.act, [&](auto f) {
+        each_vector(tile, pitch, at, y_, [&](int64_t, int64_t, V& v) { v = decltype(f)::template apply<V>(v, param); });
+      });
+    }
+    visit_storage<Acc>(y_.dtype, [&](auto tag) {
+      using T = typename decltype(tag)::type;
+      each_vector(tile, pitch, at, y_, [&](int64_t offset, int64_t lanes, V& v) {
+        store_lanes(v, y_.as<T>() + offset, lane_stride[2], lanes);
+      });
+    });
+  }
+
+  EpilogueArgs args_;
+  TensorView y_;
+  LaneAxis axis_;
+  Acc *multiplier_, *addend_, *param_;
+  Acc lower_, upper_;
+  bool inline_;
+};
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
