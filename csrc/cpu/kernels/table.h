@@ -6,6 +6,8 @@
 #include "channel_sum.h"
 #include "conv_depthwise.h"
 #include "conv_depthwise_grad.h"
+#include "conv_input_grad.h"
+#include "conv_weight_grad.h"
 #include "elementwise.h"
 #include "im2col.h"
 #include "prelu_grad.h"
@@ -30,6 +32,10 @@ constexpr Kernels make_table() {
   k.conv2d_depthwise = conv2d_depthwise;
   k.conv2d_input_grad_depthwise = conv2d_input_grad_depthwise;
   k.conv2d_weight_grad_depthwise = conv2d_weight_grad_depthwise;
+  k.conv2d_weight_grad = conv2d_weight_grad;
+  k.conv2d_input_grad = conv2d_input_grad;
+  k.input_grad_packed_bytes = input_grad_packed_bytes;
+  k.input_grad_pack = input_grad_pack;
   return k;
 }
 
