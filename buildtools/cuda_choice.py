@@ -16,7 +16,7 @@ class CudaChoice:
     nvcc: str | None = None
 
 
-def _nvcc() -> tuple[str, str] | None:
+def find_nvcc() -> tuple[str, str] | None:
     """nvcc's path and release, e.g. ("/usr/local/cuda/bin/nvcc", "13.0")."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     path = shutil.which("nvcc", path=f"{home}/bin") if home else None
@@ -35,7 +35,7 @@ def choose_cuda(torch: TorchInstall) -> CudaChoice:
         raise SystemExit(f"fastconv: expected FASTCONV_CUDA to be one of auto, 0, 1, but got {wanted!r}")
     if wanted == "0":
         return CudaChoice(False, "FASTCONV_CUDA=0")
-    nvcc = _nvcc()
+    nvcc = find_nvcc()
     if torch.cuda is None:
         obstacle = f"torch {torch.version} is built without CUDA"
     elif nvcc is None:
