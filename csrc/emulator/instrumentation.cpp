@@ -8,8 +8,8 @@ namespace {
 // Whether the caller is a kernel. Launchers are instrumented too, and those of other host threads may run meanwhile;
 // only kernels run on the stacks of fibers.
 inline bool watching() {
-  const Machine& m = machine();
-  return m.checking && m.stacks.contains(__builtin_frame_address(0));
+  const Machine* m = the_machine;
+  return m && m->checking && m->stacks.contains(__builtin_frame_address(0));
 }
 
 inline void access(const void* address, size_t bytes, AccessKind kind, bool aligned, void* return_address) {

@@ -89,10 +89,18 @@ struct SharedByte {
 // A __shared__ variable of the running kernel, or of a device function it has called, or the dynamic block. A library
 // has hundreds of such variables, most of other kernels; only those in use are poisoned and watched.
 struct SharedRegion {
+  SharedRegion(unsigned char* data_, size_t bytes_, const std::string& name_)
+      : data(data_), bytes(bytes_), name(name_), shadow((bytes_ + 3) / 4 * 4), whole((bytes_ + 3) / 4, true) {}
+
+  // The shadow that stands for byte `offset`.
+  SharedByte& byte(size_t offset) { return shadow[whole[offset / 4] ? offset / 4 * 4 : offset]; }
+
   unsigned char* data;
   size_t bytes;
   std::string name;
   std::vector<SharedByte> shadow;
+  // Per four bytes: always accessed together since they were last written together, so the first stands for all four.
+  std::vector<uint8_t> whole;
 };
 
 enum class AccessKind { kRead, kWrite, kAtomic };
@@ -138,7 +146,10 @@ struct Machine {
   [[noreturn]] void abandon();                          // end the launch from within a fiber
 };
 
-Machine& machine();
+// Null until the first launch: instrumented static constructors run before that. Never destroyed: host threads may
+// outlive static destruction.
+extern Machine* the_machine;
+inline Machine& machine() { return *the_machine; }
 
 // ---- reports.cpp ---------------------------------------------------------------------------------------------------
 // Records a finding of the running fiber. Source positions in `message` are written as "{0}" for `site` and "{1}" for

@@ -9,14 +9,11 @@
 
 namespace fastconv::emulator {
 
-Machine& machine() {
-  static Machine* instance = new Machine;  // never destroyed: threads may outlive static destruction
-  return *instance;
-}
+Machine* the_machine = nullptr;
 
 const ThreadContext& self() { return *machine().current->context; }
 
-int64_t switch_count() { return machine().switches; }
+int64_t switch_count() { return the_machine ? the_machine->switches : 0; }
 
 void ReadyQueue::reset(int threads) {
   ring_.assign(threads + 1, nullptr);
@@ -187,6 +184,7 @@ std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*bod
                         size_t argument_bytes) {
   static std::mutex one_launch_at_a_time;
   const std::lock_guard<std::mutex> lock(one_launch_at_a_time);
+  if (!the_machine) the_machine = new Machine;
   Machine& m = machine();
   m.kernel = kernel;
   m.shape = shape;

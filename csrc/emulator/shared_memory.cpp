@@ -26,7 +26,7 @@ void report_race(const std::string& where, AccessKind kind, const Site& site, co
 }
 
 void add_region(unsigned char* data, size_t bytes, const std::string& name) {
-  machine().shared_regions.push_back({data, bytes, name, std::vector<SharedByte>(bytes)});
+  machine().shared_regions.emplace_back(data, bytes, name);
   memset(data, kPoison, bytes);
 }
 
@@ -84,9 +84,9 @@ void start_block_memory() {
 void check_block_memory() {
   Machine& m = machine();
   if (!m.checking) return;
-  for (const SharedRegion& region : m.shared_regions) {
+  for (SharedRegion& region : m.shared_regions) {
     for (size_t i = 0; i < region.bytes; ++i) {
-      const SharedAccess& write = region.shadow[i].write;
+      const SharedAccess& write = region.byte(i).write;
       if (region.data[i] == kPoison || m.clocks.of_this_block(write.agent, write.clock)) continue;
       report("unseen-store", Site{}, place(region, i) + " was written by a store that the checker could not see");
       break;
@@ -118,7 +118,14 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Sit
   const auto unordered = [&](const SharedAccess& earlier) {
     return earlier.clock && !clocks.seen(me, earlier.agent, earlier.clock) && !(earlier.atomic && mine.atomic);
   };
-  for (size_t at = offset; at < offset + bytes; ++at) {
+  const size_t end = offset + bytes;
+  for (size_t at = offset, next; at < end; at = next) {
+    uint8_t& whole = region->whole[at / 4];
+    if (whole && (at % 4 != 0 || at + 4 > end)) {
+      for (size_t i = at / 4 * 4 + 1; i % 4 != 0; ++i) region->shadow[i] = region->shadow[i / 4 * 4];
+      whole = false;
+    }
+    next = at + (whole ? 4 : 1);
     SharedByte& byte = region->shadow[at];
     if (kind != AccessKind::kWrite && !clocks.of_this_block(byte.write.agent, byte.write.clock)) {
       report("uninitialised-shared-read", site,
@@ -148,6 +155,7 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Sit
     }
     byte.write = mine;
     byte.read[0] = byte.read[1] = SharedAccess();
+    if (at % 4 == 3 && at >= offset + 3) whole = true;  // one access has written all four
   }
 }
 

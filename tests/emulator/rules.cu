@@ -145,16 +145,16 @@ __global__ void misaligned_shared(float* out, int shift) {
   __shared__ __align__(16) float values[64];
   values[threadIdx.x] = 1.0f;
   __syncthreads();
-  const float4 v =
-      *reinterpret_cast<float4*>(&values[threadIdx.x / 8 * 4 + (kBroken ? shift : 0)]);  // breaks: misaligned_shared
+  const unsigned at = threadIdx.x / 8 * 4 + (kBroken ? shift : 0);
+  const float4 v = *reinterpret_cast<float4*>(&values[at]);  // breaks: misaligned_shared
   out[threadIdx.x] = v.x + v.w;
 }
 
 template <bool kBroken>
 __global__ void misaligned_global(const float* in, float* out, int shift) {
   if (threadIdx.x > 7) return;
-  const float4 v =
-      *reinterpret_cast<const float4*>(in + threadIdx.x * 4 + (kBroken ? shift : 0));  // breaks: misaligned_global
+  const unsigned at = threadIdx.x * 4 + (kBroken ? shift : 0);
+  const float4 v = *reinterpret_cast<const float4*>(in + at);  // breaks: misaligned_global
   out[threadIdx.x] = v.x + v.w;
 }
 
