@@ -22,11 +22,12 @@ struct WeightGradTask {
   const Conv2dWeightGradCall& call;
   const ConvProblem& p;
   const WeightGradPlan& plan;
-  Acc *dy, *x, *sum;  // packed operands; sums [tap][k_block][c_block]
+  Acc *dy, *x, *line, *sum;  // packed operands, one input row, sums [tap][k_block][c_block]
   int64_t group, k0, k_count, c0, c_count, r0, r_count;
 
-  WeightGradTask(const Conv2dWeightGradCall& call, const WeightGradPlan& plan, Acc* dy, Acc* x, Acc* sum, int64_t tile)
-      : call(call), p(call.problem), plan(plan), dy(dy), x(x), sum(sum) {
+  WeightGradTask(const Conv2dWeightGradCall& call, const WeightGradPlan& plan, Acc* dy, Acc* x, Acc* line, Acc* sum,
+                 int64_t tile)
+      : call(call), p(call.problem), plan(plan), dy(dy), x(x), line(line), sum(sum) {
     r0 = tile % plan.r_blocks * plan.r_block;
     r_count = plan.flat ? 1 : at_most(plan.r_block, p.R - r0);
     tile /= plan.r_blocks;
@@ -141,56 +142,78 @@ struct WeightGradTask {
 
   // Columns (tap, c) of outputs [q0, q0 + count) of one row; those in the padding stay as they are: zero.
   void pack_flat(int64_t n, int64_t row, int64_t q0, int64_t count, Acc* out) const {
-    // Channels last, all of them: the taps of a filter row are one run of memory.
-    const bool runs = call.x.stride[1] == 1 && call.x.stride[3] == plan.C && p.dilation_w == 1 && p.S > 1;
+    const int64_t filter_row = p.S * plan.C;
     for (int64_t column = c0; column < c0 + c_count;) {
-      const int64_t tap = column / plan.C, c = column % plan.C, r = tap / p.S, s = tap % p.S;
-      const int64_t h = row * p.stride_h - p.pad_top + r * p.dilation_h;
-      const int64_t channels = at_most(plan.C - c, c0 + c_count - column);
-      Acc* to = out + (column - c0);
-      TapRange inside{q0, q0 + count};
-      if (runs && h >= 0 && h < p.H) {
-        // From here to the end of the filter row, for the outputs where all of it is inside; the others by tap.
-        const int64_t length = at_most((p.S - s) * plan.C - c, c0 + c_count - column);
-        const int64_t last_s = s + (c + length - 1) / plan.C;
-        inside = clip(tap_range(s - p.pad_left, p.stride_w, p.W, p.Q), q0, count);
-        const TapRange end = clip(tap_range(last_s - p.pad_left, p.stride_w, p.W, p.Q), q0, count);
-        const TapRange whole{at_least(inside.begin, end.begin), at_most(inside.end, end.end)};
-        if (whole.begin < whole.end) {
-          pack_columns(n, c, h, whole, s, length, to + (whole.begin - q0) * plan.x_pitch);
-          pack_taps(n, column, length, h, {q0, whole.begin}, q0, to);
-          pack_taps(n, column, length, h, {whole.end, q0 + count}, q0, to);
-          column += length;
-          continue;
-        }
+      const int64_t r = column / filter_row, h = row * p.stride_h - p.pad_top + r * p.dilation_h;
+      const int64_t length = at_most((r + 1) * filter_row, c0 + c_count) - column;
+      if (h >= 0 && h < p.H) {
+        const FilterRow part{column % filter_row, length, q0, count, out + (column - c0)};
+        plan.line_elements > 0 ? pack_from_line(n, h, part) : pack_from_input(n, h, part);
       }
-      if (h >= 0 && h < p.H) pack_taps(n, column, channels, h, {q0, q0 + count}, q0, to);
-      column += channels;
+      column += length;
     }
   }
 
-  // Columns [column, column + length) of one filter row, tap by tap.
-  void pack_taps(int64_t n, int64_t column, int64_t length, int64_t h, TapRange range, int64_t q0, Acc* to) const {
-    while (length > 0) {
-      const int64_t s = column / plan.C % p.S, c = column % plan.C, channels = at_most(plan.C - c, length);
-      const TapRange inside =
-          clip(tap_range(s * p.dilation_w - p.pad_left, p.stride_w, p.W, p.Q), range.begin, range.end - range.begin);
+  // Columns [first, first + length) of a filter row's S * C for outputs [q0, q0 + count), to `out`.
+  struct FilterRow {
+    int64_t first, length, q0, count;
+    Acc* out;
+  };
+
+  // f(tap, first channel, channels, outputs whose tap is inside, where to) for each tap of the part.
+  template <class F>
+  void for_taps(const FilterRow& part, int64_t begin, int64_t end, F f) const {
+    for (int64_t done = 0; done < part.length;) {
+      const int64_t s = (part.first + done) / plan.C, c = (part.first + done) % plan.C;
+      const int64_t channels = at_most(plan.C - c, part.length - done);
+      const TapRange inside = outputs_of(s, begin, end);
       if (inside.begin < inside.end)
-        pack_columns(n, c, h, inside, s, channels, to + (inside.begin - q0) * plan.x_pitch);
-      to += channels;
-      column += channels;
-      length -= channels;
+        f(s, c, channels, inside, part.out + done + (inside.begin - part.q0) * plan.x_pitch);
+      done += channels;
     }
   }
-
-  static TapRange clip(TapRange range, int64_t q0, int64_t count) {
-    return {at_least(range.begin, q0), at_most(range.end, q0 + count)};
+  TapRange outputs_of(int64_t s, int64_t begin, int64_t end) const {
+    const TapRange range = tap_range(s * p.dilation_w - p.pad_left, p.stride_w, p.W, p.Q);
+    return {at_least(range.begin, begin), at_most(range.end, end)};
   }
 
-  void pack_columns(int64_t n, int64_t c, int64_t h, TapRange range, int64_t s, int64_t channels, Acc* to) const {
-    const int64_t w = range.begin * p.stride_w - p.pad_left + s * p.dilation_w;
-    load_pixels(x_at(n, c, h, w), p.stride_w * call.x.stride[3], call.x.stride[1], range.end - range.begin, channels,
-                to, plan.x_pitch);
+  void pack_from_input(int64_t n, int64_t h, const FilterRow& part) const {
+    for_taps(part, part.q0, part.q0 + part.count,
+             [&](int64_t s, int64_t c, int64_t channels, TapRange inside, Acc* to) {
+               const int64_t w = inside.begin * p.stride_w - p.pad_left + s * p.dilation_w;
+               load_pixels(x_at(n, c, h, w), p.stride_w * call.x.stride[3], call.x.stride[1], inside.end - inside.begin,
+                           channels, to, plan.x_pitch);
+             });
+  }
+
+  // Few channels: the input row as [pixel][channel] first, once for all taps; there a filter row without dilation is
+  // one run of memory.
+  void pack_from_line(int64_t n, int64_t h, const FilterRow& part) const {
+    const int64_t C = plan.C, end_q = part.q0 + part.count;
+    const int64_t w0 = at_least(0, part.q0 * p.stride_w - p.pad_left);
+    const int64_t w1 = at_most(p.W, (end_q - 1) * p.stride_w - p.pad_left + (p.S - 1) * p.dilation_w + 1);
+    if (w0 >= w1) return;
+    const Acc* pixels = line;
+    if (sizeof(T) == sizeof(Acc) && call.x.stride[1] == 1 && call.x.stride[3] == C) {
+      pixels = reinterpret_cast<const Acc*>(x_at(n, 0, h, w0));
+    } else {
+      load_pixels(x_at(n, 0, h, w0), call.x.stride[3], call.x.stride[1], w1 - w0, C, line, C);
+    }
+    const auto copy = [&](int64_t s, int64_t c, int64_t length, TapRange inside, Acc* to) {
+      const int64_t w = inside.begin * p.stride_w - p.pad_left + s * p.dilation_w;
+      load_pixels(pixels + (w - w0) * C + c, p.stride_w * C, 1, inside.end - inside.begin, length, to, plan.x_pitch);
+    };
+    const int64_t first_s = part.first / C, last_s = (part.first + part.length - 1) / C;
+    TapRange whole{end_q, end_q};
+    if (p.dilation_w == 1) {
+      const TapRange first = outputs_of(first_s, part.q0, end_q), last = outputs_of(last_s, part.q0, end_q);
+      whole = {at_least(first.begin, last.begin), at_most(first.end, last.end)};
+      if (whole.begin >= whole.end) whole = {end_q, end_q};
+    }
+    if (whole.begin < whole.end)
+      copy(first_s, part.first % C, part.length, whole, part.out + (whole.begin - part.q0) * plan.x_pitch);
+    for_taps(part, part.q0, whole.begin, copy);
+    for_taps(part, whole.end, end_q, copy);
   }
 
   // Filter k of the task to dw, the splits added in order.
@@ -228,7 +251,8 @@ void weight_grad_typed(const Conv2dWeightGradCall& call, const CallContext& cont
   const int64_t dy_elements = whole_multiple(plan.dy_elements, kLine),
                 x_elements = whole_multiple(plan.x_elements, kLine);
   const int64_t sum_elements = whole_multiple(plan.sum_elements, kLine);
-  const int64_t slot_elements = dy_elements + x_elements + (split ? 0 : sum_elements);
+  const int64_t line_elements = whole_multiple(plan.line_elements, kLine);
+  const int64_t slot_elements = dy_elements + x_elements + line_elements + (split ? 0 : sum_elements);
   const auto allocate = [&](int64_t elements) {
     return static_cast<Acc*>(context.workspace->allocate(static_cast<size_t>(elements) * sizeof(Acc)));
   };
@@ -237,11 +261,11 @@ void weight_grad_typed(const Conv2dWeightGradCall& call, const CallContext& cont
 
   parallel_for(slots, 1, [&](int64_t begin, int64_t end) {
     for (int64_t slot = begin; slot < end; ++slot) {
-      Acc *dy = scratch + slot * slot_elements, *x = dy + dy_elements;
+      Acc *dy = scratch + slot * slot_elements, *x = dy + dy_elements, *line = x + x_elements;
       for (int64_t i = slot * tasks / slots; i < (slot + 1) * tasks / slots; ++i) {
         const int64_t part = i % plan.splits;
-        Acc* sum = split ? partial + i * sum_elements : x + x_elements;
-        WeightGradTask<T> task(call, plan, dy, x, sum, i / plan.splits);
+        Acc* sum = split ? partial + i * sum_elements : line + line_elements;
+        WeightGradTask<T> task(call, plan, dy, x, line, sum, i / plan.splits);
         task.run(part * plan.blocks / plan.splits, (part + 1) * plan.blocks / plan.splits);
         for (int64_t k = 0; !split && k < task.k_count; ++k) task.write_filter(k, 1, 0);
       }
@@ -252,7 +276,7 @@ void weight_grad_typed(const Conv2dWeightGradCall& call, const CallContext& cont
   parallel_for(tiles * plan.k_block, ceil_div(16384, filter_cost), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       Acc* sum = partial + i / plan.k_block * plan.splits * sum_elements;
-      const WeightGradTask<T> task(call, plan, nullptr, nullptr, sum, i / plan.k_block);
+      const WeightGradTask<T> task(call, plan, nullptr, nullptr, nullptr, sum, i / plan.k_block);
       if (i % plan.k_block < task.k_count) task.write_filter(i % plan.k_block, plan.splits, sum_elements);
     }
   });

@@ -2,7 +2,7 @@
 //
 //   by taps   x is packed once per block of pixels; every tap (r, s) reads it at its own offset
 //   flat      x is packed as (pixel, (tap, c)) rows: 1x1 filters, filters that do not overlap, and few channels, whose
-//             taps then share a vector
+//             taps then share a vector (with fewer than kWeightGradFlatFilters filters the packing would cost more)
 //
 // A task owns a tile of dw (filters x channels x rows of taps) and walks over the pixels. When dw is too small to give
 // enough tasks, the pixels are split too and the partial sums added afterwards, in order. The blocks of pixels and the
@@ -17,7 +17,9 @@ namespace fastconv::cpu::FASTCONV_ISA {
 // Scratch of a thread: at most 1 MiB together, in an L2 of 1 to 2 MiB.
 constexpr int64_t kWeightGradSumBytes = 320 << 10;
 constexpr int64_t kWeightGradInputBytes = 448 << 10;
+constexpr int64_t kWeightGradLineBytes = 64 << 10;
 constexpr int64_t kWeightGradFilterBytes = 448;  // of one pixel of dy
+constexpr int64_t kWeightGradFlatFilters = 16;
 constexpr int64_t kWeightGradPixels = 256, kWeightGradFlatPixels = 128;
 constexpr int64_t kWeightGradPartialBytes = 512 << 10;  // all splits together
 constexpr int64_t kWeightGradSplitPixels = 512;         // fewer are not worth adding a partial sum
@@ -40,6 +42,7 @@ struct WeightGradPlan {
   int64_t blocks = 1, splits = 1;
   int64_t dy_pitch = 0, x_pitch = 0;  // elements of a packed pixel
   int64_t dy_elements = 0, x_elements = 0, sum_elements = 0;
+  int64_t line_elements = 0;  // an input row as [pixel][channel], flat with few channels; 0: not used
 
   int64_t tiles(int64_t groups) const { return groups * k_blocks * c_blocks * r_blocks; }
 };
@@ -110,6 +113,9 @@ inline void plan_flat(WeightGradPlan& plan, const ConvProblem& p, int64_t lanes,
   plan.blocks = ceil_div(p.N * p.P * p.Q, kWeightGradFlatPixels);
   plan.dy_elements = kWeightGradFlatPixels * plan.dy_pitch;
   plan.x_elements = kWeightGradFlatPixels * plan.x_pitch;
+  const int64_t span = (kWeightGradFlatPixels - 1) * p.stride_w + (p.S - 1) * p.dilation_w + 1;
+  const int64_t line = at_most(span, p.W) * plan.C;
+  if (p.R * p.S > 1 && plan.C < 2 * lanes && line * size <= kWeightGradLineBytes) plan.line_elements = line;
 }
 
 inline void set_filters(WeightGradPlan& plan, int64_t blocks) {
@@ -130,7 +136,7 @@ WeightGradPlan plan_weight_grad(const ConvProblem& p, int64_t threads) {
 
   const bool one_tap = p.R * p.S == 1;
   const bool apart = p.stride_h > (p.R - 1) * p.dilation_h && p.stride_w > (p.S - 1) * p.dilation_w;
-  const bool narrow = 4 * plan.C < 3 * whole_multiple(plan.C, kLanes);
+  const bool narrow = 4 * plan.C < 3 * whole_multiple(plan.C, kLanes) && plan.K >= kWeightGradFlatFilters;
   if (one_tap || apart || narrow || !plan_by_taps(plan, p, kLanes, kSize)) plan_flat(plan, p, kLanes, kSize);
 
   // Splits: until there are 16 tasks, a power of two.
