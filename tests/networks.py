@@ -1,4 +1,4 @@
-"""Small networks in the styles that people write, each a trap for a conversion, with statistics that are not trivial."""
+"""Small networks in the styles that people write, each a trap for a conversion."""
 
 from __future__ import annotations
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.utils import _pytree as pytree
 
-from fastconv.convert import convert
-from fastconv.convert import ir
+from fastconv.convert import convert, ir
 
 
 def served(converted: nn.Module) -> list[Any]:
@@ -106,25 +105,59 @@ class _Function(nn.Module):
         return self.function(self.conv(x))
 
 
-@pytest.mark.parametrize("function", [F.relu, torch.relu, lambda x: x.relu(), lambda x: x.relu_(), F.relu6, F.silu,
-                                      lambda x: F.relu(x, inplace=True), lambda x: F.relu6(x, True), torch.relu_,
-                                      lambda x: F.leaky_relu(x, 0.2), lambda x: F.leaky_relu_(x, 0.2), F.leaky_relu,
-                                      lambda x: F.hardtanh(x, 0, 6), lambda x: F.hardtanh(x, 0.0, 6.0, inplace=True),
-                                      lambda x: x.clamp(0, 6), lambda x: x.clamp_(min=0, max=6), F.elu, F.gelu,
-                                      lambda x: torch.clamp(x, min=0), torch.sigmoid, lambda x: x.sigmoid_(), F.tanh,
-                                      F.hardswish, F.hardsigmoid, lambda x: F.elu(x, 0.3), lambda x: x * x.sigmoid()])  # fmt: skip
-def test_functional_activations_are_merged(function: Any) -> None:
-    model = _Function(function).eval()
+MERGED: dict[str, Any] = {
+    "F.relu": F.relu,
+    "torch.relu": torch.relu,
+    "relu": lambda x: x.relu(),
+    "relu_": lambda x: x.relu_(),
+    "torch.relu_": torch.relu_,
+    "F.relu inplace": lambda x: F.relu(x, inplace=True),
+    "F.relu6": F.relu6,
+    "F.relu6 inplace": lambda x: F.relu6(x, True),
+    "F.silu": F.silu,
+    "x * sigmoid": lambda x: x * x.sigmoid(),
+    "F.leaky_relu": F.leaky_relu,
+    "F.leaky_relu slope": lambda x: F.leaky_relu(x, 0.2),
+    "F.leaky_relu_": lambda x: F.leaky_relu_(x, 0.2),
+    "F.hardtanh": lambda x: F.hardtanh(x, 0, 6),
+    "F.hardtanh inplace": lambda x: F.hardtanh(x, 0.0, 6.0, inplace=True),
+    "clamp": lambda x: x.clamp(0, 6),
+    "clamp_": lambda x: x.clamp_(min=0, max=6),
+    "clamp min": lambda x: torch.clamp(x, min=0),
+    "torch.sigmoid": torch.sigmoid,
+    "sigmoid_": lambda x: x.sigmoid_(),
+    "F.tanh": F.tanh,
+    "F.hardswish": F.hardswish,
+    "F.hardsigmoid": F.hardsigmoid,
+    "F.gelu": F.gelu,
+    "F.elu": F.elu,
+    "F.elu alpha": lambda x: F.elu(x, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_functional_activations_are_merged(name: str) -> None:
+    model = _Function(MERGED[name]).eval()
     converted = convert(model)
     assert_like(model, converted, torch.randn(2, 3, 8, 9))
     (spec,) = served(converted)
     assert isinstance(spec, ir.Conv) and spec.act.name != "identity"
 
 
-@pytest.mark.parametrize("function", [F.mish, F.softplus, F.hardtanh, lambda x: x.clamp(-1, 1), lambda x: F.gelu(x, approximate="tanh"),
-                                      lambda x: x.clamp_(-1, 1), lambda x: F.threshold(x, 0.1, 20.0, True)])  # fmt: skip
-def test_other_functions_stay(function: Any) -> None:
-    model = _Function(function).eval()
+OTHERS: dict[str, Any] = {
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "hardtanh": F.hardtanh,
+    "clamp": lambda x: x.clamp(-1, 1),
+    "clamp_": lambda x: x.clamp_(-1, 1),
+    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "threshold inplace": lambda x: F.threshold(x, 0.1, 20.0, True),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_functions_stay(name: str) -> None:
+    model = _Function(OTHERS[name]).eval()
     assert_like(model, convert(model), torch.randn(2, 3, 8, 9))
 
 

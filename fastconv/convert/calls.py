@@ -100,8 +100,13 @@ def arguments_of(node: fx.Node, operation: str) -> dict[str, Any]:
 
 def is_constant(value: Any) -> bool:
     """Whether an argument is known now: no node of the graph anywhere in it."""
-    found: list[fx.Node] = []
-    fx.node.map_arg(value, lambda node: found.append(node) or node)
+    found: set[fx.Node] = set()
+
+    def note(node: fx.Node) -> fx.Node:
+        found.add(node)
+        return node
+
+    fx.node.map_arg(value, note)
     return not found
 
 

@@ -56,7 +56,7 @@ class LayoutPlan:
     def __init__(self, graph: fx.Graph, context: Context, new_step: Callable[[Any], str]) -> None:
         self._graph, self._context, self._new_step = graph, context, new_step
         self._own: set[fx.Node] = set()  # values in fastconv's layout
-        self._flags: dict[fx.Node, fx.Node] = {}
+        self._origins: dict[fx.Node, tuple[list[fx.Node], list[steps.Prepared]]] = {}
         self._restored: dict[fx.Node, fx.Node] = {}
 
     def run(self) -> None:
@@ -68,16 +68,12 @@ class LayoutPlan:
             elif (own_inputs or self._makes_channels_last(node)) and not is_scalar(node):
                 self._own.add(node)
             if node in self._own and node.meta.get("pinned"):
-                # Written to in place later, under this or another name: the one tensor all of them mean.
+                # Written to in place later, under this or another name: the one tensor that all of them mean.
+                readers = list(node.users)
+                restored = self._restore(node, node.next)
                 self._own.discard(node)
-                following = node.next
-                self._own.add(node)
-                restored = self._restore(node, following)
-                self._own.discard(node)
-                node.replace_all_uses_with(restored, delete_user_cb=lambda user, made=restored: self._reads(user, made))
-
-    def _reads(self, user: fx.Node, restored: fx.Node) -> bool:
-        return user is not restored and user not in self._flags.values()
+                for reader in readers:
+                    reader.replace_input_with(node, restored)
 
     def _makes_channels_last(self, node: fx.Node) -> bool:
         return ir.spec_of(node, ir.Conv) is not None
@@ -99,28 +95,45 @@ class LayoutPlan:
 
     def _restore(self, value: fx.Node, reader: fx.Node) -> fx.Node:
         if value not in self._restored:
-            flag = self._flag(value)
+            flag = self._flag(value, reader)
             with self._graph.inserting_before(reader):
                 self._restored[value] = self._graph.call_function(steps.restore, (value, flag))
         return self._restored[value]
 
-    def _flag(self, value: fx.Node) -> fx.Node:
+    def _flag(self, value: fx.Node, reader: fx.Node) -> fx.Node:
         """A node with the answer to: is this value channels_last in the original network?"""
-        if value in self._flags:
-            return self._flags[value]
+        flags, weights = self._decided_by(value, reader)
+        name = self._new_step(steps.FormatStep(tuple(dict.fromkeys(weights))))
+        with self._graph.inserting_before(reader):
+            return self._graph.call_module(name, tuple(dict.fromkeys(flags)))
+
+    def _decided_by(self, value: fx.Node, reader: fx.Node) -> tuple[list[fx.Node], list[steps.Prepared]]:
+        """The flags and weights any one of which makes the value channels_last in the original network."""
+        known = self._origins.get(value)
+        if known is not None:
+            return known
+        flags: list[fx.Node] = []
+        weights: list[steps.Prepared] = []
         if value not in self._own:
-            made = self._after(value, lambda: self._graph.call_function(steps.is_channels_last, (value,)))
-        elif isinstance(value.meta.get("spec"), ir.Conv):
-            inner = self._flag(ir.inputs_of(value)[0])
-            name = self._new_step(steps.FormatStep(value.meta["prepared"]))
-            made = self._after(value, lambda: self._graph.call_module(name, (inner,)))
+            flags.append(self._after(value, lambda: self._graph.call_function(steps.is_channels_last, (value,))))
+        elif value.target in _JOINS:
+            # A concatenation is channels_last where all of its parts are.
+            following = value.next
+            parts = tuple(self._flag(part, following) for part in value.all_input_nodes if not is_scalar(part))
+            with self._graph.inserting_before(following):
+                flags.append(self._graph.call_function(steps.all_of, parts))
         else:
-            tensors = [argument for argument in value.all_input_nodes if not is_scalar(argument)]
-            flags = tuple(self._flag(argument) for argument in tensors)
-            combine = steps.all_of if value.target in _JOINS else steps.any_of
-            made = self._after(value, lambda: self._graph.call_function(combine, flags))
-        self._flags[value] = made
-        return made
+            inputs = value.all_input_nodes
+            if isinstance(value.meta.get("spec"), ir.Conv):
+                weights.append(value.meta["prepared"])
+                inputs = [ir.inputs_of(value)[0]]
+            for part in inputs:
+                if not is_scalar(part):
+                    more_flags, more_weights = self._decided_by(part, reader)
+                    flags.extend(more_flags)
+                    weights.extend(more_weights)
+        self._origins[value] = (list(dict.fromkeys(flags)), list(dict.fromkeys(weights)))
+        return self._origins[value]
 
     def _after(self, value: fx.Node, make: Callable[[], fx.Node]) -> fx.Node:
         anchor = value

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
+from fastconv import backends, introspection
 from fastconv.convert import ir, steps
 from fastconv.convert.capture import Captured, CaptureError, is_scalar
 from fastconv.convert.layout import LayoutPlan
@@ -27,6 +30,8 @@ class WeightStore:
 
     def __init__(self, dtype: torch.dtype | None) -> None:
         self.dtype = dtype
+        self.generation = 0  # of the weights; a program that was bound to an older one binds anew
+        self._isa = ""
         self._prepared: dict[Any, steps.Prepared] = {}
         self._sources: Sources | None = None
 
@@ -39,8 +44,12 @@ class WeightStore:
 
     def refresh(self) -> None:
         """One loop over all sources at each call of the network; weights are remade only where it finds a change."""
-        if self._sources is not None and self._sources.unchanged():
+        isa = introspection.isa()
+        if self._sources is not None and self._sources.unchanged() and isa == self._isa:
             return
+        if isa != self._isa:
+            for prepared in self._prepared.values():
+                prepared.forget_packs()
         unique = {(id(owner), name): (owner, name) for p in self._prepared.values() for owner, name in p.slots}
         if any(name not in owner for owner, name in unique.values()):
             raise steps.Stale("a weight is gone")
@@ -48,7 +57,8 @@ class WeightStore:
         sources = Sources((*unique.values(), *absent))
         for prepared in self._prepared.values():
             prepared.refresh()
-        self._sources = sources
+        self._sources, self._isa = sources, isa
+        self.generation += 1
 
 
 def _key(spec: Any, channels_last: bool) -> Any:
@@ -74,11 +84,40 @@ class Program:
     output_spec: pytree.TreeSpec
     opaque: dict[str, str]
     single: bool
+    seen: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None  # of the last call's tensors
+
+    _direct: SimpleNamespace | None = None
+    _generation: int = -1
 
     def __call__(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> Any:
         self.store.refresh()
-        outputs = self.run(self.functions, *tensors)
+        self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
+        if _is_plain(tensors):
+            if self._direct is None or self._generation != self.store.generation:
+                self._bind()
+            outputs = self.run(self._direct, *tensors)
+        else:
+            outputs = self.run(self.functions, *tensors)
         return outputs[0] if self.single else pytree.tree_unflatten(outputs, self.output_spec)
+
+    def _bind(self) -> None:
+        self._direct = SimpleNamespace()
+        for name, function in vars(self.functions).items():
+            if hasattr(function, "direct"):
+                function.bind()
+                function = function.direct
+            setattr(self._direct, name, function)
+        self._generation = self.store.generation
+
+
+def _is_plain(tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
+    """Whether the operators can be called with nothing around them: no gradient, autocast, backend or compiler."""
+    if torch._C._is_any_autocast_enabled() or backends.forced() or forward_ad._current_level >= 0:
+        return False
+    if torch.compiler.is_compiling():
+        return False
+    recording = torch.is_grad_enabled()
+    return all(type(x) is Tensor and not (recording and x.requires_grad) for x in tensors)
 
 
 def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool) -> Program:
@@ -149,8 +188,7 @@ def _place_steps(graph: fx.Graph, context: ir.Context, store: WeightStore, new_s
             owner = context.root.get_submodule(path)
             weight = find_weight(owner, name, str(node.target)) or weight_of(node, context)
             if weight is None:
-                constant = getattr(owner, name)
-                weight = Weight(str(node.target), (), lambda constant=constant: constant)
+                weight = Weight(str(node.target), (), functools.partial(getattr, owner, name))
             node.op, node.target, node.args = "call_module", new_step(steps.ReadStep(weight)), ()
             node.meta["read"] = True
         elif node.op == "call_module" and not str(node.target).startswith(_STEP):

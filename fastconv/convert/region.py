@@ -64,6 +64,11 @@ class Region:
         leaves, spec = pytree.tree_flatten((tuple(torch.empty(0) for _ in needed), {}))
         self._open_program(leaves, spec)
 
+    def only_program(self) -> Program | None:
+        """The program of a region that has not been called, where it is known what it will be."""
+        programs = [program for program in self._open.values() if program is not None]
+        return programs[0] if len(programs) == 1 else None
+
     def program(self, leaves: list[Any], spec: pytree.TreeSpec) -> Program | None:
         """The program for these arguments, captured now if there is none yet; None where the module runs unchanged."""
         key = _form(leaves, spec)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from torch import nn
@@ -76,9 +75,13 @@ def _torch_layer(kind: type[nn.Module]) -> type[nn.Module] | None:
 _FAST = set(REPLACEMENTS.values())
 
 
-@functools.cache
+_MADE: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
+
+
 def _inheriting(kind: type[nn.Module], fast: type[nn.Module]) -> type[nn.Module]:
     """A subclass of the user's `kind` that runs `fast`'s forward: isinstance and the user's methods keep working."""
+    if (kind, fast) in _MADE:
+        return _MADE[kind, fast]
     namespace: dict[str, Any] = {
         name: getattr(fast, name) for name in ("forward", "_conv_forward") if name in vars(fast)
     }
@@ -88,7 +91,7 @@ def _inheriting(kind: type[nn.Module], fast: type[nn.Module]) -> type[nn.Module]
         return _rebuild, (kind, fast), self.__getstate__() if hasattr(self, "__getstate__") else self.__dict__
 
     namespace.update(__reduce_ex__=__reduce_ex__, __module__=kind.__module__, __qualname__=kind.__qualname__)
-    made = type(kind.__name__, (kind,), namespace)
+    made = _MADE[kind, fast] = type(kind.__name__, (kind,), namespace)
     _FAST.add(made)
     return made
 

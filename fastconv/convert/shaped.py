@@ -35,7 +35,7 @@ class _ShapedProxy(RecordingProxy):
 
     @property
     def device(self) -> torch.device:
-        return self.tracer.device  # type: ignore[attr-defined, no-any-return]
+        return self.tracer.device  # type: ignore[attr-defined]
 
     @property
     def is_cuda(self) -> bool:
@@ -64,7 +64,7 @@ class _ShapedProxy(RecordingProxy):
         return len(self.value)
 
     def __iter__(self) -> Any:
-        return iter([self[index] for index in range(len(self.value))])
+        return iter([operator.getitem(self, index) for index in range(len(self.value))])
 
 
 class ShapedTracer(Tracer):
@@ -100,8 +100,9 @@ class ShapedTracer(Tracer):
         value = self._evaluate(kind, target, args, kwargs)
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
             return value
-        node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs), name, type_expr)
-        return self._wrap(node, value)
+        recorded: Any = self.create_arg(args)
+        keywords: Any = self.create_arg(kwargs)
+        return self._wrap(self.create_node(kind, target, recorded, keywords, name, type_expr), value)
 
     def _wrap(self, node: fx.Node, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -1,4 +1,9 @@
-"""What a converted network runs: each step is one call of fastconv.functional with weights made beforehand."""
+"""What a converted network runs: each step is one kernel, with weights made beforehand.
+
+A step has two ways to call its kernel. The direct one hands packed weights to the operator with nothing in between; it
+holds where nobody records a gradient, autocasts or forces a backend. Calling the step goes through
+fastconv.functional, which serves every case and raises torch's errors.
+"""
 
 from __future__ import annotations
 
@@ -10,76 +15,14 @@ from torch import Tensor
 
 from fastconv import functional
 from fastconv.convert import ir
-from fastconv.nn.fold import Slot, Sources, fold_norms
+from fastconv.convert.prepared import Prepared, Stale, is_channels_last
+from fastconv.functional.arguments import split_param
+from fastconv.functional.dispatch import below_autograd
 from fastconv.nn.weights import Activation, Weight
+from fastconv.ops import native
 
-
-class Stale(Exception):
-    """The model's modules changed in kind, not only in value: the conversion has to be made again."""
-
-
-class Prepared:
-    """The weights of one step, with BatchNorms folded in, and the tensors they came from."""
-
-    def __init__(
-        self, spec: ir.Conv | ir.ConvTranspose | ir.Linear | ir.Act, dtype: torch.dtype | None, channels_last: bool
-    ) -> None:
-        self._spec, self._dtype, self._channels_last = spec, dtype, channels_last
-        self._sources: Sources | None = None
-        self.slots = _slots(spec)
-        self.absent: tuple[Slot, ...] = getattr(spec, "absent", ())
-        self.alpha: float | Tensor | None = None
-        self.bias: Tensor | None = None
-        self.weight: Tensor | None = None
-        self.source_channels_last = False
-
-    def refresh(self) -> None:
-        """Remakes the weights where a source changed; the tensors stay the same objects otherwise."""
-        if self._sources is not None and self._sources.unchanged():
-            return
-        sources = Sources((*self.slots, *self.absent))
-        if any(owner.get(name) is not None for owner, name in self.absent):
-            raise Stale("a bias was added")
-        try:
-            with torch.inference_mode(False), torch.no_grad():
-                self._make()
-        except KeyError as error:
-            raise Stale(f"the weight {error} is gone") from error
-        self._sources = sources
-
-    def _make(self) -> None:
-        spec = self._spec
-        act = None if isinstance(spec, ir.ConvTranspose) else spec.act
-        if act is not None:
-            alpha = act.argument()
-            self.alpha = self._cast(alpha.detach()) if isinstance(alpha, Tensor) else alpha
-        if isinstance(spec, ir.Act):
-            return
-        weight = spec.weight.read()
-        bias = None if spec.bias is None else spec.bias.read()
-        self.source_channels_last = is_channels_last(weight)
-        norms = () if isinstance(spec, ir.Linear) else spec.norms
-        if norms:
-            groups = spec.groups if isinstance(spec, ir.ConvTranspose) else 0
-            weight, bias = fold_norms(weight, bias, [norm.read() for norm in norms], groups)
-        weight = self._cast(weight.detach())
-        if self._channels_last and not is_channels_last(weight):
-            # Not .contiguous(): it keeps the strides of 1x1 and depthwise filters, which read as either format.
-            weight = torch.empty_like(weight, memory_format=torch.channels_last).copy_(weight)
-        self.weight, self.bias = weight, None if bias is None else self._cast(bias.detach())
-
-    def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor if self._dtype is None else tensor.to(self._dtype)
-
-
-def _slots(spec: ir.Spec) -> tuple[Slot, ...]:
-    found: list[Slot] = []
-    for part in (getattr(spec, "weight", None), getattr(spec, "bias", None), *getattr(spec, "norms", ())):
-        found.extend(() if part is None else part.slots)
-    act = getattr(spec, "act", None)
-    if isinstance(act, Activation) and isinstance(act.param, Weight):
-        found.extend(act.param.slots)
-    return tuple(found)
+__all__ = ["ActStep", "ConvStep", "ConvTransposeStep", "FormatStep", "LinearStep", "OwnTypeStep", "PoolStep",
+           "Prepared", "ReadStep", "Stale", "activate", "all_of", "is_channels_last", "restore"]  # fmt: skip
 
 
 class ConvStep:
@@ -87,36 +30,55 @@ class ConvStep:
 
     def __init__(self, spec: ir.Conv, prepared: Prepared, dtype: torch.dtype | None) -> None:
         self.spec, self.prepared, self.dtype = spec, prepared, dtype
-        self._act = spec.act.name
-        self._arguments = (spec.stride, spec.padding, spec.dilation, spec.groups)
+        self._upsample = (spec.upsample,) if spec.upsample != (1, 1) else ()
+        self._function = functional.upsample_conv2d if self._upsample else functional.conv2d
+        self._operator = native.upsample_conv2d if self._upsample else native.conv2d
+        self._geometry = (*self._upsample, spec.stride, spec.padding, spec.dilation, spec.groups)
         self._shapes: dict[torch.Size, tuple[int, ...]] = {}
+        self._tail: tuple[Any, ...] = ()
 
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        prepared = self.prepared
+    def bind(self) -> None:
+        """Readies `direct` for the weights as they are now."""
+        prepared, spec = self.prepared, self.spec
+        weight = prepared.weight
+        if self._upsample:
+            key, pack = self._geometry, lambda: native.pack_upsample_weight(weight, *self._geometry)
+        else:
+            key, pack = (spec.groups,), lambda: native.pack_conv2d_weight(weight, spec.groups)
+        packed = prepared.packed(key, pack)
+        self._tail = (spec.act.name, *split_param(spec.act.name, prepared.alpha), "", "", packed)
+
+    def direct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.dtype is not None:
             x = x.to(self.dtype)
             residual = None if residual is None else residual.to(self.dtype)
-        if residual is not None and (residual.shape != self._output_shape(x) or residual.dtype is not x.dtype):
-            # The sum broadcasts or promotes: torch's addition, then the activation.
-            return activate(self._call(x, None, "identity", None) + residual, self.spec.act, prepared.alpha)
-        return self._call(x, residual, self._act, prepared.alpha)
+        if x.dim() != 4 or (residual is not None and self._is_odd(residual, x)):
+            return self(x, residual)
+        weights = self.prepared
+        try:
+            with below_autograd():
+                return self._operator(
+                    x, weights.weight, weights.bias, *self._geometry, None, None, residual, *self._tail
+                )
+        except (RuntimeError, ValueError, TypeError):
+            return self(x, residual)  # for torch's own words
 
-    def _call(self, x: Tensor, residual: Tensor | None, act: str, alpha: float | Tensor | None) -> Tensor:
-        prepared = self.prepared
-        if self.spec.upsample != (1, 1):
-            return functional.upsample_conv2d(
-                x,
-                prepared.weight,
-                prepared.bias,
-                self.spec.upsample,
-                *self._arguments,
-                residual=residual,
-                act=act,
-                act_param=alpha,
-            )
-        return functional.conv2d(
-            x, prepared.weight, prepared.bias, *self._arguments, residual=residual, act=act, act_param=alpha
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        weights = self.prepared
+        if self.dtype is not None:
+            x = x.to(self.dtype)
+            residual = None if residual is None else residual.to(self.dtype)
+        if residual is not None and self._is_odd(residual, x):
+            # The sum broadcasts or promotes: torch's addition, then the activation.
+            y = self._function(x, weights.weight, weights.bias, *self._geometry)
+            return activate(y + residual, self.spec.act, weights.alpha)
+        act = self.spec.act.name
+        return self._function(
+            x, weights.weight, weights.bias, *self._geometry, residual=residual, act=act, act_param=weights.alpha
         )
+
+    def _is_odd(self, residual: Tensor, x: Tensor) -> bool:
+        return residual.shape != self._output_shape(x) or residual.dtype is not x.dtype
 
     def _output_shape(self, x: Tensor) -> tuple[int, ...]:
         known = self._shapes.get(x.shape)
@@ -138,27 +100,64 @@ class ConvStep:
 
 
 class ConvTransposeStep:
+    """norm(conv_transpose(x))"""
+
     def __init__(self, spec: ir.ConvTranspose, prepared: Prepared, dtype: torch.dtype | None) -> None:
         self.spec, self.prepared, self.dtype = spec, prepared, dtype
+        self._geometry = (spec.stride, spec.padding, spec.output_padding, spec.groups, spec.dilation)
+        self._packed: Tensor | None = None
+
+    def bind(self) -> None:
+        spec, weight = self.spec, self.prepared.weight
+        geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
+        self._packed = self.prepared.packed(geometry, lambda: native.pack_transpose_weight(weight, *geometry))
+
+    def direct(self, x: Tensor) -> Tensor:
+        weights = self.prepared
+        x = x if self.dtype is None else x.to(self.dtype)
+        if x.dim() != 4:
+            return self(x)
+        try:
+            with below_autograd():
+                return native.conv_transpose2d(x, weights.weight, weights.bias, *self._geometry, "", "", self._packed)
+        except (RuntimeError, ValueError, TypeError):
+            return self(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        spec, prepared = self.spec, self.prepared
         x = x if self.dtype is None else x.to(self.dtype)
-        geometry = (spec.stride, spec.padding, spec.output_padding, spec.groups, spec.dilation)
-        return functional.conv_transpose2d(x, prepared.weight, prepared.bias, *geometry)
+        return functional.conv_transpose2d(x, self.prepared.weight, self.prepared.bias, *self._geometry)
 
 
 class LinearStep:
+    """act(x @ weight.T + bias)"""
+
     def __init__(self, spec: ir.Linear, prepared: Prepared, dtype: torch.dtype | None) -> None:
         self.spec, self.prepared, self.dtype = spec, prepared, dtype
+        self._tail: tuple[Any, ...] = ()
+
+    def bind(self) -> None:
+        weights, act = self.prepared, self.spec.act.name
+        packed = weights.packed("gemm", lambda: native.pack_gemm_b(weights.weight, True))
+        self._tail = (act, *split_param(act, weights.alpha), "", "", packed)
+
+    def direct(self, x: Tensor) -> Tensor:
+        x = x if self.dtype is None else x.to(self.dtype)
+        if x.dim() != 2:
+            return self(x)
+        weights = self.prepared
+        try:
+            with below_autograd():
+                return native.gemm(x, weights.weight, weights.bias, False, True, None, *self._tail)
+        except (RuntimeError, ValueError, TypeError):
+            return self(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        prepared, act = self.prepared, self.spec.act
+        weights, act = self.prepared, self.spec.act
         x = x if self.dtype is None else x.to(self.dtype)
         if act.name == "prelu" and x.dim() != 2:
             # torch's channels are dimension 1, the kernel's are the columns: the same for matrices only.
-            return activate(functional.linear(x, prepared.weight, prepared.bias), act, prepared.alpha)
-        return functional.linear(x, prepared.weight, prepared.bias, act=act.name, act_param=prepared.alpha)
+            return activate(functional.linear(x, weights.weight, weights.bias), act, weights.alpha)
+        return functional.linear(x, weights.weight, weights.bias, act=act.name, act_param=weights.alpha)
 
 
 class ActStep:
@@ -215,25 +214,6 @@ class OwnTypeStep:
         return self.function(*args, **kwargs)
 
 
-def is_channels_last(x: Any) -> bool:
-    """Whether torch would carry on in channels_last from here, by its own rule for strides that read both ways."""
-    if not isinstance(x, Tensor) or x.dim() != 4:
-        return False
-    sizes, strides = x.shape, x.stride()
-    if strides[1] == 0:
-        return False
-    least = 0
-    for dim in (1, 3, 2, 0):
-        if sizes[dim] == 0 or strides[dim] < least or (dim == 0 and least == strides[1]):
-            return False
-        least = strides[dim] * max(sizes[dim], 1)
-    return True
-
-
-def any_of(*flags: bool) -> bool:
-    return any(flags)
-
-
 def all_of(*flags: bool) -> bool:
     return all(flags)
 
@@ -253,10 +233,10 @@ def restore(x: Any, channels_last: bool) -> Any:
 
 
 class FormatStep:
-    """Whether the output of a convolution is channels_last in the original network: where its input or weight is."""
+    """Whether a value is channels_last in the original network: where an input or a weight on its way is."""
 
-    def __init__(self, prepared: Prepared) -> None:
-        self._prepared = prepared
+    def __init__(self, weights: tuple[Prepared, ...]) -> None:
+        self._weights = weights
 
-    def __call__(self, input_is_channels_last: bool) -> bool:
-        return input_is_channels_last or self._prepared.source_channels_last
+    def __call__(self, *flags: bool) -> bool:
+        return any(flags) or any(prepared.source_channels_last for prepared in self._weights)

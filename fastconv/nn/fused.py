@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv import functional
 from fastconv.nn import layers
-from fastconv.nn.fold import Derived, fold_norms
-from fastconv.nn.weights import NORM_TYPES, Activation, activation_of, find_weight, has_hooks, needs_grad, norm_of
+from fastconv.nn.fold import Derived, Slot, fold_norms
+from fastconv.nn.weights import (
+    NORM_TYPES,
+    Activation,
+    Weight,
+    activation_of,
+    find_weight,
+    has_hooks,
+    needs_grad,
+    norm_of,
+)
 
-_Block = TypeVar("_Block", bound="_FusedBlock")
+_Block = TypeVar("_Block", bound="FusedBlock")
 _Param = float | Tensor | None
+_PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -42,7 +52,7 @@ def make_activation(act: str | nn.Module | None) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
-class _FusedBlock(nn.Module):
+class FusedBlock(nn.Module):
     """conv, bn and act run one after the other in training, and as one kernel with folded weights in inference."""
 
     conv: nn.Conv2d
@@ -50,11 +60,10 @@ class _FusedBlock(nn.Module):
     act: nn.Module
 
     def _set_parts(self, conv: nn.Conv2d, bn: nn.Module | None, act: nn.Module) -> None:
-        self.conv, self.bn, self.act = conv, bn, act
-        self._reset()
-
-    def _reset(self) -> None:
-        # Plain attributes of the instance: neither parameters nor state. (conv, bn, act) are kept to notice new ones.
+        self.conv = conv
+        self.register_module("bn", bn)
+        self.act = act
+        # Neither a parameter nor state. (conv, bn, act) are kept in it to notice new ones.
         self._plan: tuple[Any, Any, Any, Derived | None, Activation | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,20 +73,35 @@ class _FusedBlock(nn.Module):
     def _make_plan(self) -> tuple[Any, Any, Any, Derived | None, Activation | None]:
         conv, bn, act = self.conv, self.bn, self.act
         activation = Activation("identity") if isinstance(act, nn.Identity) else activation_of(act)
-        weight, bias = find_weight(conv, "weight", "conv.weight"), find_weight(conv, "bias", "conv.bias")
         norm = None if bn is None else norm_of(bn)
-        if weight is None or (bn is not None and norm is None):
+        if find_weight(conv, "weight", "conv.weight") is None or (bn is not None and norm is None):
             return conv, bn, act, None, activation
 
-        slots = [*weight.slots, *(bias.slots if bias else [(conv._parameters, "bias")]), *(norm.slots if norm else [])]
+        def sources() -> tuple[Weight, Weight | None]:
+            # Looked up at each fold: a bias may be assigned later, pruning may move the weight.
+            weight, bias = find_weight(conv, "weight", "conv.weight"), find_weight(conv, "bias", "conv.bias")
+            if weight is None:
+                raise RuntimeError(f"{type(self).__name__}: the convolution's weight is gone")
+            return weight, bias
+
+        def slots() -> list[Slot]:
+            weight, bias = sources()
+            parameters: dict[str, Any] = conv._parameters
+            return [
+                *weight.slots,
+                (parameters, "weight"),
+                *(bias.slots if bias else [(parameters, "bias")]),
+                *(norm.slots if norm else []),
+            ]
 
         def make() -> tuple[Tensor, Tensor | None]:
-            old_bias = bias.read() if bias else None
+            weight, bias = sources()
+            old_bias = bias.read().detach() if bias else None
             if norm is None:
-                return weight.read().detach(), None if old_bias is None else old_bias.detach()
+                return weight.read().detach(), old_bias
             return fold_norms(weight.read(), old_bias, [norm.read()])
 
-        return conv, bn, act, Derived(lambda: slots, make), activation
+        return conv, bn, act, Derived(slots, make), activation
 
     def forward(self, x: Tensor) -> Tensor:
         children = self._modules
@@ -102,10 +126,10 @@ class _FusedBlock(nn.Module):
         y = self._convolve_composed(x)
         if self.bn is not None:
             y = self.bn(y)
-        return self.act(y)  # type: ignore[no-any-return]
+        return self.act(y)
 
     def _convolve_composed(self, x: Tensor) -> Tensor:
-        return self.conv(x)  # type: ignore[no-any-return]
+        return self.conv(x)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: _Param) -> Tensor:
         conv = self.conv
@@ -136,7 +160,7 @@ class _FusedBlock(nn.Module):
         return block
 
 
-class ConvBNAct2d(_FusedBlock):
+class ConvBNAct2d(FusedBlock):
     """Convolution, BatchNorm and activation: y = act(bn(conv(x))).
 
     Equivalent to ``torch.nn.Sequential(Conv2d(..., bias=False), BatchNorm2d(...), ReLU())``. In training (or wherever
@@ -164,7 +188,7 @@ class ConvBNAct2d(_FusedBlock):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         bias: bool = False,
-        padding_mode: str = "zeros",
+        padding_mode: _PaddingMode = "zeros",
         affine: bool = True,
         track_running_stats: bool = True,
         device: Any = None,
@@ -183,7 +207,7 @@ class ConvBNAct2d(_FusedBlock):
         return cls._from_parts(conv, bn, act)
 
 
-class UpsampleConv2d(_FusedBlock):
+class UpsampleConv2d(FusedBlock):
     """Nearest upsampling by an integer factor, then convolution, then BatchNorm and activation where wanted.
 
     Equivalent to ``Conv2d(...)(F.interpolate(x, scale_factor=scale_factor, mode="nearest"))``, with no upsampled
@@ -209,7 +233,7 @@ class UpsampleConv2d(_FusedBlock):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: _PaddingMode = "zeros",
         act: str | nn.Module | None = None,
         device: Any = None,
         dtype: Any = None,
@@ -237,7 +261,7 @@ class UpsampleConv2d(_FusedBlock):
 
     def _convolve_composed(self, x: Tensor) -> Tensor:
         if has_hooks(self.conv):
-            return self.conv(F.interpolate(x, scale_factor=self._scales, mode="nearest"))  # type: ignore[no-any-return]
+            return self.conv(F.interpolate(x, scale_factor=self._scales, mode="nearest"))
         return self._convolve(x, self.conv.weight, self.conv.bias, "identity", None)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: _Param) -> Tensor:

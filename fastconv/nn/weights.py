@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,8 @@ class Weight:
 def find_weight(module: nn.Module, name: str, label: str) -> Weight | None:
     """The weight that `module.name` is: a plain, a parametrized or a pruned one. None where it is something else."""
     if parametrize.is_parametrized(module, name):
-        chain = module.parametrizations[name]  # type: ignore[index, union-attr]
+        parametrizations: Any = module.parametrizations
+        chain = parametrizations[name]
         slots = tuple(
             (owner, key) for part in chain.modules() for owner in (part._parameters, part._buffers) for key in owner
         )
@@ -39,7 +41,7 @@ def find_weight(module: nn.Module, name: str, label: str) -> Weight | None:
     tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
     for owner in tables:
         if isinstance(owner.get(name), Tensor):
-            return Weight(label, ((owner, name),), lambda owner=owner: owner[name])
+            return Weight(label, ((owner, name),), functools.partial(owner.__getitem__, name))
     original, mask = name + "_orig", name + "_mask"
     if original in module._parameters and mask in module._buffers:
         parameters: dict[str, Any] = module._parameters

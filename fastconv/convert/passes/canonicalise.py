@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from torch import fx
 
@@ -28,7 +29,8 @@ def recognise_silu(graph: fx.Graph, context: Context) -> None:
         if operation_of(node) != "mul":
             continue
         arguments = arguments_of(node, "mul")
-        first, second = arguments.get("input"), arguments.get("other")
+        first: Any = arguments.get("input")
+        second: Any = arguments.get("other")
         for x, gate in ((first, second), (second, first)):
             spec = ir.spec_of(gate, ir.Act)
             if spec is None or spec.act.name != "sigmoid" or ir.inputs_of(gate) != (x,) or not ir.may_merge(gate):

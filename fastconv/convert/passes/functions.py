@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from fastconv.convert import ir
 from fastconv.convert.calls import arguments_of, is_constant, operation_of, pair
@@ -37,7 +37,7 @@ def _writes(node: fx.Node, operation: str) -> bool:
 
 
 def weight_of(value: Any, context: Context) -> Weight | None:
-    """The weight behind a graph value: a parameter, or what is computed from parameters alone, as a standardised one."""
+    """The weight behind a graph value: a parameter, or something computed from parameters alone."""
     if not isinstance(value, fx.Node):
         return None
     slots: dict[tuple[int, str], Slot] = {}
@@ -207,14 +207,18 @@ def _read_activation(operation: str, arguments: dict[str, Any], context: Context
         return None if weight is None else Activation("prelu", weight)
     if operation == "gelu":
         return Activation("gelu") if arguments.get("approximate", "none") == "none" else None
-    low, high = ("min_val", "max_val") if operation == "hardtanh" else ("min", "max")
-    default = (-1.0, 1.0) if operation == "hardtanh" else (None, None)
-    limits = (arguments.get(low, default[0]), arguments.get(high, default[1]))
-    if not is_constant(limits) or any(isinstance(limit, nn.Parameter) for limit in limits):
+    names, defaults = _LIMITS[operation]
+    limits: Any = tuple(arguments.get(name, default) for name, default in zip(names, defaults, strict=True))
+    if not is_constant(limits) or not all(limit is None or isinstance(limit, int | float) for limit in limits):
         return None
     return {(0, 6): Activation("relu6"), (0, None): Activation("relu")}.get(limits)
 
 
+_LIMITS: dict[str, tuple[tuple[str, str], tuple[float | None, float | None]]] = {
+    "hardtanh": (("min_val", "max_val"), (-1.0, 1.0)),
+    "clamp": (("min", "max"), (None, None)),
+    "clamp_min": (("min", "max"), (None, None)),
+}
 _READERS: dict[str, Any] = {
     "conv2d": _conv,
     "conv_transpose2d": _conv,

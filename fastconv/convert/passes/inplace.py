@@ -52,7 +52,9 @@ def remove_inplace(graph: fx.Graph, context: Context) -> None:
             names.join(node, written)
             hard.add(written)
         else:
-            written.replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order.get(user, -1) > at)
+            for user in list(written.users):
+                if order.get(user, -1) > order[node]:
+                    user.replace_input_with(written, node)
             _write_elsewhere(node, written, context)
             names.add_fresh(node)
     for written in hard:
@@ -146,7 +148,7 @@ def _write_elsewhere(node: fx.Node, written: fx.Node, context: Context) -> None:
     if node.op == "call_method" and hasattr(torch.Tensor, str(node.target)[:-1]):
         node.target = str(node.target)[:-1]
     elif node.op == "call_function" and node.target in _OPERATORS:
-        node.target = _OPERATORS[node.target]  # type: ignore[index]
+        node.target = _OPERATORS[node.target]
     elif node.op == "call_function" and operation is not None:
         arguments = arguments_of(node, operation)
         node.args, node.kwargs = (written,), {k: v for k, v in arguments.items() if k not in ("input", "inplace")}

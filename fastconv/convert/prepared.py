@@ -1,0 +1,116 @@
+"""The weights of a converted network: folded, cast and packed once, and again when one of their sources changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastconv.convert import ir
+from fastconv.functional.dispatch import below_autograd
+from fastconv.nn.fold import Slot, Sources, fold_norms
+from fastconv.nn.weights import Activation, Weight
+
+
+class Stale(Exception):
+    """The model's modules changed in kind, not only in value: the conversion has to be made again."""
+
+
+class Prepared:
+    """The weights of one step, with BatchNorms folded in, and the tensors they came from."""
+
+    def __init__(
+        self, spec: ir.Conv | ir.ConvTranspose | ir.Linear | ir.Act, dtype: torch.dtype | None, channels_last: bool
+    ) -> None:
+        self._spec, self._dtype, self._channels_last = spec, dtype, channels_last
+        self._sources: Sources | None = None
+        self.slots = _slots(spec)
+        self.absent: tuple[Slot, ...] = getattr(spec, "absent", ())
+        self.alpha: float | Tensor | None = None
+        self.bias: Tensor | None = None
+        self.weight: Tensor | None = None
+        self.source_channels_last = False
+        self._packs: dict[Any, Tensor | None] = {}
+
+    def refresh(self) -> None:
+        """Remakes the weights where a source changed; the tensors stay the same objects otherwise."""
+        if self._sources is not None and self._sources.unchanged():
+            return
+        sources = Sources((*self.slots, *self.absent))
+        if any(owner.get(name) is not None for owner, name in self.absent):
+            raise Stale("a bias was added")
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._make()
+        except KeyError as error:
+            raise Stale(f"the weight {error} is gone") from error
+        self._sources = sources
+        self._packs.clear()
+
+    def packed(self, key: Any, pack: Callable[[], Tensor]) -> Tensor | None:
+        """The weight in a kernel's own order; None where that kernel wants none.
+
+        Held here and not in the cache of functional calls, whose bound a large network would exceed at every run.
+        """
+        if key not in self._packs:
+            with torch.inference_mode(False), torch.no_grad(), below_autograd():
+                made = pack()
+            self._packs[key] = made if made.numel() else None
+        return self._packs[key]
+
+    def forget_packs(self) -> None:
+        """Another instruction set reads another order."""
+        self._packs.clear()
+
+    def _make(self) -> None:
+        spec = self._spec
+        act = None if isinstance(spec, ir.ConvTranspose) else spec.act
+        if act is not None:
+            alpha = act.argument()
+            self.alpha = self._cast(alpha.detach()) if isinstance(alpha, Tensor) else alpha
+        if isinstance(spec, ir.Act):
+            return
+        weight = spec.weight.read()
+        bias = None if spec.bias is None else spec.bias.read()
+        self.source_channels_last = is_channels_last(weight)
+        norms = () if isinstance(spec, ir.Linear) else spec.norms
+        if norms:
+            groups = spec.groups if isinstance(spec, ir.ConvTranspose) else 0
+            weight, bias = fold_norms(weight, bias, [norm.read() for norm in norms], groups)
+        weight = self._cast(weight.detach())
+        if self._channels_last and not is_channels_last(weight):
+            # Not .contiguous(): it keeps the strides of 1x1 and depthwise filters, which read as either format.
+            weight = torch.empty_like(weight, memory_format=torch.channels_last).copy_(weight)
+        if weight.is_inference():
+            weight = weight.clone()  # an inference tensor has no version for caches to watch
+        self.weight, self.bias = weight, None if bias is None else self._cast(bias.detach())
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor if self._dtype is None else tensor.to(self._dtype)
+
+
+def _slots(spec: ir.Spec) -> tuple[Slot, ...]:
+    found: list[Slot] = []
+    for part in (getattr(spec, "weight", None), getattr(spec, "bias", None), *getattr(spec, "norms", ())):
+        found.extend(() if part is None else part.slots)
+    act = getattr(spec, "act", None)
+    if isinstance(act, Activation) and isinstance(act.param, Weight):
+        found.extend(act.param.slots)
+    return tuple(found)
+
+
+def is_channels_last(x: Any) -> bool:
+    """Whether torch would carry on in channels_last from here, by its own rule for strides that read both ways."""
+    if not isinstance(x, Tensor) or x.dim() != 4:
+        return False
+    sizes, strides = x.shape, x.stride()
+    if strides[1] == 0:
+        return False
+    least = 0
+    for dim in (1, 3, 2, 0):
+        if sizes[dim] == 0 or strides[dim] < least or (dim == 0 and least == strides[1]):
+            return False
+        least = strides[dim] * max(sizes[dim], 1)
+    return True
