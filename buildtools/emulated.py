@@ -1,10 +1,14 @@
 """Builds fastconv/_emulated.so: the CUDA kernels compiled by the host compiler, with the emulator that runs them.
 
-    python -m buildtools.emulated [OUTPUT]
+    python -m buildtools.emulated                                  # fastconv/_emulated.so
+    python -m buildtools.emulated --program -o saxpy saxpy.cu      # somebody else's kernels, with the same emulator
 
 Needs neither torch nor a CUDA toolkit. docs/emulator.md tells how it works, and how to use it for other kernels.
 """
 
+import argparse
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,12 +61,52 @@ def tasks(build_dir: Path) -> list[Task]:
     return emulator_tasks(build_dir / "emulated") + kernel_tasks(build_dir / "emulated")
 
 
+def obstacle() -> str | None:
+    """Why the emulator cannot be built here, or None. It reads ELF files, and its flags are g++'s."""
+    if sys.platform != "linux":
+        return f"the emulator runs on Linux, and this is {sys.platform}"
+    compiler = default_compiler()
+    try:
+        answer = subprocess.run([*shlex.split(compiler), "--version"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return f"{compiler} was not found"
+    return None if "Free Software Foundation" in answer.stdout else f"the emulator needs g++, and {compiler} is another"
+
+
 def build(output: Path, build_dir: Path) -> Path:
+    """fastconv/_emulated.so, or a copy of it elsewhere. Keeps what is up to date in `build_dir`."""
     output.parent.mkdir(parents=True, exist_ok=True)
     link(compile_all(tasks(build_dir)), output, LINK_FLAGS, default_compiler())
     return output
 
 
+def build_own(sources: list[Path], output: Path, build_dir: Path, program: bool) -> Path:
+    """Other people's .cu files with the emulator: a shared library, or a program."""
+    own = [Task.of(source.resolve(), build_dir / "own", [*KERNEL_FLAGS, f"-I{ROOT}"]) for source in sources]
+    objects = compile_all(emulator_tasks(build_dir / "emulated") + own)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    kind = ["-no-pie"] if program else ["-shared"]
+    command = [*shlex.split(default_compiler()), *kind, *map(str, objects), *LINK_FLAGS, "-o", str(output)]
+    subprocess.run(command, check=True)
+    return output
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m buildtools.emulated", description="Build emulated CUDA kernels.")
+    parser.add_argument("sources", nargs="*", type=Path, help=".cu files; none: fastconv's own")
+    parser.add_argument("-o", "--output", type=Path, help="default: fastconv/_emulated.so")
+    parser.add_argument("--program", action="store_true", help="the sources have a main()")
+    arguments = parser.parse_args()
+    output = (arguments.output or ROOT / "fastconv" / "_emulated.so").resolve()
+    if arguments.sources and arguments.output is None:
+        parser.error("own sources need --output")
+    if reason := obstacle():
+        raise SystemExit(f"buildtools.emulated: {reason}")
+    if arguments.sources:
+        print(build_own(arguments.sources, output, ROOT / "build", arguments.program))
+    else:
+        print(build(output, ROOT / "build"))
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "fastconv" / "_emulated.so"
-    print(build(target.resolve(), ROOT / "build"))
+    main()
