@@ -1,5 +1,5 @@
 // Small kernels that break one rule of the checker each, and their clean twins. A line that ends in `// breaks: NAME`
-// is where test_rules.py expects the report of case NAME to point; kBroken = false gives the twin.
+// is where test_emulator_rules.py expects the report of case NAME to point; kBroken = false gives the twin.
 #include "../../csrc/cuda/primitives/launch.h"
 
 #include <cstring>

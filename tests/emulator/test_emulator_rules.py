@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import build_rules
+from emulator_build import build_rules
 
 SOURCE = Path(__file__).with_name("rules.cu")
 SCHEDULES = ["fifo", "lifo", "rand:1", "rand:2"]

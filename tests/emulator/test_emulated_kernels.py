@@ -8,14 +8,15 @@ import math
 
 import numpy as np
 import pytest
-from client import ACTIVATIONS, DTYPES, ROUNDOFF, Client, Epilogue, narrow, widen
+from emulator_build import build_client, build_library
+from emulator_client import ACTIVATIONS, DTYPES, ROUNDOFF, Client, Epilogue, narrow, widen
 
 ERF = np.vectorize(math.erf)
 
 
 @pytest.fixture(scope="session")
-def kernels(emulated_library, client_library) -> Client:
-    return Client(emulated_library, client_library)
+def kernels() -> Client:
+    return Client(build_library(), build_client())
 
 
 def activate(v, act, a):

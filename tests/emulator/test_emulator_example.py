@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, require_toolchain
+from emulator_build import ROOT, require_toolchain
 
 PAGE = (ROOT / "docs" / "emulator.md").read_text()
 

@@ -42,14 +42,12 @@ def load_rules(path: Path) -> ctypes.CDLL:
     return library
 
 
-@pytest.fixture(scope="session")
-def emulated_library() -> Path:
+def build_library() -> Path:
     require_toolchain()
     return emulated.build(ROOT / "fastconv" / "_emulated.so", ROOT / "build")
 
 
-@pytest.fixture(scope="session")
-def client_library() -> Path:
+def build_client() -> Path:
     """A library that does not contain the kernels: it reaches them through the exported table, as fastconv does."""
     require_toolchain()
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
