@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fastconv import machine
+from fastconv import backends, introspection, machine
 from fastconv.bench import timing
 from fastconv.bench.operations import (
     DTYPES,
@@ -20,6 +20,7 @@ from fastconv.bench.operations import (
     in_layout,
     make_operands,
     our_call,
+    problem_fields,
     torch_call,
 )
 from fastconv.bench.results import Row
@@ -63,10 +64,8 @@ class Settings:
 
 @contextmanager
 def forced_backend(name: str) -> Iterator[None]:
-    """Routes CPU tensors to backend `name`; the device's own backend needs no forcing."""
-    import fastconv
-
-    with nullcontext() if name in ("cpu", "cuda") else fastconv.backend(name):
+    """Routes CPU tensors to backend `name`, whatever FASTCONV_BACKEND says; GPU tensors need no forcing."""
+    with nullcontext() if name in _GPU_BACKENDS else backends.backend(name):
         yield
 
 
@@ -115,8 +114,16 @@ def _contenders(workload: Workload, base: Operands, settings: Settings) -> Itera
         if layout != "row" and layout not in settings.layouts:
             continue
         for algo in settings.algorithms:
-            row = _row(workload, layout, settings.backend, algo or "auto")
+            row = _row(workload, layout, settings.backend, algo or _choice(workload, layout, settings.backend))
             yield Contender(row, our_call(workload, arranged[layout], algo))
+
+
+def _choice(workload: Workload, layout: str, backend: str) -> str:
+    """`auto`, with the algorithm that the package chooses where it can tell."""
+    if workload.op not in introspection.OPERATORS or backend not in ("cpu", "cuda", "cuda_emulated"):
+        return "auto"
+    chosen = introspection.explain(workload.op, backend, **problem_fields(workload, layout)).chosen
+    return f"auto: {chosen}" if chosen else "auto"
 
 
 def _row(workload: Workload, layout: str, backend: str, algorithm: str) -> Row:

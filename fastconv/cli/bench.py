@@ -68,7 +68,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures what was asked for; 1 where an output was wrong."""
+    """Measures what was asked for; 1 where an output was wrong or no algorithm served."""
     settings = _settings(arguments)
     console = Console()
     measured = _measure(arguments, settings)
@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.line(
             f"WRONG: {row.op} {row.problem} {row.dtype} {row.layout} {row.backend} {row.algorithm}: {row.note}"
         )
-    return FAILED if measured.failures else OK
+    served = any(row.is_ours and row.median_ms is not None for row in measured.rows)
+    return OK if served and not measured.failures else FAILED
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
@@ -94,26 +95,27 @@ def _settings(arguments: argparse.Namespace) -> Settings:
                 f"peer {peer} needs {', '.join(lacking)}, not installed: pip install {' '.join(lacking)}"
             )
     effort = Effort.quick(arguments.cold_cache) if arguments.quick else Effort(cold_cache=arguments.cold_cache)
+    backend = choose_backend(arguments.backend)
     return Settings(
-        backend=choose_backend(arguments.backend),
+        backend=backend,
         layouts=LAYOUTS if arguments.layout == "all" else (arguments.layout,),
-        algorithms=_algorithms(arguments),
+        algorithms=_algorithms(arguments, backend),
         effort=effort,
         peers=peers,
         threads=arguments.threads,
     )
 
 
-def _algorithms(arguments: argparse.Namespace) -> tuple[str | None, ...]:
+def _algorithms(arguments: argparse.Namespace, backend: str) -> tuple[str | None, ...]:
     if arguments.algo is None:
         return (None,)
     import fastconv
 
     if arguments.op not in OPS:
         raise CommandError("--algo goes with one operation: fastconv bench OP PROBLEM --algo NAME", USAGE)
-    names = tuple(str(getattr(entry, "name", entry)) for entry in fastconv.algorithms(arguments.op))
+    names = tuple(entry.name for entry in fastconv.algorithms(arguments.op, backend))
     if not names:
-        raise CommandError(f"{arguments.op} has a single algorithm; leave --algo out", USAGE)
+        raise CommandError(f"{arguments.op} has a single algorithm on {backend}; leave --algo out", USAGE)
     choose("algo", arguments.algo, (*names, "all"))
     return names if arguments.algo == "all" else (arguments.algo,)
 

@@ -5,23 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fastconv import backends
+from fastconv.backends import BACKENDS
 from fastconv.cli.console import FAILED, CommandError, choose
-
-BACKENDS = ("cpu", "cuda", "triton", "cuda_emulated", "triton_interpreted", "reference")
 
 
 def backend_states() -> dict[str, str | None]:
     """Backend name -> None where it can run, else one line that says why not."""
-    from fastconv import backends
-
     return {name: backends.why_unavailable(name) for name in BACKENDS}
 
 
-def choose_backend(name: str | None, device_default: str = "cpu") -> str:
-    """The backend asked for, checked to exist and to be able to run here."""
-    if name is None:
-        return device_default
-    choose("backend", name, BACKENDS)
+def choose_backend(name: str | None) -> str:
+    """The backend asked for (else FASTCONV_BACKEND's, else cpu), checked to exist and to be able to run here."""
+    name = choose("backend", name or backends.forced() or "cpu", BACKENDS)
     reason = backend_states()[name]
     if reason is not None:
         raise CommandError(f"backend {name} is not available: {reason}", FAILED)

@@ -92,8 +92,11 @@ def _print_classification(console: Console, result: ClassifyResult) -> None:
     console.table(headers, rows, left=3, title="EfficientNet-Lite0, ImageNet weights")
     for batch, timings in result.timings.items():
         _print_timings(console, f"EfficientNet-Lite0, batch {batch}", timings)
-    console.line(str(result.explanation).rstrip())
-    console.line()
+    rows = [
+        (row["layers"], row["operation"], row["kernel"], row["problem"])
+        for row in report.kernel_rows(result.explanation)
+    ]
+    console.table(("layers", "operation", "kernel", "input"), rows, left=4)
 
 
 def _print_faces(console: Console, result: FacesResult) -> None:

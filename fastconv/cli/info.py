@@ -44,6 +44,15 @@ def _text(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row for each fact; one that has parts gets a row for each of them."""
+    rows = []
+    for key, value in facts.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [(f"{key} {part}".strip().replace("_", " "), _text(item)) for part, item in parts]
+    return rows
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Prints the facts."""
     facts = collect()
@@ -51,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=1, default=str))
         return OK
     console = Console()
-    console.table(("build", ""), [(key, _text(value)) for key, value in facts["build"].items()], left=2)
+    console.table(("build", ""), _rows(facts["build"]), left=2)
     console.table(
         ("backend", "state"),
         [(name, "available" if reason is None else reason) for name, reason in facts["backends"].items()],

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from fastconv import machine
+from fastconv.backends import BACKENDS
 from fastconv.bench.timing import peak_rss_bytes
-from fastconv.cli.common import BACKENDS, make_folder
+from fastconv.cli.common import make_folder
 from fastconv.cli.console import FAILED, OK, CommandError, Console, Progress
 
 _SHOWN_FAILURES = 20

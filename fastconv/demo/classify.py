@@ -11,6 +11,7 @@ from torch import nn
 
 import fastconv
 from fastconv.bench.timing import Effort, Timing, interleave
+from fastconv.convert.explain import Explanation
 from fastconv.demo.networks import MissingPackage, load_efficientnet_lite0
 from fastconv.demo.photos import Photo, resize
 
@@ -49,7 +50,7 @@ class ClassifyResult:
 
     photos: list[PhotoResult]
     timings: dict[int, dict[str, Timing]]
-    explanation: object
+    explanation: Explanation
 
     @property
     def agrees(self) -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as torch_f
 
 import fastconv
 from fastconv.bench.timing import Effort, Timing, interleave
+from fastconv.convert.explain import Explanation
 from fastconv.demo.networks import load_pnet, load_rnet
 from fastconv.demo.photos import Photo, fit
 
@@ -42,7 +43,7 @@ class FacesResult:
     torch_error: float
     our_error: float
     timings: dict[str, Timing]
-    explanation: object
+    explanation: Explanation
 
     @property
     def box_difference(self) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from fastconv import html
 from fastconv.bench.timing import Timing
+from fastconv.convert.explain import Explanation, join_labels
 from fastconv.demo.classify import ClassifyResult, PhotoResult
 from fastconv.demo.faces import Faces, FacesResult
 from fastconv.demo.photos import fit
@@ -39,6 +40,21 @@ def timing_rows(timings: dict[str, Timing]) -> list[dict[str, Any]]:
             "speedup": best / t.median,
         }
         for name, t in timings.items()
+    ]
+
+
+def kernel_rows(explanation: Explanation) -> list[dict[str, Any]]:
+    """Rows of the table that says which kernel serves which layer."""
+    return [
+        {
+            "layers": join_labels(row.layers),
+            "operation": row.operation,
+            "kernel": row.kernel if row.served else f"torch: {row.kernel}",
+            "problem": row.problem,
+            "why": row.why,
+            "served": row.served,
+        }
+        for row in explanation.rows
     ]
 
 
@@ -96,7 +112,7 @@ def _faces(result: FacesResult) -> dict[str, Any]:
         "our_error": result.our_error,
         "torch_error": result.torch_error,
         "timings": timing_rows(result.timings) if result.levels else [],
-        "explanation": str(result.explanation),
+        "explanation": kernel_rows(result.explanation),
     }
 
 
@@ -165,7 +181,7 @@ def build_report(
         "photos": [_photo(result) for result in classified.photos],
         "speed_plot": _speed_plot(classified.timings),
         "speeds": [(batch, timing_rows(timings)) for batch, timings in classified.timings.items()],
-        "explanation": str(classified.explanation),
+        "explanation": kernel_rows(classified.explanation),
         "faces": None if faces is None else _faces(faces),
         "faces_missing": faces_missing,
         "backend": backend,
