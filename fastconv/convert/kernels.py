@@ -31,6 +31,8 @@ def choose(spec: ir.Spec, step: Any, read: tuple[Tensor, ...]) -> Choice:
 
 def choose_algorithm(op: str, problem: dict[str, Any], backend: str) -> Choice:
     """The algorithm that the table gives this problem, its summary, and what spoke against those before it."""
+    if not introspection.algorithms(op, backend):
+        return Choice(backend, "the one implementation that this backend has")
     found = introspection.explain(op, backend, **problem)
     rows = found.candidates
     if found.chosen is None:
