@@ -5,10 +5,12 @@
 //
 // is a convolution of unit stride over dy with the taps r for which a + pad_top - r * dilation_h = u * stride_h. Each
 // phase is a task of the engine, with filters transposed (c out, k in) and flipped. A phase without taps writes
-// epilogue(0); so do pixels that no tap reaches (output_padding).
+// epilogue(0); so do pixels that no tap reaches (output_padding). Few channels: input_grad_few_channels.h.
 #pragma once
 
 #include "conv_engine.h"
+#include "input_grad_few_channels.h"
+#include "reused_workspace.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -56,14 +58,14 @@ inline int64_t phase_packed_bytes(const ConvProblem& p, DType dtype, const Input
   return ceil_div(bytes * p.groups, 64) * 64;
 }
 
-inline size_t input_grad_packed_bytes(const ConvProblem& p, DType dtype) {
+inline size_t phases_packed_bytes(const ConvProblem& p, DType dtype) {
   int64_t bytes = 0;
   for (int64_t i = 0; i < phase_count(p); ++i) bytes += phase_packed_bytes(p, dtype, {p, i});
   return static_cast<size_t>(bytes);
 }
 
 // All phases, one behind the other; depends on the filter's extents, stride, padding, dilation and groups alone.
-inline void input_grad_pack(const ConvProblem& p, const TensorView& w, void* packed) {
+inline void pack_phases(const ConvProblem& p, const TensorView& w, void* packed) {
   visit_dtype(w.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     char* out = static_cast<char*>(packed);
@@ -84,29 +86,6 @@ inline void input_grad_pack(const ConvProblem& p, const TensorView& w, void* pac
   });
 }
 
-// Every phase asks for the same scratch again: hand out what the phase before had.
-class PhaseWorkspace final : public Workspace {
- public:
-  explicit PhaseWorkspace(Workspace& source) : source_(source) {}
-  void* allocate(size_t bytes) override {
-    if (next_ == kPieces) return source_.allocate(bytes);
-    Piece& piece = pieces_[next_++];
-    if (piece.bytes < bytes) piece = {source_.allocate(bytes), bytes};
-    return piece.data;
-  }
-  void reuse() { next_ = 0; }
-
- private:
-  static constexpr int kPieces = 16;
-  struct Piece {
-    void* data = nullptr;
-    size_t bytes = 0;
-  };
-  Workspace& source_;
-  Piece pieces_[kPieces];
-  int next_ = 0;
-};
-
 // The pixels of a phase in a tensor of dx's extents.
 inline TensorView phase_view(TensorView v, const ConvProblem& p, const InputGradPhase& phase, int64_t P, int64_t Q) {
   if (!v.present()) return v;
@@ -119,16 +98,10 @@ inline TensorView phase_view(TensorView v, const ConvProblem& p, const InputGrad
   return v;
 }
 
-inline void conv2d_input_grad(const Conv2dInputGradCall& call, const CallContext& context) {
+inline void input_grad_by_phases(const Conv2dInputGradCall& call, const void* packed_w, const CallContext& context) {
   const ConvProblem& p = call.problem;
-  if (call.dx.numel() == 0) return;
-  const char* packed = static_cast<const char*>(call.packed_w);
-  if (!packed) {
-    void* fresh = context.workspace->allocate(input_grad_packed_bytes(p, call.dtype) + 64);
-    input_grad_pack(p, call.w, fresh);
-    packed = static_cast<const char*>(fresh);
-  }
-  PhaseWorkspace workspace(*context.workspace);
+  const char* packed = static_cast<const char*>(packed_w);
+  ReusedWorkspace workspace(*context.workspace);
   CallContext phase_context = context;
   phase_context.workspace = &workspace;
   int64_t* offsets =
@@ -161,6 +134,38 @@ inline void conv2d_input_grad(const Conv2dInputGradCall& call, const CallContext
     run_task(t, phase_context);
     packed += phase_packed_bytes(p, call.dtype, phase);
   }
+}
+
+// What modules and the cache keep; which of the two forms it is, the problem says.
+inline size_t input_grad_packed_bytes(const ConvProblem& p, DType dtype) {
+  if (!FewChannels::serves(p, dtype)) return phases_packed_bytes(p, dtype);
+  return static_cast<size_t>(FewChannels(p, dtype).packed_bytes(p, dtype));
+}
+
+inline void input_grad_pack(const ConvProblem& p, const TensorView& w, void* packed) {
+  if (!FewChannels::serves(p, w.dtype)) return pack_phases(p, w, packed);
+  visit_dtype(w.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    pack_few_channels<T>(p, w, static_cast<accumulate_t<T>*>(packed));
+  });
+}
+
+inline void conv2d_input_grad(const Conv2dInputGradCall& call, const CallContext& context) {
+  const ConvProblem& p = call.problem;
+  if (call.dx.numel() == 0) return;
+  const bool few = FewChannels::serves(p, call.dtype);
+  // Tensors of dx's extents do not lie as the phases side by side do.
+  const bool by_phases = !few || call.epilogue.residual.present() || call.epilogue.full_param.present();
+  const void* packed = few && by_phases ? nullptr : call.packed_w;
+  if (!packed) {
+    const size_t bytes = by_phases ? phases_packed_bytes(p, call.dtype) : input_grad_packed_bytes(p, call.dtype);
+    void* fresh = context.workspace->allocate(bytes + 64);
+    by_phases ? pack_phases(p, call.w, fresh) : input_grad_pack(p, call.w, fresh);
+    packed = fresh;
+  }
+  if (by_phases) return input_grad_by_phases(call, packed, context);
+  visit_dtype(call.dtype,
+              [&](auto tag) { input_grad_few_channels<typename decltype(tag)::type>(call, packed, context); });
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

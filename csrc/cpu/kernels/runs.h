@@ -40,6 +40,20 @@ FC_INLINE const accumulate_t<T>* dense_run(const T* p, int64_t stride, int64_t n
   return buffer;
 }
 
+// An unsigned integer of an element's size: for kernels that only move elements.
+template <size_t kBytes>
+struct UnsignedOf {
+  using type = uint16_t;
+};
+template <>
+struct UnsignedOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct UnsignedOf<8> {
+  using type = uint64_t;
+};
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
