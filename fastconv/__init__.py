@@ -1,3 +1,60 @@
-"""Hand-written convolution kernels for PyTorch."""
+"""Hand-written convolution kernels for PyTorch: fused, differentiable, verified against a pure-Python reference.
+
+`fastconv.functional` has the functions, `fastconv.nn` the layers; `replace` and `convert` take whole networks;
+`algorithms`, `explain` and `build_info` say what runs and why; `backend` forces where it runs.
+"""
 
 __version__ = "0.1.0"
+
+import torch  # noqa: F401  its libraries must be loaded before ours
+
+try:
+    from . import _C  # noqa: F401  registers the operators
+except ModuleNotFoundError as error:
+    if error.name != "fastconv._C":
+        raise
+    raise ImportError(
+        "fastconv: the compiled extension is missing. Install the package (pip install --no-build-isolation .), or "
+        "build it in place: python setup.py build_ext --inplace"
+    ) from None
+
+from typing import Any
+
+from . import backends, functional, introspection, nn
+from .backends import backend
+from .convert import convert, replace
+from .introspection import algorithms, build_info
+
+__all__ = [
+    "algorithms",
+    "backend",
+    "backends",
+    "build_info",
+    "convert",
+    "explain",
+    "functional",
+    "introspection",
+    "nn",
+    "profile",
+    "replace",
+]
+
+
+def explain(what: Any, *args: Any, **problem: Any) -> Any:
+    """What runs and why: `explain(converted)` layer by layer, `explain("conv2d", C=64, ...)` for one problem.
+
+    Args:
+        what: a module that `convert` or `replace` made, or an operator's name: see `fastconv.introspection.explain`.
+    """
+    if isinstance(what, str):
+        return introspection.explain(what, *args, **problem)
+    from .convert.explain import explain as explain_module
+
+    return explain_module(what, *args, **problem)
+
+
+def profile(*args: Any, **kwargs: Any) -> Any:
+    """Per-layer shapes, work, roofline bound and measured time of a model: see `fastconv.profiler.profile`."""
+    from .profiler import profile as profile_model
+
+    return profile_model(*args, **kwargs)

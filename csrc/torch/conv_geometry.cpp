@@ -40,7 +40,8 @@ ConvProblem make_problem(const Ints& input, const Ints& weight, const ConvGeomet
   p.dilation_h = geometry.dilation[0], p.dilation_w = geometry.dilation[1];
   p.groups = geometry.groups;
   p.scale_h = scale_h, p.scale_w = scale_w;
-  require(p.K % p.groups == 0, op, ": expected groups to divide the ", p.K, " filters, but got ", p.groups);
+  require(p.K >= p.groups && p.K % p.groups == 0, op, ": expected groups to divide the ", p.K, " filters, but got ",
+          p.groups);
   require(p.C == weight[1] * p.groups, op, ": expected the input to have ", weight[1] * p.groups, " channels, but got ",
           p.C);
   require(p.R > 0 && p.S > 0, op, ": expected a filter of at least 1x1, but got ", p.R, "x", p.S);

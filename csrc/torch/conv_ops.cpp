@@ -9,9 +9,9 @@ namespace fastconv::ops {
 
 namespace {
 
-// torch's rule for convolutions: channels_last out if input or weight is; float64 is always contiguous.
-MemoryFormat output_format(const Tensor& x, const Tensor& w, DType dtype) {
-  const bool channels_last = dtype != DType::kFloat64 && (is_channels_last(x) || is_channels_last(w));
+// torch's rule for convolutions: channels_last out if input or weight is.
+MemoryFormat output_format(const Tensor& x, const Tensor& w) {
+  const bool channels_last = is_channels_last(x) || is_channels_last(w);
   return channels_last ? MemoryFormat::kChannelsLast : MemoryFormat::kContiguous;
 }
 
@@ -24,10 +24,9 @@ DType common_dtype(const Tensor& a, const Tensor& b, const char* op) {
 
 void zero(const Tensor& t) { STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(t.get())); }
 
-Tensor zeros(const Ints& size, DType dtype, const Tensor& like) {
-  Tensor t = empty(size, dtype, MemoryFormat::kContiguous, like);
-  zero(t);
-  return t;
+void require_dy(const Tensor& dy, const ConvProblem& p, const char* op) {
+  require(sizes_of(dy) == Ints({p.N, p.C == 0 ? 0 : p.K, p.P, p.Q}), op, ": expected dy to have shape [", p.N, ", ",
+          p.K, ", ", p.P, ", ", p.Q, "], but got ", shape_text(dy));
 }
 
 Tensor run_conv2d(const char* op, Tensor x, Tensor w, const Ints* scale_factor, const ConvGeometry& geometry,
@@ -39,16 +38,13 @@ Tensor run_conv2d(const char* op, Tensor x, Tensor w, const Ints* scale_factor, 
   if (scale_factor) require_ints(*scale_factor, 2, 1, op, "scale_factor");
   const int64_t scale_h = scale_factor ? (*scale_factor)[0] : 1, scale_w = scale_factor ? (*scale_factor)[1] : 1;
   call.problem = make_problem(sizes_of(x), sizes_of(w), geometry, op, scale_h, scale_w);
-  ConvProblem& p = call.problem;
-  Tensor y = empty({p.N, p.K, p.P, p.Q}, call.dtype, output_format(x, w, call.dtype), x);
+  const ConvProblem& p = call.problem;
+  // Without input channels torch returns no output channels either.
+  if (p.C == 0) return empty({p.N, 0, p.P, p.Q}, call.dtype, output_format(x, w), x);
+  Tensor y = empty({p.N, p.K, p.P, p.Q}, call.dtype, output_format(x, w), x);
   EpilogueHolder holder;
   fill_epilogue(holder, epilogue, y, 1, call.dtype, view_of, op);
   if (y.numel() == 0) return y;
-  if (p.C == 0) {  // an empty sum, and still an epilogue: one channel of zeros a group gives the same
-    x = zeros({p.N, p.groups, p.H, p.W}, call.dtype, x);
-    w = zeros({p.K, 1, p.R, p.S}, call.dtype, x);
-    p.C = p.groups;
-  }
   x = walkable(x);
   w = walkable(w);
   call.x = view_of(x, call.dtype);
@@ -108,23 +104,18 @@ Tensor conv_transpose2d(Tensor x, Tensor weight, OptionalTensor bias, Ints strid
     require(output_padding[i] < stride[i] || output_padding[i] < dilation[i], op,
             ": expected output_padding to be smaller than stride or dilation, but got ", output_padding[i]);
   }
-  require(weight.size(0) == p.K && p.K % groups == 0, op, ": expected a weight for ", p.K, " input channels in ",
-          groups, " groups, but got ", shape_text(weight));
+  require(weight.size(0) == p.K && p.K >= groups && p.K % groups == 0, op, ": expected a weight for ", p.K,
+          " input channels in ", groups, " groups, but got ", shape_text(weight));
   require(p.P > 0 && p.Q > 0 && p.R > 0 && p.S > 0, op, ": expected a non-empty image and filter, but got ",
           shape_text(x), " and ", shape_text(weight));
   p.H = (p.P - 1) * p.stride_h - 2 * padding[0] + p.dilation_h * (p.R - 1) + output_padding[0] + 1;
   p.W = (p.Q - 1) * p.stride_w - 2 * padding[1] + p.dilation_w * (p.S - 1) + output_padding[1] + 1;
   require(p.H > 0 && p.W > 0, op, ": expected the output to have positive extents, but got ", p.H, "x", p.W);
-  Tensor y = empty({p.N, p.C, p.H, p.W}, call.dtype, output_format(x, weight, call.dtype), x);
+  Tensor y = empty({p.N, p.C, p.H, p.W}, call.dtype, output_format(x, weight), x);
   EpilogueHolder holder;
   const OptionalTensor none;
   fill_epilogue(holder, {bias, none, none, none, "identity", 0.0, none}, y, 1, call.dtype, view_of, op);
   if (y.numel() == 0) return y;
-  if (p.K == 0) {
-    x = zeros({p.N, p.groups, p.P, p.Q}, call.dtype, x);
-    weight = zeros({p.groups, p.C / p.groups, p.R, p.S}, call.dtype, x);
-    p.K = p.groups;
-  }
   x = walkable(x);
   weight = walkable(weight);
   call.dy = view_of(x, call.dtype);
@@ -144,14 +135,9 @@ Tensor conv2d_input_grad(Tensor dy, Tensor weight, Ints input_size, Ints stride,
   call.dtype = common_dtype(dy, weight, op);
   call.problem = make_problem(input_size, sizes_of(weight), {stride, padding, dilation, groups}, op);
   const ConvProblem& p = call.problem;
-  require(sizes_of(dy) == Ints({p.N, p.K, p.P, p.Q}), op, ": expected dy to have shape [", p.N, ", ", p.K, ", ", p.P,
-          ", ", p.Q, "], but got ", shape_text(dy));
-  Tensor dx = empty(input_size, call.dtype, output_format(dy, weight, call.dtype), dy);
+  require_dy(dy, p, op);
+  Tensor dx = empty(input_size, call.dtype, output_format(dy, weight), dy);
   if (dx.numel() == 0) return dx;
-  if (p.K == 0) {
-    zero(dx);
-    return dx;
-  }
   dy = walkable(dy);
   weight = walkable(weight);
   call.dy = view_of(dy, call.dtype);
@@ -169,9 +155,8 @@ Tensor conv2d_weight_grad(Tensor dy, Tensor x, Ints weight_size, Ints stride, In
   call.dtype = common_dtype(dy, x, op);
   call.problem = make_problem(sizes_of(x), weight_size, {stride, padding, dilation, groups}, op);
   const ConvProblem& p = call.problem;
-  require(sizes_of(dy) == Ints({p.N, p.K, p.P, p.Q}), op, ": expected dy to have shape [", p.N, ", ", p.K, ", ", p.P,
-          ", ", p.Q, "], but got ", shape_text(dy));
-  Tensor dw = empty(weight_size, call.dtype, output_format(dy, x, call.dtype), dy);
+  require_dy(dy, p, op);
+  Tensor dw = empty(weight_size, call.dtype, output_format(dy, x), dy);
   if (dw.numel() == 0) return dw;
   if (p.N == 0) {
     zero(dw);

@@ -14,7 +14,7 @@ ConvProblem make_windows(const Ints& image, const Ints& kernel_size, const Ints&
   require_ints(padding, 2, 0, op, "padding");
   require(image.size() == 4, op, ": expected the image to have 4 dimensions, but got ", image.size());
   const Ints sides{padding[0], padding[0], padding[1], padding[1]};
-  return make_problem(image, {0, image[1], kernel_size[0], kernel_size[1]}, {stride, sides, dilation, 1}, op);
+  return make_problem(image, {1, image[1], kernel_size[0], kernel_size[1]}, {stride, sides, dilation, 1}, op);
 }
 
 }  // namespace

@@ -1,0 +1,151 @@
+"""Why an operator refused its arguments, in torch's words and classes where torch has them.
+
+The operators check everything themselves, tersely; these functions run when one has refused (and while a graph is
+captured), so that a call that succeeds pays nothing for good messages. Each raises the first thing it finds wrong.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .arguments import ACTIVATIONS, pair
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+_SCALAR_NAMES = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.float16: "c10::Half",
+    torch.bfloat16: "c10::BFloat16",
+    torch.int64: "long int",
+    torch.int32: "int",
+    torch.bool: "bool",
+}
+
+
+def scalar_name(dtype: torch.dtype) -> str:
+    """torch's C++ name of a dtype, as it stands in its messages."""
+    return _SCALAR_NAMES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def require(condition: Any, message: str, error: type[Exception] = RuntimeError) -> None:
+    if not condition:
+        raise error(message)
+
+
+def tensors(op: str, **named: Any) -> None:
+    """Every required argument is a tensor: `input=x, weight=w`."""
+    for position, (name, value) in enumerate(named.items(), 1):
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise TypeError(f"{op}(): argument '{name}' (position {position}) must be Tensor, not {kind}")
+
+
+def float_dtype(op: str, x: Tensor) -> None:
+    """The element types that kernels exist for."""
+    if x.dtype not in FLOAT_DTYPES:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES)
+        got = str(x.dtype).removeprefix("torch.")
+        raise NotImplementedError(f"{op}: no algorithm serves dtype {got}: every one needs {names}")
+
+
+def one_device(op: str, x: Tensor, **others: Tensor | None) -> None:
+    for name, other in others.items():
+        if other is not None and other.device != x.device:
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but got {name} is on {other.device}, different from "
+                f"other tensors on {x.device} (when checking argument in {op})"
+            )
+
+
+def activation(op: str, act: Any, act_param: Any) -> None:
+    require(
+        act in ACTIVATIONS, f"{op}: expected act to be one of {', '.join(ACTIVATIONS)}, but got {act!r}", ValueError
+    )
+    if act == "prelu":
+        require(
+            isinstance(act_param, Tensor),
+            f"{op}: expected act_param to be a tensor with act='prelu', but got {act_param!r}",
+            ValueError,
+        )
+    elif isinstance(act_param, Tensor):
+        raise ValueError(f"{op}: expected act_param to be a number with act={act!r}, but got a tensor")
+
+
+def epilogue(
+    op: str, out_shape: Sequence[int], x: Tensor, channel: int, channels: int, arguments: dict[str, Any]
+) -> None:
+    """scale, shift, residual, act and act_param of a fused call whose output is `out_shape`."""
+    for name in ("scale", "shift"):
+        vector = arguments.get(name)
+        if vector is None:
+            continue
+        require(
+            isinstance(vector, Tensor) and vector.shape == (channels,),
+            f"{op}: expected {name} to be a tensor of shape [{channels}], but got {shape_of(vector)}",
+            ValueError,
+        )
+    residual = arguments.get("residual")
+    if residual is not None:
+        require(
+            isinstance(residual, Tensor) and tuple(residual.shape) == tuple(out_shape),
+            f"{op}: expected residual to have the output's shape {list(out_shape)}, but got {shape_of(residual)}",
+            ValueError,
+        )
+        require(
+            residual.dtype == x.dtype,
+            f"{op}: expected residual to have the input's dtype {x.dtype}, but got {residual.dtype}",
+            ValueError,
+        )
+    activation(op, arguments.get("act", "identity"), arguments.get("act_param"))
+    alpha = arguments.get("act_param")
+    if arguments.get("act") == "prelu" and alpha is not None:
+        full = [tuple(out_shape), tuple(out_shape[1:])] if len(out_shape) > 2 else [tuple(out_shape)]
+        require(
+            alpha.numel() == 1 or tuple(alpha.shape) in [(channels,), *full],
+            f"{op}: expected act_param to have shape [1], [{channels}] or {list(full[-1])}, but got "
+            f"{list(alpha.shape)}",
+            ValueError,
+        )
+    one_device(op, x, **{k: v for k, v in arguments.items() if isinstance(v, Tensor)})
+
+
+def shape_of(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else repr(value)
+
+
+def expand_list(name: str, value: Any, count: int = 2) -> list[int]:
+    """An int or a list of one or `count` ints, as torch's convolutions take them."""
+    if isinstance(value, int | torch.SymInt):
+        return [value] * count  # type: ignore[list-item]
+    values = list(value)
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise RuntimeError(
+            f"expected {name} to be a single integer value or a list of {count} values to match the convolution "
+            f"dimensions, but got {name}={values}"
+        )
+    return values
+
+
+def integers(op: str, **named: Any) -> None:
+    """Ints, or sequences of ints."""
+    for name, value in named.items():
+        if isinstance(value, str):
+            continue
+        items = value if isinstance(value, list | tuple | torch.Size) else (value,)
+        for item in items:
+            if isinstance(item, bool) or not (isinstance(item, int | torch.SymInt) or hasattr(item, "__index__")):
+                raise TypeError(
+                    f"{op}(): argument '{name}' must be int or tuple of ints, but found {type(item).__name__}"
+                )
+
+
+def window_pair(op: str, name: str, value: Any, hint: str) -> tuple[int, int]:
+    """kernel_size, stride, padding or dilation of a pooling function."""
+    items = value if isinstance(value, list | tuple | torch.Size) else (value,)
+    require(len(items) in (1, 2), f"{op}: {name} must {hint}")
+    return pair(value)

@@ -1,0 +1,264 @@
+"""Convolution with its epilogue: conv2d, conv2d + BatchNorm + activation, upsampling + conv2d."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import cache, checks, conv_checks, dispatch
+from .arguments import ActParam, IntOrPair, four_sides, pair, split_param
+
+Padding = int | Sequence[int] | str
+
+# The algorithms that read the cached weights; the others pack, or do not, in their own way.
+_READ_PACKED = (None, "implicit_gemm", "pointwise", "depthwise", "phase")
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "identity",
+    act_param: ActParam = None,
+    algo: str | None = None,
+) -> Tensor:
+    """Two-dimensional convolution with per-channel scale and shift, residual addition and activation in one pass.
+
+    y[n, k] = act(scale[k] * (sum over c, r, s of x * weight + bias[k]) + shift[k] + residual[n, k])
+
+    Equivalent to ``act(torch.nn.functional.conv2d(x, weight, bias, stride, padding, dilation, groups) * scale + shift +
+    residual)``; the first seven arguments are torch's.
+
+    Args:
+        x: (N, C, H, W) or (C, H, W); float32, float64, float16 or bfloat16; contiguous, channels_last or strided.
+        weight: (K, C / groups, R, S), of x's dtype.
+        bias: (K,), of x's dtype.
+        stride, dilation: an int or (vertical, horizontal), in pixels.
+        padding: an int, a pair, 'same', 'valid', or four values: top, bottom, left, right.
+        groups: channels are split into this many groups that do not mix.
+        scale, shift: (K,), any floating dtype.
+        residual: of the output's shape and x's dtype; any strides.
+        act: identity, relu, relu6, leaky_relu, prelu, sigmoid, tanh, silu, hardswish, hardsigmoid, gelu or elu.
+        act_param: the slope of leaky_relu (0.01) or alpha of elu (1.0); for prelu a tensor of shape (1,), (K,) or
+            (K, P, Q).
+        algo: forces an algorithm of ``fastconv.algorithms("conv2d")``; None lets the package choose.
+
+    Returns:
+        (N, K, P, Q) with P = (H + top + bottom - dilation * (R - 1) - 1) // stride + 1, channels_last if x or weight
+        is.
+
+    Raises:
+        RuntimeError: torch's errors, in torch's words.
+        ValueError: scale, shift, residual, act, act_param or algo do not fit.
+        NotImplementedError: no algorithm serves the problem, or not the one asked for; with each one's reasons.
+
+    Numerics: products and the whole epilogue in float32 (float64 for float64), rounded once at the end; the order of
+    additions is fixed by the problem, not by the number of threads. Where autograd records, the call is taken apart:
+    the scale goes into the weight, then convolution, residual and activation run one after the other.
+    """
+    try:
+        return _run(
+            None, x, weight, bias, stride, padding, dilation, groups, scale, shift, residual, act, act_param, algo
+        )
+    except Exception as error:
+        fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
+        dispatch.refused(
+            error, "conv2d", _check, x, "conv2d", weight, bias, stride, padding, dilation, groups, fused
+        )  # fmt: skip
+
+
+def _check(x: Any, op: str, *rest: Any) -> None:
+    conv_checks.conv2d(op, x, *rest)
+
+
+def upsample_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale_factor: IntOrPair = 2,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    act: str = "identity",
+    act_param: ActParam = None,
+    algo: str | None = None,
+) -> Tensor:
+    """Nearest upsampling by a whole factor, then conv2d with its epilogue, without the upsampled tensor in memory.
+
+    y = conv2d(x[n, c, h // scale_factor, w // scale_factor], weight, ...)
+
+    Equivalent to ``conv2d(torch.nn.functional.interpolate(x, scale_factor=scale_factor), weight, ...)``.
+
+    Args:
+        x: (N, C, H, W) or (C, H, W).
+        scale_factor: an int or (vertical, horizontal), at least 1.
+        The others are those of `conv2d`. Algorithms: `gather` makes the same products as the unfused pair, `phase`
+        sums the filter taps that meet the same pixel beforehand and so multiplies less.
+
+    Returns:
+        (N, K, P, Q) with P = (H * scale_factor + top + bottom - dilation * (R - 1) - 1) // stride + 1.
+
+    Raises:
+        As `conv2d`; ValueError for a scale_factor that is not a whole number of at least 1.
+
+    Numerics: as `conv2d`; `phase` adds weights before multiplying, which rounds differently.
+    """
+    try:
+        return _run(
+            scale_factor, x, weight, bias, stride, padding, dilation, groups, scale, shift, residual, act, act_param,
+            algo,
+        )  # fmt: skip
+    except Exception as error:
+        fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
+        arguments = (weight, bias, stride, padding, dilation, groups, fused, scale_factor)
+        dispatch.refused(error, "upsample_conv2d", _check, x, "upsample_conv2d", *arguments)
+
+
+def _run(
+    factor: IntOrPair | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: IntOrPair,
+    padding: Padding,
+    dilation: IntOrPair,
+    groups: int,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    residual: Tensor | None,
+    act: str,
+    act_param: ActParam,
+    algo: str | None,
+) -> Tensor:
+    lowered = dispatch.autocast_dtype(x)
+    if lowered is not None:
+        x, weight, bias, residual = dispatch.lower(lowered, x, weight, bias, residual)
+    if x.dim() == 3:
+        batch = None if residual is None else residual.unsqueeze(0)
+        arguments = (stride, padding, dilation, groups, scale, shift, batch, act, act_param, algo)
+        return _run(factor, x.unsqueeze(0), weight, bias, *arguments).squeeze(0)
+    if bias is not None and bias.dtype is not x.dtype:
+        raise ValueError("bias and input differ in dtype")
+    stride, dilation = pair(stride), pair(dilation)
+    sides = (
+        (padding, padding, padding, padding)
+        if type(padding) is int
+        else four_sides(padding, weight.shape[2:], stride, dilation)
+    )
+    param, alpha = (0.0, None) if act == "identity" and act_param is None else split_param(act, act_param)
+    backend = dispatch.forced_backend()
+    operators = dispatch.operators_of(backend)
+    if dispatch.is_compiling():
+        fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
+        name = "conv2d" if factor is None else "upsample_conv2d"
+        conv_checks.conv2d(name, x, weight, bias, stride, sides, dilation, groups, fused, factor or 1)
+    upsample = () if factor is None else (pair(factor),)
+    operator = operators.conv2d if factor is None else operators.upsample_conv2d
+    geometry = (*upsample, stride, sides, dilation, groups)
+    if dispatch.records(x, weight, bias, scale, shift, residual, alpha):
+        weight, bias = _fold(weight, bias, scale, shift, x.dtype)
+        y = operator(x, weight, bias, *geometry, None, None, None, "identity", 0.0, None, algo or "", backend, None)
+        if residual is not None:
+            y = y + residual
+        return y if act == "identity" else operators.activation(y, act, param, alpha, backend)
+    packed = None
+    if algo in _READ_PACKED and backend in ("", "cpu") and not dispatch.is_compiling() and weight.is_cpu:
+        packed = cache.upsample_weight(weight, *geometry) if upsample else cache.conv2d_weight(weight, groups)
+    return dispatch.call(
+        operator, x, weight, bias, *geometry, scale, shift, residual, act, param, alpha, algo or "", backend, packed
+    )
+
+
+def _fold(
+    weight: Tensor, bias: Tensor | None, scale: Tensor | None, shift: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None]:
+    """scale and shift inside weight and bias: what autograd records."""
+    if scale is not None:
+        weight = (weight * scale.view(-1, 1, 1, 1)).to(dtype)
+        bias = None if bias is None else bias * scale
+    if shift is not None:
+        bias = shift if bias is None else bias + shift
+    return weight, None if bias is None else bias.to(dtype)
+
+
+def conv2d_bn_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_var: Tensor,
+    bn_weight: Tensor | None,
+    bn_bias: Tensor | None,
+    eps: float = 1e-5,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    residual: Tensor | None = None,
+    act: str = "relu",
+    act_param: ActParam = None,
+    algo: str | None = None,
+) -> Tensor:
+    """Convolution, BatchNorm with its running statistics (inference), residual addition and activation in one pass.
+
+    y = act((conv(x, weight) + bias - running_mean) / sqrt(running_var + eps) * bn_weight + bn_bias + residual)
+
+    Equivalent to ``act(torch.nn.functional.batch_norm(torch.nn.functional.conv2d(x, weight, bias, stride, padding,
+    dilation, groups), running_mean, running_var, bn_weight, bn_bias, False, 0.0, eps) + residual)``.
+
+    Args:
+        running_mean, running_var: (K,).
+        bn_weight, bn_bias: (K,) or None (1 and 0).
+        eps: added to the variance.
+        The others are those of `conv2d`.
+
+    Returns:
+        As `conv2d`.
+
+    Raises:
+        As `conv2d`; ValueError for statistics that are not of shape (K,).
+
+    Numerics: the norm is folded into scale and shift in float32 (float64 for float64) and cached until one of its
+    tensors changes; then as `conv2d`.
+    """
+    norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
+    for name, vector in norm.items():
+        if vector is None and name.startswith("bn_"):
+            continue
+        checks.require(
+            isinstance(vector, Tensor) and vector.shape == weight.shape[:1],
+            f"conv2d_bn_act: expected {name} to be a tensor of shape {list(weight.shape[:1])}, but got "
+            f"{checks.shape_of(vector)}",
+            ValueError,
+        )
+
+    def fold() -> tuple[Tensor, Tensor]:
+        exact = torch.float64 if running_var.dtype == torch.float64 else torch.float32
+        scale = torch.rsqrt(running_var.to(exact) + eps)
+        if bn_weight is not None:
+            scale = scale * bn_weight
+        shift = -running_mean * scale
+        return scale, shift if bn_bias is None else shift + bn_bias
+
+    tensors = (running_mean, running_var, bn_weight, bn_bias)
+    kept = not dispatch.is_compiling() and not dispatch.records(*tensors)
+    scale, shift = cache.folded(tensors, eps, fold) if kept else fold()
+    return conv2d(
+        x, weight, bias, stride, padding, dilation, groups, scale=scale, shift=shift, residual=residual, act=act,
+        act_param=act_param, algo=algo,
+    )  # fmt: skip

@@ -1,0 +1,158 @@
+"""What the package can run, and why: algorithms, reasons against them, instruction sets, the build."""
+
+import os
+import platform
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+from . import _C, backends
+
+# Functions that run another operator's algorithms.
+_SAME_AS = {"linear": "gemm", "conv2d_bn_act": "conv2d"}
+OPERATORS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "conv2d_input_grad", "conv2d_weight_grad", "gemm")
+_COMPILED = ("cpu", "cuda", "cuda_emulated")
+
+
+class Algorithm(NamedTuple):
+    """One way to compute an operator."""
+
+    name: str
+    summary: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Candidate(NamedTuple):
+    """An algorithm, and what speaks against it for one problem (nothing: it can serve)."""
+
+    name: str
+    summary: str
+    reasons: tuple[str, ...]
+    preferred: bool
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which algorithm serves a problem, and why the others do not. `str()` gives one line for each."""
+
+    op: str
+    backend: str
+    problem: dict[str, Any]
+    chosen: str | None
+    candidates: tuple[Candidate, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        lines = [f"{self.op} on {self.backend}: {self.chosen or 'no algorithm serves this problem'}"]
+        for name, summary, reasons, preferred in self.candidates:
+            why = "; ".join(reasons) if reasons else summary + ("" if preferred else " (not preferred here)")
+            lines.append(f"  {'*' if name == self.chosen else '-'} {name}: {why}")
+        return "\n".join(lines)
+
+
+def algorithms(op: str, backend: str = "cpu") -> list[Algorithm]:
+    """The algorithms of an operator on a backend, in order of preference; empty where it has a single kernel.
+
+    Args:
+        op: conv2d, conv2d_bn_act, upsample_conv2d, conv_transpose2d, conv2d_input_grad, conv2d_weight_grad, gemm,
+            linear, or any other function of fastconv.functional.
+        backend: one of `fastconv.backends.BACKENDS`.
+    """
+    backends._checked(backend, "fastconv.algorithms")
+    from . import functional
+
+    name = _SAME_AS.get(op, op)
+    if name in OPERATORS:
+        return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
+    if not callable(getattr(functional, op, None)) and op not in _operator_names():
+        known = sorted({*OPERATORS, *_SAME_AS, *functional.__all__})
+        raise ValueError(f"fastconv.algorithms: expected op to be one of {', '.join(known)}, but got {op!r}")
+    return []
+
+
+def _operator_names() -> list[str]:
+    from . import ops
+
+    return ops.operator_names()
+
+
+def algorithm_names(op: str, backend: str = "cpu") -> list[str]:
+    return [algorithm.name for algorithm in algorithms(op, backend)]
+
+
+def explain(op: str, backend: str = "cpu", **problem: Any) -> Explanation:
+    """Which algorithm serves a problem, with the reasons against each.
+
+    Args:
+        op: one of `fastconv.introspection.OPERATORS`.
+        backend: cpu, cuda or cuda_emulated.
+        problem: N, C, H, W, K, R, S, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
+            dilation_w, groups, scale_h, scale_w (conv2d and its kin; defaults 1, no padding), or M, N, K, batch,
+            transpose_a, transpose_b (gemm), and dtype, act, channels_last, bias, scale, shift, residual.
+
+    Example: ``print(fastconv.explain("conv2d", C=64, H=56, W=56, K=64, R=3, S=3, pad_top=1, pad_bottom=1, pad_left=1,
+    pad_right=1, channels_last=True))``
+    """
+    name = _SAME_AS.get(op, op)
+    summaries = dict(_C.algorithms(name, backend))
+    rows = [Candidate(n, summaries[n], tuple(r), p) for n, r, p in _C.reasons(name, backend, problem)]
+    able = [row for row in rows if not row.reasons]
+    chosen = next((row.name for row in able if row.preferred), able[0].name if able else None)
+    return Explanation(op, backend, dict(problem), chosen, tuple(rows))
+
+
+def isa() -> str:
+    """The instruction set in use: avx512, avx2 or scalar."""
+    return _C.isa()
+
+
+def available_isas() -> list[str]:
+    """The instruction sets that this CPU can run, best first."""
+    return _C.available_isas()
+
+
+def isa_is_forced() -> bool:
+    """Whether FASTCONV_CPU_ISA names the instruction set."""
+    return bool(os.environ.get("FASTCONV_CPU_ISA"))
+
+
+def select_isa(name: str) -> None:
+    """Uses another instruction set from now on ("": the best). Drops the weights packed for the one before."""
+    from .functional import cache
+
+    _C.select_isa(name)
+    cache.clear()
+
+
+def why_unavailable(name: str) -> str | None:
+    """`fastconv.backends.why_unavailable`."""
+    return backends.why_unavailable(name)
+
+
+def why_not_emulated() -> str | None:
+    """None if the emulated CUDA kernels are in this build, else why not."""
+    return build_info()["left_out"].get("cuda_emulated")
+
+
+def build_info() -> dict[str, Any]:
+    """How this build was made (compiler, flags, git_sha, CUDA, what was left out and why) and where it runs."""
+    from ._build_info import BUILD_INFO
+
+    return {
+        **BUILD_INFO,
+        "isa": isa(),
+        "available_isas": available_isas(),
+        "torch_running": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def peak_workspace_bytes() -> int:
+    """The most scratch memory that one call has taken since the last reset."""
+    return _C.peak_workspace_bytes()
+
+
+def reset_peak_workspace() -> None:
+    _C.reset_peak_workspace_bytes()

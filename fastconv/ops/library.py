@@ -1,0 +1,44 @@
+"""The operators of one namespace as attributes: `native.conv2d` is torch.ops.fastconv.conv2d.default.
+
+Two namespaces have the same schemas: `fastconv`, registered in C++ (csrc/torch/registration.cpp), and
+`fastconv_reference`, the NumPy reference behind the same operators (reference_backend.py). Fakes and derivatives are
+registered for both, so that every backend differentiates and compiles alike.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+NATIVE, REFERENCE = "fastconv", "fastconv_reference"
+NAMESPACES = (NATIVE, REFERENCE)
+
+
+def operator_names(namespace: str = NATIVE) -> list[str]:
+    """Names of the operators registered under `namespace`."""
+    prefix = namespace + "::"
+    names = torch._C._dispatch_get_all_op_names()
+    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
+class Operators:
+    """Default overloads by name, looked up once."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def __getattr__(self, name: str) -> Any:
+        overload = getattr(getattr(torch.ops, self.namespace), name).default
+        setattr(self, name, overload)  # found without __getattr__ from now on
+        return overload
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(operator_names(self.namespace))
+
+
+native = Operators(NATIVE)
+reference = Operators(REFERENCE)
+
+
+def operators(namespace: str) -> Operators:
+    return reference if namespace == REFERENCE else native
