@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as torch_f
@@ -152,7 +153,7 @@ def _upsampled(x: torch.Tensor, problem: WindowProblem) -> torch.Tensor:
     return torch_f.interpolate(x, scale_factor=tuple(float(s) for s in problem.upsample), mode="nearest")
 
 
-def problem_fields(workload: Workload, layout: str) -> dict[str, int | bool | str]:
+def problem_fields(workload: Workload, layout: str) -> dict[str, Any]:
     """The workload in the terms of `fastconv.explain(op, **fields)`."""
     p = workload.problem
     common = {"dtype": workload.dtype, "act": workload.act, "bias": workload.bias, "residual": workload.residual}
@@ -213,7 +214,7 @@ def our_call(workload: Workload, operands: Operands, algo: str | None = None) ->
     if workload.op in GRADIENTS and isinstance(p, WindowProblem):
         return _our_gradient(workload.op, p, o, algo)
     act_param = o.alpha if workload.act == "prelu" else None
-    tail = {"residual": o.residual, "act": workload.act, "act_param": act_param, "algo": algo}
+    tail: dict[str, Any] = {"residual": o.residual, "act": workload.act, "act_param": act_param, "algo": algo}
     if isinstance(p, GemmProblem):
         return lambda: ours.gemm(o.x, weight, o.bias, **tail)
     if workload.op == "conv_transpose2d":

@@ -73,6 +73,7 @@ def _run(arguments: argparse.Namespace, own: Photo | None, backend: str, folder:
         faces_missing = f"face detection: {error}"
         console.line(f"left out: {faces_missing}")
     command = "fastconv demo" + (" --quick" if arguments.quick else "")
+    command += f" --backend {backend}" if backend != "cpu" else ""
     path = folder / "report.html"
     write_text(path, report.build_report(classified, faces, faces_missing, backend, command))
     console.line(f"report: {path}")
@@ -92,11 +93,9 @@ def _print_classification(console: Console, result: ClassifyResult) -> None:
     console.table(headers, rows, left=3, title="EfficientNet-Lite0, ImageNet weights")
     for batch, timings in result.timings.items():
         _print_timings(console, f"EfficientNet-Lite0, batch {batch}", timings)
-    rows = [
-        (row["layers"], row["operation"], row["kernel"], row["problem"])
-        for row in report.kernel_rows(result.explanation)
-    ]
-    console.table(("layers", "operation", "kernel", "input"), rows, left=4)
+    kernels = report.kernel_rows(result.explanation)
+    columns = ("operation", "kernel", "problem", "layers")
+    console.table(columns, [tuple(str(row[column]) for column in columns) for row in kernels], left=len(columns))
 
 
 def _print_faces(console: Console, result: FacesResult) -> None:
