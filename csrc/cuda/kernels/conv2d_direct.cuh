@@ -39,7 +39,8 @@ template <class T>
 struct Conv2dDirectParams {
   ConvProblem problem;
   TensorView x, w, y;
-  int64_t pixels;  // N * P * Q
+  int64_t pixels;         // N * P * Q
+  int first_filter_tile;  // of this launch, groups run together
   int filter_tiles_per_group;
   // Whether c is the innermost index of the reduction (else s is), so that weights are read in memory order.
   bool channels_innermost;
@@ -119,67 +120,64 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     corner_offset[i] = params.x.offset(pixel_n[at], 0, h, w);
   }
 
-  const int filter_tiles = params.filter_tiles_per_group * static_cast<int>(problem.groups);
-  for (int tile = static_cast<int>(blockIdx.y); tile < filter_tiles; tile += static_cast<int>(gridDim.y)) {
-    const int group = tile / params.filter_tiles_per_group;
-    const int filter0 = tile % params.filter_tiles_per_group * kTileFilters;  // within the group
-    const int64_t k0 = static_cast<int64_t>(group) * filters_per_group + filter0;
-    const T* x = params.x.template as<const T>() + group * problem.channels_per_group() * params.x.stride[1];
-    const T* w = params.w.template as<const T>() + k0 * params.w.stride[0];
+  const int tile = params.first_filter_tile + static_cast<int>(blockIdx.y);
+  const int group = tile / params.filter_tiles_per_group;
+  const int filter0 = tile % params.filter_tiles_per_group * kTileFilters;  // within the group
+  const int64_t k0 = static_cast<int64_t>(group) * filters_per_group + filter0;
+  const T* x = params.x.template as<const T>() + group * problem.channels_per_group() * params.x.stride[1];
+  const T* w = params.w.template as<const T>() + k0 * params.w.stride[0];
 
-    Acc acc[kPixels][kFilters] = {};
-    for (int64_t chunk = 0; chunk < reduction_extent; chunk += kTaps) {
-      const int count = static_cast<int>(min(static_cast<int64_t>(kTaps), reduction_extent - chunk));
-      __syncthreads();  // the previous chunk, or the previous tile's outputs, have been read
-      if (thread < count) conv2d_direct_tap(params, chunk + thread, taps[thread], weight_offsets[thread]);
-      __syncthreads();
-      for (int i = thread; i < kTaps * kTileFilters; i += kThreads) {
-        const int tap = i % kTaps, filter = i / kTaps;
-        if (tap < count) {
-          const bool inside = filter0 + filter < filters_per_group;
-          weights[tap][filter] = inside ? to_accumulate(w[filter * params.w.stride[0] + weight_offsets[tap]]) : Acc(0);
-        }
-      }
-      __syncthreads();
-      for (int t = 0; t < count; ++t) {
-        const ConvTap tap = taps[t];
-        Pack<Acc, kPack> weight[kFilters / kPack];
-#pragma unroll
-        for (int j = 0; j < kFilters / kPack; ++j) {
-          weight[j] = load_pack<kPack>(&weights[t][filter_lane * kFilters + j * kPack]);
-        }
-#pragma unroll
-        for (int i = 0; i < kPixels; ++i) {
-          // One comparison per axis: a negative coordinate is a large unsigned one.
-          const bool inside = static_cast<unsigned>(corner_h[i] + tap.h) < static_cast<unsigned>(H) &&
-                              static_cast<unsigned>(corner_w[i] + tap.w) < static_cast<unsigned>(W);
-          const Acc value = inside ? to_accumulate(x[corner_offset[i] + tap.x_offset]) : Acc(0);
-#pragma unroll
-          for (int j = 0; j < kFilters; ++j) acc[i][j] += value * weight[j / kPack].value[j % kPack];
-        }
-      }
-    }
-
-    // Through shared memory, so that y is written along its innermost extent whatever the threads computed.
+  Acc acc[kPixels][kFilters] = {};
+  for (int64_t chunk = 0; chunk < reduction_extent; chunk += kTaps) {
+    const int count = static_cast<int>(min(static_cast<int64_t>(kTaps), reduction_extent - chunk));
+    __syncthreads();  // the previous chunk has been read
+    if (thread < count) conv2d_direct_tap(params, chunk + thread, taps[thread], weight_offsets[thread]);
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kPixels; ++i) {
-#pragma unroll
-      for (int j = 0; j < kFilters; ++j) {
-        outputs[filter_lane * kFilters + j][pixel_lane + i * Config::kPixelLanes] = acc[i][j];
+    for (int i = thread; i < kTaps * kTileFilters; i += kThreads) {
+      const int tap = i % kTaps, filter = i / kTaps;
+      if (tap < count) {
+        const bool inside = filter0 + filter < filters_per_group;
+        weights[tap][filter] = inside ? to_accumulate(w[filter * params.w.stride[0] + weight_offsets[tap]]) : Acc(0);
       }
     }
     __syncthreads();
+    for (int t = 0; t < count; ++t) {
+      const ConvTap tap = taps[t];
+      Pack<Acc, kPack> weight[kFilters / kPack];
+#pragma unroll
+      for (int j = 0; j < kFilters / kPack; ++j) {
+        weight[j] = load_pack<kPack>(&weights[t][filter_lane * kFilters + j * kPack]);
+      }
+#pragma unroll
+      for (int i = 0; i < kPixels; ++i) {
+        // One comparison per axis: a negative coordinate is a large unsigned one.
+        const bool inside = static_cast<unsigned>(corner_h[i] + tap.h) < static_cast<unsigned>(H) &&
+                            static_cast<unsigned>(corner_w[i] + tap.w) < static_cast<unsigned>(W);
+        const Acc value = inside ? to_accumulate(x[corner_offset[i] + tap.x_offset]) : Acc(0);
+#pragma unroll
+        for (int j = 0; j < kFilters; ++j) acc[i][j] += value * weight[j / kPack].value[j % kPack];
+      }
+    }
+  }
+
+  // Through shared memory, so that y is written along its innermost extent whatever the threads computed.
+#pragma unroll
+  for (int i = 0; i < kPixels; ++i) {
+#pragma unroll
+    for (int j = 0; j < kFilters; ++j) {
+      outputs[filter_lane * kFilters + j][pixel_lane + i * Config::kPixelLanes] = acc[i][j];
+    }
+  }
+  __syncthreads();
 #pragma unroll 1
-    for (int i = thread; i < kTilePixels * kTileFilters; i += kThreads) {
-      const int filter = params.filters_innermost ? i % kTileFilters : i / kTilePixels;
-      const int pixel = params.filters_innermost ? i / kTileFilters : i % kTilePixels;
-      const int n = pixel_n[pixel], p = pixel_p[pixel], q = pixel_q[pixel];
-      if (n >= 0 && filter0 + filter < filters_per_group) {
-        const int64_t k = k0 + filter;
-        params.y.template as<T>()[params.y.offset(n, k, p, q)] =
-            epilogue.finish(epilogue.channel(k), outputs[filter][pixel], n, k, p, q);
-      }
+  for (int i = thread; i < kTilePixels * kTileFilters; i += kThreads) {
+    const int filter = params.filters_innermost ? i % kTileFilters : i / kTilePixels;
+    const int pixel = params.filters_innermost ? i / kTileFilters : i % kTilePixels;
+    const int n = pixel_n[pixel], p = pixel_p[pixel], q = pixel_q[pixel];
+    if (n >= 0 && filter0 + filter < filters_per_group) {
+      const int64_t k = k0 + filter;
+      params.y.template as<T>()[params.y.offset(n, k, p, q)] =
+          epilogue.finish(epilogue.channel(k), outputs[filter][pixel], n, k, p, q);
     }
   }
 }
@@ -200,10 +198,15 @@ void launch_conv2d_direct(const Conv2dCall& call, const Epilogue& epilogue, cons
   const int64_t filter_tiles = params.filter_tiles_per_group * problem.groups;
 
   LaunchConfig config = base;
-  config.grid = dim3(static_cast<unsigned>((params.pixels + Config::kTilePixels - 1) / Config::kTilePixels),
-                     static_cast<unsigned>(filter_tiles < 65535 ? filter_tiles : 65535));
   config.block = dim3(Config::kThreads);
-  launch("conv2d_direct", config, conv2d_direct_kernel<Config, Epilogue>, params, epilogue);
+  constexpr int64_t kMaxGridY = 65535;
+  for (int64_t first = 0; first < filter_tiles; first += kMaxGridY) {
+    params.first_filter_tile = static_cast<int>(first);
+    const int64_t tiles = filter_tiles - first;
+    config.grid = dim3(static_cast<unsigned>((params.pixels + Config::kTilePixels - 1) / Config::kTilePixels),
+                       static_cast<unsigned>(tiles < kMaxGridY ? tiles : kMaxGridY));
+    launch("conv2d_direct", config, conv2d_direct_kernel<Config, Epilogue>, params, epilogue);
+  }
 }
 
 }  // namespace fastconv::cuda

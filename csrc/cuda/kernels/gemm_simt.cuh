@@ -216,7 +216,8 @@ void launch_gemm_simt(const GemmCall& call, const Epilogue& epilogue, const Laun
   using T = typename Config::Element;
   constexpr int kPack = Config::kPack;
   const auto aligned = [&](const void* p, int64_t batch_stride, int64_t outer_stride) {
-    return pack_aligned(static_cast<const T*>(p), kPack) && outer_stride % kPack == 0 && batch_stride % kPack == 0;
+    return pack_aligned(static_cast<const T*>(p), kPack) && outer_stride % kPack == 0 &&
+           (call.batch == 1 || batch_stride % kPack == 0);
   };
   GemmSimtParams<T> params;
   params.M = static_cast<int>(call.M);
