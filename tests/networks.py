@@ -258,6 +258,19 @@ class ZeroPads(nn.Module):
         return self.reflect(self.conv2(padded) + padded)
 
 
+class SetsItems(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv(x))
+        before = y.sum()
+        y[:, 0] = 0.5
+        y[..., :2] += 1
+        return self.head(y) + before
+
+
 class Pair(NamedTuple):
     boxes: Tensor
     scores: Tensor
@@ -293,6 +306,53 @@ class Branches(nn.Module):
         return head(y)
 
 
+class AsksForTypes(nn.Module):
+    """Checks its arguments, as libraries do, and builds its output in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, 2, 1), nn.Conv2d(6, 6, 3, 2, 1)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6) for _ in range(3)])
+        self.head = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        if not isinstance(x, torch.Tensor) or x.shape[1] != 3:
+            raise TypeError("expected an image")
+        outputs: list[Tensor] = []
+        for stage, norm in zip(self.stages, self.norms, strict=True):
+            x = F.relu(norm(stage(x)))
+            outputs.append(x)
+        top = self.head(outputs.pop())
+        for feature in reversed(outputs):
+            top = F.interpolate(top, size=feature.shape[-2:], mode="nearest")
+            outputs[0] = top + feature.mean(1, keepdim=True)
+        return outputs
+
+
+class _Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+
+class OwnFunction(nn.Module):
+    """A function with a derivative of its own, called in the forward: fx cannot follow it, torch.export can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.act = nn.Conv2d(3, 6, 3, padding="same"), nn.BatchNorm2d(6), nn.ReLU6(inplace=True)
+        self.up, self.conv2 = nn.Upsample(scale_factor=2), nn.Conv2d(6, 4, 3, padding=1)
+        self.constant = torch.full((6, 1, 1), 0.5)
+
+    def forward(self, x: Tensor, wide: bool = True) -> dict[str, Tensor | None]:
+        y = self.act(self.bn(self.conv(x)))
+        z = F.dropout(_Swish.apply(y), 0.5, self.training) * self.constant
+        z += 1
+        z = F.hardtanh_(self.conv2(self.up(z)), 0.0, 6.0) if wide else z
+        return {"image": z, "pooled": F.adaptive_avg_pool2d(z, 1).flatten(1), "none": None}
+
+
 class Broadcasts(nn.Module):
     """Additions that are no residuals: of another shape, of a number, of the same tensor."""
 
@@ -323,4 +383,6 @@ NETWORKS: dict[str, Any] = {
     "zero_pads": ZeroPads,
     "branches": Branches,
     "broadcasts": Broadcasts,
+    "asks_for_types": AsksForTypes,
+    "sets_items": SetsItems,
 }

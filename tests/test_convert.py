@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import NETWORKS, BasicBlock, ManyOutputs, SameConv, WritesToInput, randomise, resnet
+from networks import NETWORKS, BasicBlock, ManyOutputs, OwnFunction, SameConv, WritesToInput, randomise, resnet
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.utils import _pytree as pytree
 
-from fastconv.convert import convert, ir
+from fastconv.convert import convert, explain, ir
 
 
 def served(converted: nn.Module) -> list[Any]:
@@ -359,6 +359,57 @@ def test_shapes_in_the_code_are_followed_for_every_size() -> None:
         assert_like(model, converted, torch.randn(2, 3, *size))
         first, second = served(converted)
         assert first.act.name == "relu6" and len(first.norms) == 1 and sum(second.padding) == 8
+
+
+def test_parts_of_what_cannot_be_captured_are_converted() -> None:
+    model = randomise(NETWORKS["branches"]())
+    converted = convert(model)
+    assert_like(model, converted, torch.randn(1, 3, 8, 8))
+    explanation = explain(converted)
+    assert explanation.rows[0].layers == ("Branches",) and not explanation.rows[0].served
+    assert "float()" in explanation.rows[0].why
+    assert [row.layers for row in explanation.rows if row.served] == [
+        ("body.0", "body.1", "body.2"),
+        ("heads.1.conv2d",),
+    ]
+
+
+def test_what_only_export_can_follow() -> None:
+    model = randomise(OwnFunction())
+    x = torch.randn(2, 3, 8, 8)
+    converted = convert(model, x)
+    for shape in ((2, 3, 8, 8), (1, 3, 6, 10)):
+        assert_like(model, converted, torch.randn(shape))
+        first, swish, second, pool = served(converted)
+        assert swish.act.name == "silu"
+        assert len(first.norms) == 1 and first.act.name == "relu6" and second.upsample == (2, 2)
+        assert second.act.name == "relu6" and pool.function == "adaptive_avg_pool2d"
+    assert_like(model, converted, x, False)
+    with torch.no_grad():
+        model.bn.running_mean.add_(1)  # type: ignore[union-attr, operator]
+    assert_like(model, converted, x)
+    assert_like(model, convert(model), x)
+
+
+def test_a_forward_replaced_on_the_object() -> None:
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
+    model.forward = lambda x: model[1](model[0](x)) * 2  # type: ignore[method-assign]
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(convert(model)(x), model(x), atol=1e-5, rtol=1e-5)
+
+
+def test_explanation_of_a_network() -> None:
+    model = randomise(NETWORKS["u_net"]())
+    converted = convert(model)
+    assert "call it once" in str(explain(converted))
+    converted(torch.randn(1, 3, 16, 16))
+    explanation = explain(converted)
+    text = str(explanation)
+    assert "upsample 2x2, conv 3x3 +bn +elu" in text and "1x16x8x8" in text
+    assert [row.operation for row in explanation.left] == ["add", "cat"]
+    assert all(row.why for row in explanation.left)
+    with pytest.raises(TypeError, match="module or the name"):
+        explain(3)  # type: ignore[arg-type]
 
 
 def test_unbatched_and_empty() -> None:

@@ -76,6 +76,11 @@ def is_scalar(node: Any) -> bool:
 class RecordingProxy(fx.Proxy):
     """Records `x += y` as what it is. fx makes it `x = x + y`, which loses the write that other names of x see."""
 
+    def __setitem__(self, key: Any, value: Any) -> None:
+        # A node and no proxy: an assignment has no value, whatever its arguments are known to be.
+        arguments: Any = self.tracer.create_arg((self, key, value))
+        self.tracer.create_node("call_function", operator.setitem, arguments, {})
+
 
 def _record_inplace(function: Any) -> Any:
     def method(self: RecordingProxy, other: Any) -> Any:
@@ -125,7 +130,7 @@ class Tracer(fx.Tracer):
                     break
                 self.graph.erase_node(node)
             self.module_stack = stack
-            self.opaque[path] = f"its forward cannot be captured: {_first_line(error)}"
+            self.opaque[path] = f"its forward cannot be captured: {first_line(error)}"
             return self.create_proxy("call_module", path, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
@@ -168,7 +173,8 @@ class Tracer(fx.Tracer):
         return self.create_proxy("placeholder", name, (), {})
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What went wrong, in one line."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
@@ -185,8 +191,6 @@ def capture(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec, *, given_
     from fastconv.convert.shaped import ShapedTracer
 
     forward = type(root).forward
-    if "forward" in root.__dict__:
-        raise CaptureError("its forward was replaced on the object")
     tracer = (ShapedTracer if given_shapes else Tracer)(forward, leaves, spec)
     before = {name for name in vars(root) if name.startswith("_tensor_constant")}
     try:
@@ -195,6 +199,6 @@ def capture(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec, *, given_
     except Exception as error:
         for name in [name for name in vars(root) if name.startswith("_tensor_constant") and name not in before]:
             delattr(root, name)
-        raise CaptureError(_first_line(error)) from error
+        raise CaptureError(first_line(error)) from error
     assert tracer.output_spec is not None
     return Captured(graph, root, tracer.output_spec, tracer.opaque)

@@ -50,6 +50,7 @@ def convert(
     if example_inputs is not None:
         arguments = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
         leaves, spec = pytree.tree_flatten((tuple(arguments), {}))
+        converted.region.may_export = True
         converted.region.program(leaves, spec)
     return converted
 

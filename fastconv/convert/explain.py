@@ -137,7 +137,7 @@ def _explain_node(program: Program, node: fx.Node, prefix: str, read: tuple[Tens
         )
         problem = "x".join(map(str, read[0].shape)) if read else ""
         return [LayerRow(labels, describe(spec), True, choice.kernel, choice.why, problem, choice.against)]
-    name = getattr(node.target, "__name__", str(node.target))
+    name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
     if isinstance(function, steps.FormatStep | steps.ReadStep) or name in _RESHAPING or is_scalar(node):
         return []
     if name in ("is_channels_last", "all_of"):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch._ops import OpOverload
 
 from fastconv.convert import ir, steps
 from fastconv.convert.calls import operation_of
@@ -43,7 +44,7 @@ _ANY_LAYOUT_MODULES = (
     nn.GELU,
     nn.Hardtanh,
 )
-_JOINS = {torch.cat, torch.concat}
+_JOINS = {torch.cat, torch.concat, torch.ops.aten.cat.default}
 
 
 class LayoutPlan:
@@ -91,6 +92,8 @@ class LayoutPlan:
             return isinstance(module, _ANY_LAYOUT_MODULES) and type(module).__module__.startswith("torch.nn.")
         if node.op == "call_method":
             return node.target in _ANY_LAYOUT_METHODS
+        if isinstance(node.target, OpOverload):
+            return node.target._opname in _ANY_LAYOUT_METHODS or node.target in _JOINS
         return node.op == "call_function" and (node.target in _ANY_LAYOUT_FUNCTIONS or operation_of(node) == "pad")
 
     def _restore(self, value: fx.Node, reader: fx.Node) -> fx.Node:

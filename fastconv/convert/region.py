@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fastconv.convert.capture import CaptureError, capture
+from fastconv.convert.exported import capture_exported
 from fastconv.convert.lower import Program, WeightStore, lower
 from fastconv.nn.weights import has_hooks
 
@@ -31,7 +32,9 @@ class Region:
         self.why: str | None = None  # why the module as a whole runs unchanged
         self.children: dict[str, Region] = {}
         self.last: Program | None = None
+        self.may_export = False  # torch.export takes seconds: only for whom example inputs were given
         self._forward = type(module).forward
+        self._is_patched = "forward" in module.__dict__
         self._outermost = outermost
         self._store = WeightStore(dtype)
         self._by_count: dict[int, Program] = {}
@@ -48,7 +51,7 @@ class Region:
         leaves, spec = pytree.tree_flatten((args, kwargs))
         if any(isinstance(leaf, fx.Proxy) or (isinstance(leaf, Tensor) and leaf.is_meta) for leaf in leaves):
             return self._forward(self.module, *args, **kwargs)  # an outer region is being captured
-        program = self.program(leaves, spec)
+        program = None if self._is_patched else self.program(leaves, spec)
         if program is None:
             # Of the outermost module nobody else runs the hooks.
             return self.module(*args, **kwargs) if self._outermost else self._forward(self.module, *args, **kwargs)
@@ -106,6 +109,8 @@ class Region:
 
     def _capture_shaped(self, leaves: list[Any], spec: pytree.TreeSpec, best: Program | None) -> Program | None:
         program = self._capture(leaves, spec, given_shapes=True)
+        if program is None and best is None and self.may_export and not self._is_patched:
+            program = self._export(leaves, spec)
         if program is None or (best is not None and len(program.opaque) >= len(best.opaque)):
             return None
         return program
@@ -114,12 +119,25 @@ class Region:
         if has_hooks(self.module) and self._outermost:
             self.why = "hooks are registered on it"
             return None
+        if self._is_patched:
+            self.why = "its forward was replaced on the object"
+            return None
         try:
             captured = capture(self.module, leaves, spec, given_shapes=given_shapes)
             program = lower(captured, self._store, may_write_inputs=self._outermost)
         except CaptureError as error:
             self.why = str(error)
             return None
+        self.why = None
+        return program
+
+    def _export(self, leaves: list[Any], spec: pytree.TreeSpec) -> Program | None:
+        if has_hooks(self.module):
+            return None
+        try:
+            program = lower(capture_exported(self.module, leaves, spec), self._store, may_write_inputs=self._outermost)
+        except CaptureError:
+            return None  # `why` keeps fx's reason, which names the line of the model
         self.why = None
         return program
 

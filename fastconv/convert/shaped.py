@@ -16,6 +16,12 @@ class _ShapedProxy(RecordingProxy):
     """A recorded tensor that knows its shape and type: `value` is a tensor on the meta device, without data."""
 
     value: Tensor
+    _is_param = False  # asked by isinstance(x, nn.Parameter)
+
+    @property
+    def __class__(self) -> Any:
+        """What isinstance(x, torch.Tensor) asks in the model's code; type(x) stays the proxy's."""
+        return Tensor
 
     def __init__(self, node: fx.Node, tracer: ShapedTracer, value: Tensor) -> None:
         super().__init__(node, tracer)
@@ -83,6 +89,10 @@ class ShapedTracer(Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         return attr_val if self._evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_arg(self, a: Any) -> Any:
+        # Before fx asks whether it is a tensor, which would make it a constant.
+        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
 
     def _tensor_proxy(self, name: str, tensor: Tensor) -> Any:
         return _ShapedProxy(self.create_node("get_attr", name, (), {}), self, torch.empty_like(tensor, device="meta"))

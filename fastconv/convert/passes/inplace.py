@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx
+from torch._ops import OpOverload
 
 from fastconv.convert.calls import arguments_of, operation_of
 from fastconv.convert.capture import CaptureError, is_scalar
@@ -27,7 +28,7 @@ _OPERATORS = {
 _VIEWS = {
     "view", "view_as", "reshape", "flatten", "unflatten", "ravel", "permute", "transpose", "t", "movedim", "swapaxes",
     "squeeze", "unsqueeze", "expand", "expand_as", "chunk", "split", "tensor_split", "narrow", "select", "unbind",
-    "diagonal", "unfold", "as_strided", "getitem", "contiguous", "detach", "to", "type_as", "float", "double", "half",
+    "diagonal", "unfold", "as_strided", "slice", "getitem", "contiguous", "detach", "to", "type_as", "float", "double", "half",
     "bfloat16",
 }  # fmt: skip
 _NOT_WRITES = {"requires_grad_", "retain_grad_"}
@@ -48,7 +49,7 @@ def remove_inplace(graph: fx.Graph, context: Context) -> None:
         later = [user for other in others for user in other.users if order.get(user, -1) > order[node]]
         if not _is_opaque(node, context) and any(name.op == "placeholder" for name in (*others, written)):
             context.writes_inputs = True
-        if later or _is_opaque(node, context):
+        if later or _is_opaque(node, context) or _name(node) == "setitem":
             names.join(node, written)
             hard.add(written)
         else:
@@ -82,7 +83,7 @@ class _Names:
             self._sets[member] = merged
 
     def add(self, node: fx.Node, context: Context) -> None:
-        name = getattr(node.target, "__name__", node.target)
+        name = _name(node)
         if node.op == "get_attr":
             same = [other for other in self._sets if other.op == "get_attr" and other.target == node.target]
             self.add_fresh(node)
@@ -122,17 +123,29 @@ def _written(node: fx.Node, context: Context) -> fx.Node | None:
         return first if name.endswith("_") and not name.endswith("__") and name not in _NOT_WRITES else None
     if node.op != "call_function":
         return None
+    if isinstance(node.target, OpOverload):
+        schema = zip(node.target._schema.arguments, node.args, strict=False)
+        return next((value for argument, value in schema if argument.is_write), None)  # type: ignore[return-value]
     operation = operation_of(node)
     if operation is not None and arguments_of(node, operation).get("inplace") is True:
         return first
     name = getattr(node.target, "__name__", "")
     if node.kwargs.get("inplace") is True or node.target in _OPERATORS or _outside(node.target) is not None:
         return first
-    return first if name == "setitem" else None
+    return first if name == "setitem" else None  # which returns nothing that later readers could read instead
+
+
+def _name(node: fx.Node) -> str:
+    if isinstance(node.target, OpOverload):
+        return node.target._opname
+    return getattr(node.target, "__name__", str(node.target))
 
 
 def _outside(function: Any) -> Any:
-    """torch.relu for torch.relu_ or F.relu_, None for a function that is not of that form."""
+    """torch.relu for torch.relu_, F.relu_ or aten's; None for a function that is not of that form."""
+    if isinstance(function, OpOverload):
+        packet = getattr(torch.ops.aten, function._opname[:-1], None) if function._opname.endswith("_") else None
+        return getattr(packet, function._overloadname, None)
     name = getattr(function, "__name__", "")
     if not name.endswith("_") or name.endswith("__"):
         return None
@@ -149,6 +162,8 @@ def _write_elsewhere(node: fx.Node, written: fx.Node, context: Context) -> None:
         node.target = str(node.target)[:-1]
     elif node.op == "call_function" and node.target in _OPERATORS:
         node.target = _OPERATORS[node.target]
+    elif isinstance(node.target, OpOverload) and (outside := _outside(node.target)) is not None:
+        node.target = outside
     elif node.op == "call_function" and operation is not None:
         arguments = arguments_of(node, operation)
         node.args, node.kwargs = (written,), {k: v for k, v in arguments.items() if k not in ("input", "inplace")}

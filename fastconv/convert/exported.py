@@ -1,0 +1,55 @@
+"""Capturing through torch.export, where fx cannot follow the code: slower to make, and for one set of shapes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.graph import CodeGen
+from torch.utils import _pytree as pytree
+
+from fastconv.convert.capture import Captured, CaptureError, first_line
+
+
+def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) -> Captured:
+    """The ATen graph of `root(*args, **kwargs)`; its parameters keep the names that they have in `root`.
+
+    Raises:
+        CaptureError: torch.export refuses too.
+    """
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module: Any = torch.export.export(root, tuple(args), dict(kwargs)).module()
+    except Exception as error:
+        raise CaptureError(first_line(error)) from error
+    graph = module.graph
+    output_spec = graph._codegen.pytree_info.out_spec
+    graph.set_codegen(CodeGen())
+    arguments = iter(leaves)
+    for node in list(graph.nodes):
+        # The values that export keeps at each node are fake tensors of these very shapes.
+        node.meta = {key: value for key, value in node.meta.items() if key == "nn_module_stack"}
+        if node.op == "placeholder" and not isinstance(next(arguments), Tensor):
+            graph.erase_node(node)
+        elif node.op == "call_module":
+            graph.erase_node(node)  # the guards: programs are looked up by shapes
+        elif node.op == "get_attr":
+            _name_in(root, module, node)
+    return Captured(graph, root, output_spec, {})
+
+
+def _name_in(root: nn.Module, module: Any, node: Any) -> None:
+    """Keeps a parameter's name; a constant that export made becomes an attribute of the shell."""
+    path, _, name = str(node.target).rpartition(".")
+    value = getattr(module.get_submodule(path), name)
+    try:
+        known = getattr(root.get_submodule(path), name, None)
+    except AttributeError:
+        known = None
+    if known is not value:
+        node.target = f"_tensor_constant_exported_{id(value)}"
+        root.__dict__[node.target] = value
