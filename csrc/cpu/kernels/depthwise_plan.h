@@ -6,12 +6,11 @@
 
 #include "lane_epilogue.h"
 #include "runs.h"
+#include "work_slots.h"
 
 namespace fastconv::cpu::FASTCONV_ISA::depthwise {
 
-constexpr int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
-constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+using namespace work;
 
 // Packed weights: [collect][K / kBlock][R * S][kBlock] of the accumulate type, zeros behind K. All taps of a block of
 // channels lie together, 64 bytes apart on every ISA, so that a tile's weights are constant offsets from one pointer.
@@ -62,26 +61,6 @@ void pack(const TensorView& w, int64_t K, int64_t collect, bool flip, Acc* packe
         }
       }
     });
-  });
-}
-
-// Fixed numbers of the work division.
-constexpr int64_t kSerialWork =
-    1 << 16;  // bytes + FMAs / 4 below which a second thread costs more than it gives (~20 us)
-constexpr int64_t kScratchBytes = 1 << 18;  // of a thread, a quarter of what the package allows: half of a small L2
-
-// Splits `units` into one contiguous range a thread, each with its own scratch: body(scratch, begin, end).
-template <class F>
-void run_in_slots(const CallContext& ctx, int64_t units, int64_t work, int64_t scratch_bytes, F&& body) {
-  const int64_t threads = thread_pool().threads();
-  const int64_t slots = max(1, min(min(threads, units), work / kSerialWork));
-  const int64_t bytes = round_up(scratch_bytes, 64);
-  char* scratch = bytes ? static_cast<char*>(ctx.workspace->allocate(static_cast<size_t>(slots * bytes))) : nullptr;
-  if (slots == 1) return body(static_cast<void*>(scratch), int64_t{0}, units);
-  parallel_for(slots, 1, [&](int64_t first, int64_t last) {
-    for (int64_t slot = first; slot < last; ++slot) {
-      body(static_cast<void*>(scratch + slot * bytes), units * slot / slots, units * (slot + 1) / slots);
-    }
   });
 }
 

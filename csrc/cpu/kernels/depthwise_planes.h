@@ -119,34 +119,6 @@ struct AnyPlaneTile {
   }
 };
 
-// Row `in` of W elements into its phases, from virtual column u0 on. The zeros around and between are there already:
-// they lie at the same places of every row.
-template <class Acc, class T>
-FC_INLINE void stage_row(const T* in, int64_t stride, int64_t W, int64_t insert, int64_t u0, int64_t phases,
-                         int64_t pitch, Acc* out) {
-  using V = Vec<Acc>;
-  const int64_t w0 = u0 <= 0 ? 0 : ceil_div(u0, insert), w1 = min(W, ceil_div(u0 + phases * pitch, insert));
-  const int64_t j0 = w0 * insert - u0;
-  if (stride == 1 && insert == 1 && phases == 1) {
-    for (int64_t w = w0; w < w1; w += V::kLanes) {
-      store_lanes(load_lanes(in + w, 1, w1 - w), out + j0 + w - w0, 1, w1 - w);
-    }
-  } else if (stride == 1 && insert == 1 && phases == 2) {
-    Acc *evens = out + j0 % 2 * pitch + j0 / 2, *odds = out + (j0 + 1) % 2 * pitch + (j0 + 1) / 2;
-    for (int64_t w = w0; w < w1; w += 2 * V::kLanes, evens += V::kLanes, odds += V::kLanes) {
-      V even, odd;
-      const int64_t left = w1 - w;
-      deinterleave(load_lanes(in + w, 1, left), load_lanes(in + w + V::kLanes, 1, left - V::kLanes), even, odd);
-      store_lanes(even, evens, 1, (left + 1) / 2);
-      store_lanes(odd, odds, 1, left / 2);
-    }
-  } else {
-    for (int64_t w = w0, j = j0; w < w1; ++w, j += insert) {
-      out[j % phases * pitch + j / phases] = to_accumulate(in[w * stride]);
-    }
-  }
-}
-
 template <class Acc>
 using PlaneFunction = void (*)(const Plan<Acc>&, const LaneEpilogue<Acc>&, const Staged<Acc>&, const PlaneBand&);
 

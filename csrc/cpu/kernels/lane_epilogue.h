@@ -6,48 +6,10 @@
 
 #include "../../common/epilogue.h"
 #include "../cpu_kernels.h"
+#include "lanes.h"
 #include "vector_math.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
-
-// visit_dtype over the storage types that are accumulated in Acc.
-template <class Acc, class F>
-FC_INLINE void visit_storage(DType dtype, F&& f) {
-  if constexpr (sizeof(Acc) == 8) {
-    f(TypeTag<double>{});
-  } else {
-    switch (dtype) {
-      case DType::kFloat16:
-        return f(TypeTag<half_t>{});
-      case DType::kBFloat16:
-        return f(TypeTag<bfloat16_t>{});
-      default:
-        return f(TypeTag<float>{});
-    }
-  }
-}
-
-// Up to kLanes elements, `stride` apart.
-template <class T>
-FC_INLINE Vec<accumulate_t<T>> load_lanes(const T* p, int64_t stride, int64_t lanes) {
-  using V = Vec<accumulate_t<T>>;
-  if (stride == 1) return lanes >= V::kLanes ? V::load(p) : V::load_partial(p, lanes);
-  accumulate_t<T> values[V::kLanes] = {};
-  for (int i = 0; i < V::kLanes && i < lanes; ++i) values[i] = to_accumulate(p[i * stride]);
-  return V::load(values);
-}
-
-template <class T>
-FC_INLINE void store_lanes(Vec<accumulate_t<T>> v, T* p, int64_t stride, int64_t lanes) {
-  using V = Vec<accumulate_t<T>>;
-  if (stride == 1) {
-    if (lanes >= V::kLanes) return v.store(p);
-    return v.store_partial(p, lanes);
-  }
-  accumulate_t<T> values[V::kLanes];
-  v.store(values);
-  for (int i = 0; i < V::kLanes && i < lanes; ++i) p[i * stride] = from_accumulate<T>(values[i]);
-}
 
 enum LaneAxis : int { kChannelLanes = 1, kColumnLanes = 3 };
 

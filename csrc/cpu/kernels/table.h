@@ -7,9 +7,17 @@
 #include "conv_depthwise.h"
 #include "conv_depthwise_grad.h"
 #include "conv_input_grad.h"
+#include "conv_direct.h"
+#include "conv_im2col.h"
+#include "conv_implicit_gemm.h"
+#include "conv_upsample.h"
 #include "conv_weight_grad.h"
 #include "elementwise.h"
+#include "gemm.h"
 #include "im2col.h"
+#include "machine.h"
+#include "pooling_backward.h"
+#include "pooling_max.h"
 #include "prelu_grad.h"
 #include "softmax.h"
 #include "upsample.h"
@@ -32,10 +40,28 @@ constexpr Kernels make_table() {
   k.conv2d_depthwise = conv2d_depthwise;
   k.conv2d_input_grad_depthwise = conv2d_input_grad_depthwise;
   k.conv2d_weight_grad_depthwise = conv2d_weight_grad_depthwise;
+  k.max_pool2d = max_pool2d;
+  k.max_pool2d_backward = max_pool2d_backward;
+  k.avg_pool2d = avg_pool2d;
+  k.avg_pool2d_backward = avg_pool2d_backward;
   k.conv2d_weight_grad = conv2d_weight_grad;
   k.conv2d_input_grad = conv2d_input_grad;
   k.input_grad_packed_bytes = input_grad_packed_bytes;
   k.input_grad_pack = input_grad_pack;
+  k.conv2d_implicit_gemm = conv2d_implicit_gemm;
+  k.conv2d_pointwise = conv2d_pointwise;
+  k.conv2d_direct = conv2d_direct;
+  k.conv2d_im2col = conv2d_im2col;
+  k.upsample_conv2d_gather = upsample_conv2d_gather;
+  k.upsample_conv2d_phase = upsample_conv2d_phase;
+  k.conv2d_packed_bytes = conv2d_packed_bytes;
+  k.conv2d_pack = conv2d_pack;
+  k.upsample_phase_packed_bytes = upsample_phase_packed_bytes;
+  k.upsample_phase_pack = upsample_phase_pack;
+  k.gemm = gemm;
+  k.gemm_packed_b_bytes = gemm_packed_b_bytes;
+  k.gemm_pack_b = gemm_pack_b;
+  k.fma_burst = fma_burst;
   return k;
 }
 
