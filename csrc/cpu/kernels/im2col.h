@@ -1,9 +1,10 @@
 // torch's unfold and fold: columns[n][(c * R + r) * S + s][p * Q + q] and x[n, c, h, w] at the place that tap (r, s)
-// of output (p, q) reads. Unfolding moves bits, whatever the type; folding gathers, one thread an image row, so that
-// the sums have a fixed order. Channels-last images are transposed in blocks of kImageChannels x kImageRun.
+// of output (p, q) reads. Unfolding copies; folding gathers, one thread an image row, so that the sums have a fixed
+// order. Channels-last images are transposed in blocks of kImageChannels x kImageRun.
 #pragma once
 
 #include "../cpu_kernels.h"
+#include "pixel_runs.h"
 #include "tap_range.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -11,23 +12,20 @@ namespace fastconv::cpu::FASTCONV_ISA {
 constexpr int64_t kImageChannels = 16;  // one cache line of float
 constexpr int64_t kImageRun = 256;
 
-// out[c * out_stride + i] = in[c + i * in_stride] for c < channels: channels-last to rows.
-template <class U>
-FC_INLINE void transpose_to_rows(const U* in, int64_t in_stride, int64_t n, int64_t channels, U* out,
+// out[c * out_stride + i] = in[c + i * in_stride] for i < n, c < channels.
+template <class T>
+FC_INLINE void transpose_to_rows(const T* in, int64_t in_stride, int64_t n, int64_t channels, T* out,
                                  int64_t out_stride) {
-  int64_t i = 0;
-  if constexpr (sizeof(U) == sizeof(float)) {
-    constexpr int64_t kBlock = kTransposeBlock;
-    for (; i + kBlock <= n && channels % kBlock == 0; i += kBlock)
-      for (int64_t c = 0; c < channels; c += kBlock)
-        transpose_block(reinterpret_cast<const float*>(in + c + i * in_stride), in_stride,
-                        reinterpret_cast<float*>(out + c * out_stride + i), out_stride);
+  // Half precision is transposed in float registers, which pays where they are wide.
+  if constexpr (sizeof(T) > 2 || kTransposeBlock > 4) {
+    runs_detail::transpose_run(in, in_stride, n, channels, out, out_stride);
+  } else {
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = 0; c < channels; ++c) out[c * out_stride + i] = in[c + i * in_stride];
   }
-  for (; i < n; ++i)
-    for (int64_t c = 0; c < channels; ++c) out[c * out_stride + i] = in[c + i * in_stride];
 }
 
-template <class U>  // an unsigned integer of the element's size
+template <class T>
 void im2col_typed(const Im2colCall& call) {
   const ConvProblem& p = call.problem;
   const TensorView& image = call.image;
@@ -39,24 +37,24 @@ void im2col_typed(const Im2colCall& call) {
       const int64_t c = task / taps % blocks * block, n = task / taps / blocks;
       const int64_t channels = p.C - c < block ? p.C - c : block;
       const TapRange range = tap_range(s * p.dilation_w - p.pad_left, p.stride_w, p.W, p.Q);
-      U* out = static_cast<U*>(call.columns) + ((n * p.C + c) * taps + tap) * pixels;
+      T* out = static_cast<T*>(call.columns) + ((n * p.C + c) * taps + tap) * pixels;
       const int64_t out_stride = taps * pixels;  // between channels
       for (int64_t row = 0; row < p.P; ++row, out += p.Q) {
         const int64_t h = row * p.stride_h - p.pad_top + r * p.dilation_h;
         const bool inside = h >= 0 && h < p.H && range.begin < range.end;
         const int64_t first = inside ? range.begin : 0, last = inside ? range.end : 0;
         for (int64_t i = 0; i < channels; ++i) {
-          for (int64_t q = 0; q < first; ++q) out[i * out_stride + q] = 0;
-          for (int64_t q = last; q < p.Q; ++q) out[i * out_stride + q] = 0;
+          for (int64_t q = 0; q < first; ++q) out[i * out_stride + q] = from_accumulate<T>(0);
+          for (int64_t q = last; q < p.Q; ++q) out[i * out_stride + q] = from_accumulate<T>(0);
         }
         if (!inside) continue;
         const int64_t w = first * p.stride_w - p.pad_left + s * p.dilation_w;
-        const U* in = image.as<const U>() + image.offset(n, c, h, w);
+        const T* in = image.as<const T>() + image.offset(n, c, h, w);
         const int64_t step = p.stride_w * image.stride[3];
         if (block > 1) {
           transpose_to_rows(in, step, last - first, channels, out + first, out_stride);
         } else if (step == 1) {
-          __builtin_memcpy(out + first, in, static_cast<size_t>(last - first) * sizeof(U));
+          __builtin_memcpy(out + first, in, static_cast<size_t>(last - first) * sizeof(T));
         } else {
           for (int64_t q = first; q < last; ++q) out[q] = in[(q - first) * step];
         }
@@ -68,8 +66,7 @@ void im2col_typed(const Im2colCall& call) {
 inline void im2col(const Im2colCall& call, const CallContext&) {
   const ConvProblem& p = call.problem;
   if (p.N * p.C * p.R * p.S * p.P * p.Q == 0) return;
-  const size_t bytes = dtype_size(call.dtype);
-  bytes == 8 ? im2col_typed<uint64_t>(call) : bytes == 4 ? im2col_typed<uint32_t>(call) : im2col_typed<uint16_t>(call);
+  visit_dtype(call.dtype, [&](auto tag) { im2col_typed<typename decltype(tag)::type>(call); });
 }
 
 // acc[0 .. n) += the taps of row (n, c, h) from image column w0 on.
