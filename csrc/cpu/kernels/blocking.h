@@ -1,8 +1,8 @@
 // How a convolution task is cut: between threads, into blocks of outputs, and along the reduction. Pure functions of
 // the extents, so that they can be read (and printed) apart from the engine.
 //
-// Budgets: the band and the staging tile of a thread stay within 1 MiB together, and beside a panel of weights in an L2
-// of 1 to 2 MiB.
+// Budgets, per thread: the band, the staging tile and what GEMM packs of B stay within 1 MiB together, and lie beside a
+// panel of weights in an L2 of 1 to 2 MiB.
 #pragma once
 
 #include "input_rows.h"
@@ -10,8 +10,8 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr int64_t kBandBytes = 640 << 10;
-constexpr int64_t kStageBytes = 192 << 10;
+constexpr int64_t kBandBytes = 512 << 10;
+constexpr int64_t kStageBytes = 128 << 10;
 constexpr int64_t kBlockPixels = 224;
 // Multiply-adds below which another thread costs more than it brings (about 10 us of one core).
 constexpr int64_t kThreadWork = 1 << 20;
@@ -89,10 +89,11 @@ bool reads_directly(const SimplifiedTask& t) {
   return t.Q <= 4 || !aliases(step);
 }
 
-// The microkernel can write y itself, and partial sums can wait there.
-template <class T>
+// The microkernel can write this tensor itself, and partial sums can wait in it.
+template <class Acc>
 bool stores_directly(const TensorView& y) {
-  return sizeof(T) == sizeof(accumulate_t<T>) && (y.stride[1] == 1 || y.size[1] == 1);
+  return accumulate_dtype(y.dtype) == y.dtype && dtype_size(y.dtype) == sizeof(Acc) &&
+         (y.stride[1] == 1 || y.size[1] == 1);
 }
 
 // Rows of x (as stored) that `rows` output rows read through `taps` vertical taps spanning `span`.
@@ -108,7 +109,7 @@ Blocking choose_blocking(const SimplifiedTask& t, const Shares& shares, int64_t 
   Blocking b;
   const int64_t item = sizeof(Acc);
   b.direct = reads_directly<T>(t);
-  b.staged = !in_registers || !stores_directly<T>(t.y);
+  b.staged = !in_registers || !stores_directly<Acc>(t.y);
   b.c = larger(t.C, 1);
   b.r = larger(t.R, 1);
   b.q = balanced(columns, kBlockPixels);

@@ -33,7 +33,7 @@ struct EnginePlan {
   int64_t filter_taps;       // in the packed filters, dead ones included
   bool flat_rows = false;    // blocks of whole rows are one run of pixels in y and its operands
 
-  static bool adjacent_channels(const TensorView& v) { return !v.present() || stores_directly<T>(v); }
+  static bool adjacent_channels(const TensorView& v) { return !v.present() || stores_directly<Acc>(v); }
 
   EnginePlan(const ConvTask& given, const CallContext& context)
       : task(simplify(given, allocate<int64_t>(context, simplify_memory(given)))),
@@ -46,8 +46,8 @@ struct EnginePlan {
     const int64_t columns = shares.columns ? ceil_div(tiles(), shares.pixel) * tile_columns() : task.Q;
     blocking = choose_blocking<T>(task, shares, rows, smaller(columns, task.Q), in_registers);
     using task_detail::row_follows_row;
-    flat_rows =
-        row_follows_row(task.y, task.Q) && row_follows_row(e.residual, task.Q) && row_follows_row(e.full_param, task.Q);
+    flat_rows = row_follows_row(task.y, task.Q) && row_follows_row(e.residual, task.Q) &&
+                row_follows_row(e.full_param, task.Q) && row_follows_row(task.partial, task.Q);
   }
 
   int64_t tile_columns() const { return balanced(task.Q, kTileRows); }
@@ -199,10 +199,13 @@ class EngineWorker {
     Tile<Acc> tile;
     tile.segments = segments_;
     tile.segment_count = step.segments;
-    tile.weights = static_cast<const Acc*>(t_.packed) + group * packed_elements<Acc>(t_.K, filter_reduction) +
-                   k * filter_reduction;
+    const Acc* filters = static_cast<const Acc*>(t_.packed) + block.n * t_.packed_image;
+    tile.weights = t_.packed_row
+                       ? filters + k
+                       : filters + group * packed_elements<Acc>(t_.K, filter_reduction) + k * filter_reduction;
+    tile.weight_step = t_.packed_row ? t_.packed_row : vectors * kLanes;
     tile.step = t_.step_w * pixel_pitch();
-    tile.load_partial = !step.first || t_.add;
+    tile.load_partial = !step.first || t_.partial.present();
     tile.finish = step.last && plan_.in_registers;
     tile.epilogue = &plan_.epilogue;
     tile.channel = channel;
@@ -211,7 +214,7 @@ class EngineWorker {
     tile.tail = static_cast<int>(staged && !operands ? kLanes : channels - (vectors - 1) * kLanes);
     tile.out_step = staged ? b_.stage_pitch : t_.y.stride[3];
 
-    if (staged && step.first && t_.add) load_stage(block, stage, channel, channels);
+    if (staged && step.first && t_.partial.present()) load_stage(block, stage, channel, channels);
     const int64_t column_channel = step.channel + (group - step.first_group) * t_.C;
     const Operand residual(t_.epilogue.residual, tile.finish), param(t_.epilogue.full_param, tile.finish);
     tile.residual_step = residual.step;
@@ -271,8 +274,8 @@ class EngineWorker {
 
   void load_stage(const Block& block, Acc* stage, int64_t channel, int64_t channels) {
     for_runs(block, [&](int64_t pixel, int64_t p, int64_t q, int64_t pixels) {
-      load_pixels(t_.y.template as<const T>() + t_.y.offset(block.n, channel, p, q), t_.y.stride[3], t_.y.stride[1],
-                  pixels, channels, stage + pixel * b_.stage_pitch, b_.stage_pitch);
+      load_pixels(t_.partial.template as<const Acc>() + t_.partial.offset(block.n, channel, p, q), t_.partial.stride[3],
+                  int64_t{1}, pixels, channels, stage + pixel * b_.stage_pitch, b_.stage_pitch);
     });
   }
 

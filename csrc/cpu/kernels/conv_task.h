@@ -25,8 +25,14 @@ struct ConvTask {
   TensorView x;                      // extents as stored: (N, groups * C, H, W)
   TensorView y;                      // (N, groups * K, P, Q): offset, strides as the caller needs
   const void* packed = nullptr;      // accumulate type, from pack_filter (pack.h), reduction order (r, s, c)
-  bool add = false;                  // start from y instead of from zero (y float32/float64, see stores_directly)
-  EpilogueArgs epilogue;             // residual and full_param are views like y
+  int64_t packed_image = 0;  // elements from one image's filters to the next one's (batched GEMM); 0: all share them
+  // Elements between reduction rows of filters that are not packed: a plain (C, K) matrix, K in whole vectors. 0:
+  // packed.
+  int64_t packed_row = 0;
+  // Sums to start from, of the accumulate type, channels adjacent; absent: zeros. Where y can hold such sums
+  // (stores_directly) it may be y itself.
+  TensorView partial;
+  EpilogueArgs epilogue;  // residual and full_param are views like y
 };
 
 // A task brought to the form that tiles best, and where its taps lie in the packed order.
@@ -103,7 +109,7 @@ inline SimplifiedTask simplify(const ConvTask& task, int64_t* memory) {
   using namespace task_detail;
   SimplifiedTask t;
   static_cast<ConvTask&>(t) = task;
-  TensorView* const views[] = {&t.x, &t.y, &t.epilogue.residual, &t.epilogue.full_param};
+  TensorView* const views[] = {&t.x, &t.y, &t.partial, &t.epilogue.residual, &t.epilogue.full_param};
   if (t.epilogue.full_param.size[0] == 1) t.epilogue.full_param.stride[0] = 0;
   int64_t *kept_h = memory, *kept_w = memory + 2 * task.R, *single = kept_w + 2 * task.S;
   t.R = live_taps(task.R, task.dh, t.P, t.step_h, t.x.size[2] * t.scale_h, kept_h);
@@ -145,6 +151,7 @@ inline SimplifiedTask simplify(const ConvTask& task, int64_t* memory) {
   t.Q *= t.P;
   t.P = 1;
   for (TensorView* v : views) images = images && image_follows_image(*v, t.Q);
+  images = images && t.packed_image == 0;
   // A slope shared by the batch has size 1 there, or stride 0.
   if (t.epilogue.full_param.present() && t.N > 1) images = images && t.epilogue.full_param.size[0] == t.N;
   if (!images) return t;

@@ -1,0 +1,30 @@
+// The machine's fused multiply-add peak, measured: what benchmarks divide by.
+#pragma once
+
+#include "../cpu_kernels.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// `iterations` rounds over enough independent sums to hide the latency of FMA (4 cycles, 2 a cycle: 8) with room to
+// spare, in registers. One thread; returns the floating-point operations done.
+inline double fma_burst(int64_t iterations) {
+  constexpr int kSums = kTileRows >= 12 ? 24 : 12;
+  using V = VecF;
+  V sums[kSums];
+  // Different starting values, or the compiler finds that one chain would do.
+#pragma GCC unroll 24
+  for (int i = 0; i < kSums; ++i) sums[i] = V(static_cast<float>(i + iterations % 7));
+  const V factor(0.999f), addend(static_cast<float>(iterations % 5));
+  for (int64_t n = 0; n < iterations; ++n) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kSums; ++i) sums[i] = fma(sums[i], factor, addend);
+  }
+  V total = sums[0];
+#pragma GCC unroll 24
+  for (int i = 1; i < kSums; ++i) total = total + sums[i];
+  // The sums are finite, which the compiler does not know: they have to be computed.
+  const bool finite = total.reduce_add() < 3e38f;
+  return finite ? static_cast<double>(iterations) * kSums * V::kLanes * 2 : 0;
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
