@@ -136,6 +136,25 @@ def test_gemm_on_strided_views(kernels):
     assert (whole == 77).all()
 
 
+@pytest.mark.parametrize("transpose", ["nn", "tt"])
+def test_gemm_uses_nothing_between_the_rows_of_a_view(kernels, transpose):
+    """Rows are padded to whole packs with NaN, so that packs may be loaded, but not the last of a row."""
+    rng = np.random.default_rng(7)
+    a, a64 = values(rng, (1, 67, 43), "float32", integers=True)
+    b, b64 = values(rng, (1, 43, 71), "float32", integers=True)
+
+    def padded(array, transposed):
+        stored = array.swapaxes(1, 2) if transposed else array
+        whole = np.full((1, stored.shape[1], stored.shape[2] + 1), np.nan, np.float32)
+        whole[:, :, :-1] = stored
+        view = whole[:, :, :-1]
+        return view.swapaxes(1, 2) if transposed else view
+
+    d = empty((1, 67, 71), "float32")
+    kernels.gemm(padded(a, transpose[0] == "t"), padded(b, transpose[1] == "t"), d, "float32")
+    np.testing.assert_array_equal(d, a64 @ b64)
+
+
 def test_gemm_spreads_nan_to_its_row_and_column_only(kernels):
     a = np.ones((1, 70, 40), np.float32)
     b = np.ones((1, 40, 70), np.float32)
