@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights and BatchNorm statistics: identity statistics would hide a wrong fold. Leaves eval mode set."""
+    """Random biases, slopes and BatchNorm statistics (identity ones would hide a wrong fold); sets evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor: Tensor, low: float, high: float) -> None:
@@ -28,7 +28,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 uniform(module.bias, -0.5, 0.5)
         elif isinstance(module, nn.PReLU):
             uniform(module.weight, -0.5, 0.9)
-        elif getattr(module, "bias", None) is not None and isinstance(module.bias, Tensor):
+        elif isinstance(getattr(module, "bias", None), Tensor):
             uniform(module.bias, -0.3, 0.3)
     return model.eval()
 

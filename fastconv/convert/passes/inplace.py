@@ -27,9 +27,9 @@ _OPERATORS = {
 }
 _VIEWS = {
     "view", "view_as", "reshape", "flatten", "unflatten", "ravel", "permute", "transpose", "t", "movedim", "swapaxes",
-    "squeeze", "unsqueeze", "expand", "expand_as", "chunk", "split", "tensor_split", "narrow", "select", "unbind",
-    "diagonal", "unfold", "as_strided", "slice", "getitem", "contiguous", "detach", "to", "type_as", "float", "double", "half",
-    "bfloat16",
+    "squeeze", "unsqueeze", "expand", "expand_as", "chunk", "split", "tensor_split", "narrow", "select", "slice",
+    "unbind", "diagonal", "unfold", "as_strided", "getitem", "contiguous", "detach", "to", "type_as", "float", "double",
+    "half", "bfloat16",
 }  # fmt: skip
 _NOT_WRITES = {"requires_grad_", "retain_grad_"}
 
