@@ -15,7 +15,8 @@ def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor 
         backend = dispatch.forced_backend()
         operators = dispatch.operators_of(backend)
         if dispatch.records(x, alpha):
-            y = operators.activation(x, name, param, alpha, backend)
+            # The derivative needs the values that are about to be overwritten.
+            y = operators.activation(x.clone() if inplace else x, name, param, alpha, backend)
             return x.copy_(y) if inplace else y
         if not inplace:
             return dispatch.call(operators.activation, x, name, param, alpha, backend)
@@ -47,7 +48,7 @@ def _check(x: Any, op: str, alpha: Any) -> None:
         full = alpha.dim() > 1 and tuple(alpha.shape) in (tuple(x.shape[1:]), tuple(x.shape))
         channels = x.shape[1] if x.dim() >= 2 else 1
         checks.require(
-            full or alpha.dim() > 1 or channels == alpha.numel(),
+            full or channels == alpha.numel(),
             f"Mismatch of parameter numbers and input channel size. Found parameter numbers = {alpha.numel()} and "
             f"channel size = {channels}.",
         )
