@@ -1,0 +1,26 @@
+"""What every test shares: the same random numbers on every run, and no test's choice of instruction set outlives it."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples on every run, and as slow a machine as it likes: a failure is then a wrong answer.
+settings.register_profile("fastconv", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("fastconv")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def keep_isa() -> Iterator[None]:
+    """For tests that select an instruction set: the one in use before is put back."""
+    from fastconv import introspection
+
+    before = introspection.isa()
+    yield
+    introspection.select_isa(before)
