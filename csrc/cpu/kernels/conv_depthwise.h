@@ -1,9 +1,10 @@
-// Depthwise convolution (groups == C), forward: channel lanes where y's channels are dense (NHWC), column lanes
-// everywhere else. Filters of 3x3 and 5x5 with stride 1 or 2 have register tiles of their own; any other filter,
-// stride, dilation, padding and channel multiplier takes the general ones.
+// Depthwise convolution (groups == C), forward: channel lanes where y's channels are dense (NHWC) and, transposed in
+// the cache, for small NCHW planes; column lanes everywhere else. Filters of 3x3 and 5x5 with stride 1 or 2 have
+// register tiles of their own; any other filter, stride, dilation, padding and channel multiplier takes the general
+// ones.
 #pragma once
 
-#include "depthwise_planes.h"
+#include "depthwise_small_planes.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -28,7 +29,8 @@ template <class Acc>
 void run_plan(const Plan<Acc>& plan, const EpilogueArgs& args, const CallContext& ctx) {
   if (plan.N * plan.K * plan.P * plan.Q == 0) return;
   const bool channels_dense = plan.y.stride[1] == 1 && plan.K > 1;
-  channels_dense ? run_channels(plan, args, ctx) : run_planes(plan, args, ctx);
+  if (channels_dense) return run_channels(plan, args, ctx);
+  suits_transposition(plan) ? run_small_planes(plan, args, ctx) : run_planes(plan, args, ctx);
 }
 
 template <class Acc>

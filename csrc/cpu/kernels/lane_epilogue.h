@@ -28,7 +28,7 @@ class LaneEpilogue {
 
   // Per channel: y = act(acc * multiplier + addend), in vectors padded with zeros, from the workspace.
   LaneEpilogue(const EpilogueArgs& args, const TensorView& y, LaneAxis axis, Workspace& workspace)
-      : args_(args), y_(y), axis_(axis) {
+      : args_(args), axis_(axis) {
     const int64_t K = y.size[1], padded = K + V::kLanes;
     multiplier_ = static_cast<Acc*>(workspace.allocate(static_cast<size_t>(3 * padded) * sizeof(Acc)));
     addend_ = multiplier_ + padded;
@@ -45,7 +45,16 @@ class LaneEpilogue {
         args.act == Activation::kIdentity || args.act == Activation::kRelu || args.act == Activation::kRelu6;
     lower_ = args.act == Activation::kIdentity ? -__builtin_inf() : 0;
     upper_ = args.act == Activation::kRelu6 ? 6 : __builtin_inf();
-    inline_ = clamps && !args.residual.present() && dtype_size(y.dtype) == sizeof(Acc) && y.stride[axis] == 1;
+    simple_ = clamps && !args.residual.present();
+    operands_ = y.dtype;
+    write_to(y, 0);
+  }
+
+  // Stores elsewhere: to scratch that holds y from channel `first_channel` on. Residual and parameters stay y's.
+  void write_to(const TensorView& out, int64_t first_channel) {
+    y_ = out;
+    first_channel_ = first_channel;
+    inline_ = simple_ && dtype_size(out.dtype) == sizeof(Acc) && out.stride[axis_] == 1;
   }
 
   // The channel vectors for channels k on (channel lanes) or channel k alone (column lanes).
@@ -69,7 +78,7 @@ class LaneEpilogue {
     const V lower(lower_), upper(upper_);
     const int64_t step = axis_ == kChannelLanes ? y_.stride[3] : V::kLanes;
     const int64_t wanted = axis_ == kChannelLanes ? V::kLanes : kColumns * V::kLanes;
-    Acc* base = y_.as<Acc>() + y_.offset(at.n, at.k, at.p, at.q);
+    Acc* base = y_.as<Acc>() + y_.offset(at.n, at.k - first_channel_, at.p, at.q);
     if (at.rows >= kRows && at.columns >= kColumns && at.lanes >= wanted) {
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i)
@@ -94,12 +103,12 @@ class LaneEpilogue {
  private:
   // f(view of an operand, first element of the tile's vector (i, j), lanes in it, that vector).
   template <class F>
-  FC_INLINE void each_vector(V* tile, int pitch, const TileAt& at, const TensorView& view, F f) const {
+  FC_INLINE void each_vector(V* tile, int pitch, const TileAt& at, const TensorView& view, int64_t k, F f) const {
     for (int i = 0; i < at.rows; ++i)
       for (int j = 0; j < at.columns; ++j) {
         const int64_t skip = axis_ == kChannelLanes ? j : static_cast<int64_t>(j) * V::kLanes;
         const int64_t lanes = axis_ == kChannelLanes ? at.lanes : at.lanes - skip;
-        if (lanes > 0) f(view.offset(at.n, at.k, at.p + i, at.q + skip), lanes, tile[i * pitch + j]);
+        if (lanes > 0) f(view.offset(at.n, k, at.p + i, at.q + skip), lanes, tile[i * pitch + j]);
       }
   }
 
@@ -107,17 +116,17 @@ class LaneEpilogue {
   __attribute__((noinline)) void finish_general(V* tile, int pitch, const TileAt& at) const {
     const int64_t lane_stride[] = {args_.residual.stride[axis_], args_.full_param.stride[axis_], y_.stride[axis_]};
     if (args_.residual.present()) {
-      visit_storage<Acc>(y_.dtype, [&](auto tag) {
+      visit_storage<Acc>(operands_, [&](auto tag) {
         using T = typename decltype(tag)::type;
-        each_vector(tile, pitch, at, args_.residual, [&](int64_t offset, int64_t lanes, V& v) {
+        each_vector(tile, pitch, at, args_.residual, at.k, [&](int64_t offset, int64_t lanes, V& v) {
           v = v + load_lanes(args_.residual.as<const T>() + offset, lane_stride[0], lanes);
         });
       });
     }
     if (args_.act == Activation::kPrelu && args_.param_kind == ParamKind::kFull) {
-      visit_storage<Acc>(y_.dtype, [&](auto tag) {
+      visit_storage<Acc>(operands_, [&](auto tag) {
         using T = typename decltype(tag)::type;
-        each_vector(tile, pitch, at, args_.full_param, [&](int64_t offset, int64_t lanes, V& v) {
+        each_vector(tile, pitch, at, args_.full_param, at.k, [&](int64_t offset, int64_t lanes, V& v) {
           const V param = load_lanes(args_.full_param.as<const T>() + offset, lane_stride[1], lanes);
           v = activations::Prelu::apply(v, param);
         });
@@ -125,12 +134,13 @@ class LaneEpilogue {
     } else {
       const V param = axis_ == kChannelLanes ? V::load(param_ + at.k) : V(param_[at.k]);
       visit_activation(args_.act, [&](auto f) {
-        each_vector(tile, pitch, at, y_, [&](int64_t, int64_t, V& v) { v = decltype(f)::template apply<V>(v, param); });
+        each_vector(tile, pitch, at, y_, 0,
+                    [&](int64_t, int64_t, V& v) { v = decltype(f)::template apply<V>(v, param); });
       });
     }
     visit_storage<Acc>(y_.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      each_vector(tile, pitch, at, y_, [&](int64_t offset, int64_t lanes, V& v) {
+      each_vector(tile, pitch, at, y_, at.k - first_channel_, [&](int64_t offset, int64_t lanes, V& v) {
         store_lanes(v, y_.as<T>() + offset, lane_stride[2], lanes);
       });
     });
@@ -141,7 +151,9 @@ class LaneEpilogue {
   LaneAxis axis_;
   Acc *multiplier_, *addend_, *param_;
   Acc lower_, upper_;
-  bool inline_;
+  int64_t first_channel_ = 0;
+  DType operands_;  // of the residual and of a full parameter
+  bool simple_, inline_;
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
