@@ -1,10 +1,13 @@
 """Compiles C++ files in parallel and links them; an object that is newer than all it was made from is kept."""
 
+import fcntl
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +76,15 @@ def _compile(task: Task) -> bool:
         print(f"fastconv: compiling {task.source.parent.name}/{task.source.name}", flush=True)
         _run(task.command, task.object)
     return not fresh
+
+
+@contextmanager
+def exclusive(build_dir: Path) -> Iterator[None]:
+    """One build at a time in a folder; a second one waits, and then finds the objects made."""
+    build_dir.mkdir(parents=True, exist_ok=True)
+    with open(build_dir / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def jobs() -> int:

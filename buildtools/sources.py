@@ -57,4 +57,4 @@ def torch_tasks(build_dir: Path, torch: TorchInstall, with_cuda: bool) -> list[T
 
 def link_flags(torch: TorchInstall) -> list[str]:
     # `import torch` has loaded libtorch_cpu by the time _C is opened, so no run path is needed.
-    return [f"-L{torch.library_dir}", "-ltorch_cpu", "-Wl,--no-undefined-version", "-Wl,-O1"]
+    return [f"-L{torch.library_dir}", "-ltorch_cpu", "-ldl", "-Wl,-O1"]

@@ -50,7 +50,7 @@ Tensor make_packed(PackedKind kind, const ConvProblem& p, DType dtype, size_t by
 
 ConvProblem weight_problem(const Tensor& weight, int64_t groups, const char* op) {
   require(weight.dim() == 4, op, ": expected weight to have 4 dimensions, but got ", weight.dim());
-  require_ints(sizes_of(weight), 4, 1, op, "weight size");
+  require_ints(sizes_of(weight), 4, 0, op, "weight size");
   require_ints({groups}, 1, 1, op, "groups");
   require(weight.size(0) % groups == 0, op, ": expected groups to divide the ", weight.size(0), " filters, but got ",
           groups);
@@ -79,7 +79,7 @@ Tensor pack_conv2d_weight(Tensor weight, int64_t groups) {
   const DType dtype = dtype_of(weight, op);
   const ConvProblem p = weight_problem(weight, groups, op);
   const auto& k = cpu::kernels();
-  const size_t bytes = k.conv2d_packed_bytes ? k.conv2d_packed_bytes(p, dtype) : 0;
+  const size_t bytes = k.conv2d_packed_bytes && weight.numel() > 0 ? k.conv2d_packed_bytes(p, dtype) : 0;
   return make_packed(PackedKind::kConv2d, p, dtype, bytes, weight,
                      [&](void* out) { k.conv2d_pack(p, view_of(weight, dtype), out); });
 }
@@ -98,7 +98,7 @@ Tensor pack_upsample_weight(Tensor weight, Ints scale_factor, Ints stride, Ints 
   p.pad_top = padding[0], p.pad_bottom = padding[1], p.pad_left = padding[2], p.pad_right = padding[3];
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
   const auto& k = cpu::kernels();
-  const size_t bytes = k.upsample_phase_packed_bytes ? k.upsample_phase_packed_bytes(p, dtype) : 0;
+  const size_t bytes = k.upsample_phase_packed_bytes && weight.numel() > 0 ? k.upsample_phase_packed_bytes(p, dtype) : 0;
   return make_packed(PackedKind::kUpsample, p, dtype, bytes, weight,
                      [&](void* out) { k.upsample_phase_pack(p, view_of(weight, dtype), out); });
 }
@@ -114,7 +114,7 @@ Tensor pack_transpose_weight(Tensor weight, Ints stride, Ints padding, Ints dila
   p.pad_top = p.pad_bottom = padding[0], p.pad_left = p.pad_right = padding[1];
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
   const auto& k = cpu::kernels();
-  const size_t bytes = k.input_grad_packed_bytes ? k.input_grad_packed_bytes(p, dtype) : 0;
+  const size_t bytes = k.input_grad_packed_bytes && weight.numel() > 0 ? k.input_grad_packed_bytes(p, dtype) : 0;
   return make_packed(PackedKind::kTranspose, p, dtype, bytes, weight,
                      [&](void* out) { k.input_grad_pack(p, view_of(weight, dtype), out); });
 }

@@ -1,4 +1,6 @@
 // Max, average and adaptive pooling, and their gradients.
+#include <cmath>
+
 #include "conv_geometry.h"
 #include "ops.h"
 #include "tables.h"
@@ -56,8 +58,6 @@ PoolProblem make_adaptive(const Ints& input, const Ints& output, const char* op)
   require_ints(output, 2, 0, op, "output_size");
   PoolProblem p;
   p.N = input[0], p.C = input[1], p.H = input[2], p.W = input[3];
-  require(p.C > 0 && p.H > 0 && p.W > 0, op, ": expected extents other than the batch to be positive, but got [", p.N,
-          ", ", p.C, ", ", p.H, ", ", p.W, "]");
   p.P = output[0], p.Q = output[1];
   p.adaptive = true;
   return p;
@@ -91,6 +91,10 @@ std::tuple<Tensor, Tensor> pool_forward(const char* op, Slot slot, Tensor x, con
   Tensor indices =
       want_indices ? empty({p.N, p.C, p.P, p.Q}, int64, format, x) : empty({0}, int64, MemoryFormat::kContiguous, x);
   if (y.numel() == 0) return {y, indices};
+  if (p.H == 0 || p.W == 0) {  // only adaptive windows get here: the mean of nothing
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_fill__Scalar(y.get(), std::nan("")));
+    return {y, indices};
+  }
   x = walkable(x);
   call.x = view_of(x, call.dtype);
   call.y = view_of(y, call.dtype);
@@ -192,6 +196,8 @@ Tensor adaptive_avg_pool2d_backward(Tensor dy, Ints input_size, std::string back
 std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor x, Ints output_size, bool return_indices, std::string backend) {
   const char* op = "adaptive_max_pool2d";
   const PoolProblem p = make_adaptive(sizes_of(x), output_size, op);
+  require(p.C > 0 && p.H > 0 && p.W > 0, op, ": expected extents other than the batch to be positive, but got ",
+          shape_text(x));
   return pool_forward(op, &cpu::Kernels::max_pool2d, x, p, return_indices, backend);
 }
 

@@ -13,6 +13,7 @@ ConvProblem make_windows(const Ints& image, const Ints& kernel_size, const Ints&
   require_ints(kernel_size, 2, 1, op, "kernel_size");
   require_ints(padding, 2, 0, op, "padding");
   require(image.size() == 4, op, ": expected the image to have 4 dimensions, but got ", image.size());
+  require(image[1] > 0, op, ": expected the image to have channels");
   const Ints sides{padding[0], padding[0], padding[1], padding[1]};
   return make_problem(image, {1, image[1], kernel_size[0], kernel_size[1]}, {stride, sides, dilation, 1}, op);
 }

@@ -1,8 +1,28 @@
 #include "tables.h"
 
 #include "../cpu/algorithms.h"
+#include "emulated.h"
 
 namespace fastconv::ops {
+
+namespace {
+
+const cuda::Backend& cuda_backend(Backend backend) {
+  if (backend == Backend::kCudaEmulated) return emulated_backend();
+#if defined(FASTCONV_WITH_CUDA)
+  return *fastconv_cuda_backend();
+#else
+  throw NotServed("cuda: this build has no CUDA kernels; fastconv.build_info() says why");
+#endif
+}
+
+template <class Call>
+const AlgorithmTable<Call>& none() {
+  static const AlgorithmTable<Call> table;
+  return table;
+}
+
+}  // namespace
 
 const char* backend_name(Backend backend) {
   switch (backend) {
@@ -33,33 +53,39 @@ Backend backend_of(const Tensor& t, const std::string& name, const char* op) {
   return backend;
 }
 
+void* current_stream([[maybe_unused]] const Tensor& t, Backend backend) {
+  if (backend != Backend::kCuda) return nullptr;
+#if defined(FASTCONV_WITH_CUDA)
+  void* stream = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  return stream;
+#else
+  return nullptr;
+#endif
+}
+
 template <>
 const AlgorithmTable<GemmCall>& algorithms<GemmCall>(Backend backend) {
-  static const AlgorithmTable<GemmCall> none;
-  return backend == Backend::kCpu ? cpu::gemm_algorithms() : none;
+  return backend == Backend::kCpu ? cpu::gemm_algorithms() : *cuda_backend(backend).gemm;
 }
 
 template <>
 const AlgorithmTable<Conv2dCall>& algorithms<Conv2dCall>(Backend backend) {
-  static const AlgorithmTable<Conv2dCall> none;
-  return backend == Backend::kCpu ? cpu::conv2d_algorithms() : none;
+  return backend == Backend::kCpu ? cpu::conv2d_algorithms() : *cuda_backend(backend).conv2d;
 }
 
 const AlgorithmTable<Conv2dCall>& upsample_algorithms(Backend backend) {
-  static const AlgorithmTable<Conv2dCall> none;
-  return backend == Backend::kCpu ? cpu::upsample_conv2d_algorithms() : none;
+  return backend == Backend::kCpu ? cpu::upsample_conv2d_algorithms() : none<Conv2dCall>();
 }
 
 template <>
 const AlgorithmTable<Conv2dInputGradCall>& algorithms<Conv2dInputGradCall>(Backend backend) {
-  static const AlgorithmTable<Conv2dInputGradCall> none;
-  return backend == Backend::kCpu ? cpu::conv2d_input_grad_algorithms() : none;
+  return backend == Backend::kCpu ? cpu::conv2d_input_grad_algorithms() : none<Conv2dInputGradCall>();
 }
 
 template <>
 const AlgorithmTable<Conv2dWeightGradCall>& algorithms<Conv2dWeightGradCall>(Backend backend) {
-  static const AlgorithmTable<Conv2dWeightGradCall> none;
-  return backend == Backend::kCpu ? cpu::conv2d_weight_grad_algorithms() : none;
+  return backend == Backend::kCpu ? cpu::conv2d_weight_grad_algorithms() : none<Conv2dWeightGradCall>();
 }
 
 }  // namespace fastconv::ops

@@ -24,13 +24,16 @@ const AlgorithmTable<Call>& algorithms(Backend backend);
 // conv2d and upsample_conv2d share their call, so the latter has its own name.
 const AlgorithmTable<Conv2dCall>& upsample_algorithms(Backend backend);
 
+// torch's current stream of t's device; null for the others.
+void* current_stream(const Tensor& t, Backend backend);
+
 // Selects from `table` and runs, with a workspace on `like`'s device.
 template <class Call>
 void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend backend, const std::string& algo,
                    const char* op, const Tensor& like) {
   if (table.empty()) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no algorithm for it"));
   TorchWorkspace workspace(like);
-  select_algorithm(table, call, op, algo).run(call, CallContext{&workspace, nullptr});
+  select_algorithm(table, call, op, algo).run(call, CallContext{&workspace, current_stream(like, backend)});
 }
 
 // Runs the one kernel of an operation.

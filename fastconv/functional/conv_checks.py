@@ -56,6 +56,11 @@ def _four(padding: Any, stride: Sequence[int], dilation: Sequence[int], kernel: 
     return [vertical, vertical, horizontal, horizontal]
 
 
+def _batched(x: Tensor) -> list[int]:
+    """The shape that torch's messages show: an unbatched image gets a batch of one."""
+    return [1, *x.shape] if x.dim() == 3 else list(x.shape)
+
+
 def _windows(height: int, width: int, kernel: Sequence[int], dilation: Sequence[int]) -> None:
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     require(
@@ -102,12 +107,13 @@ def conv2d(
     sides = _four(padding, stride, dilation, kernel)
     require(all(p >= 0 for p in sides), "negative padding is not supported")
     require(all(s > 0 for s in stride), "non-positive stride is not supported")
+    require(all(d >= 0 for d in dilation), "dilation should be greater than zero")
     require(all(d > 0 for d in dilation), f"dilation should be greater than zero, but got {dilation}")
     _groups(weight, groups)
     channels = x.shape[-3]
     require(
         channels == weight.shape[1] * groups,
-        f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{list(x.shape)} to have "
+        f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{_batched(x)} to have "
         f"{weight.shape[1] * groups} channels, but got {channels} channels instead",
     )
     require(
@@ -164,7 +170,7 @@ def conv_transpose2d(
     channels, shape = x.shape[-3], list(weight.shape)
     require(
         channels == shape[0],
-        f"Given transposed=1, weight of size {shape}, expected input{list(x.shape)} to have {shape[0]} channels, but "
+        f"Given transposed=1, weight of size {shape}, expected input{_batched(x)} to have {shape[0]} channels, but "
         f"got {channels} channels instead",
     )
     filters = shape[1] * groups

@@ -105,6 +105,8 @@ def _linear(
     if dispatch.is_compiling():
         _check_linear(x, weight, bias, residual, act, act_param)
     if weight.dim() == 1:
+        if bias is not None and bias.dim() > 0:
+            raise RuntimeError("mat2 must be a matrix, got 1-D tensor")
         bias, residual = (None if t is None else t.unsqueeze(-1) for t in (bias, residual))
         return _linear(x, weight.unsqueeze(0), bias, residual, act, act_param, algo).squeeze(-1)
     if weight.dim() != 2 or x.dim() == 0:
