@@ -14,7 +14,8 @@ inline double fma_burst(int64_t iterations) {
   // Different starting values, or the compiler finds that one chain would do.
 #pragma GCC unroll 24
   for (int i = 0; i < kSums; ++i) sums[i] = V(static_cast<float>(i + iterations % 7));
-  const V factor(0.999f), addend(static_cast<float>(iterations % 5));
+  // An addend of 0 would let the sums decay into denormal numbers, which are a hundred times slower.
+  const V factor(0.999f), addend(static_cast<float>(1 + iterations % 5));
   for (int64_t n = 0; n < iterations; ++n) {
 #pragma GCC unroll 24
     for (int i = 0; i < kSums; ++i) sums[i] = fma(sums[i], factor, addend);
