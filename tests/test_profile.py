@@ -8,8 +8,9 @@ import json
 
 import pytest
 import torch
-from networks import Branches, randomise, resnet
+from networks import randomise, resnet
 from torch import nn
+from tricky_networks import Branches
 
 import fastconv.nn as fnn
 from fastconv.convert import convert

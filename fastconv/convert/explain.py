@@ -56,19 +56,32 @@ class Explanation:
         return [row for row in self.rows if not row.served]
 
     def __str__(self) -> str:
-        table = [("#", "layers", "operation", "kernel", "input", "why")]
+        table = [("#", "kernel", "operation", "input", "layers")]
         for index, row in enumerate(self.rows, start=1):
             kernel = row.kernel if row.served else f"torch: {row.kernel}"
-            table.append((str(index), join_labels(row.layers), row.operation, kernel, row.problem, row.why))
-        widths = [max(len(line[column]) for line in table) for column in range(5)]
+            layers = join_labels(row.layers) if row.served else f"{join_labels(row.layers)}: {row.why}"
+            table.append((str(index), kernel, row.operation, row.problem, layers))
+        widths = [max(len(line[column]) for line in table) for column in range(4)]
         lines = [self.title]
         for line in table:
-            head = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=False))
-            lines.append(f"{head}  {line[5]}".rstrip())
+            cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+            lines.append("  ".join([*cells, line[4]]).rstrip())
+        lines += self._kernels()
         served = [row for row in self.rows if row.served]
         merged = sum(len(row.layers) for row in served)
         lines.append(f"{len(served)} kernels for {merged} layers; {len(self.left)} operations left to torch")
         return "\n".join(lines)
+
+    def _kernels(self) -> list[str]:
+        """Why each kernel is the one, with the reasons against others at its first use."""
+        lines: list[str] = []
+        seen: set[str] = set()
+        for index, row in enumerate(self.rows, start=1):
+            if row.served and row.why and row.kernel not in seen:
+                seen.add(row.kernel)
+                passed = "".join(f"; not {name}: {', '.join(reasons)}" for name, reasons in row.against)
+                lines.append(f"{row.kernel}: {row.why}{f' (layer {index}{passed})' if passed else ''}")
+        return lines
 
 
 def join_labels(labels: tuple[str, ...]) -> str:

@@ -39,13 +39,11 @@ def choose_algorithm(op: str, problem: dict[str, Any], backend: str) -> Choice:
         return Choice("none", "; ".join(f"{row.name}: {', '.join(row.reasons)}" for row in rows))
     position = [row.name for row in rows].index(found.chosen)
     before = [(row.name, row.reasons or ("not preferred for this problem",)) for row in rows[:position]]
-    passed = "; ".join(f"not {name}: {reasons[0]}" for name, reasons in before)
-    summary = rows[position].summary
-    return Choice(found.chosen, f"{summary} ({passed})" if passed else summary, tuple(before))
+    return Choice(found.chosen, rows[position].summary, tuple(before))
 
 
 def _problem(spec: Any, step: Any, read: tuple[Tensor, ...]) -> tuple[str, dict[str, Any]] | None:
-    if not isinstance(spec, ir.Weighted):
+    if not isinstance(spec, ir.Conv | ir.ConvTranspose | ir.Linear):
         return None
     x = read[0]
     weight: Tensor = step.prepared.weight

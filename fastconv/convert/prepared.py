@@ -30,7 +30,7 @@ class Prepared:
         self.absent: tuple[Slot, ...] = getattr(spec, "absent", ())
         self.alpha: float | Tensor | None = None
         self.bias: Tensor | None = None
-        self.weight: Tensor | None = None
+        self.weight: Any = None  # a Tensor from the first refresh on
         self.source_channels_last = False
         self._packs: dict[Any, Tensor | None] = {}
 

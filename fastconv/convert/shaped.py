@@ -18,7 +18,7 @@ class _ShapedProxy(RecordingProxy):
     value: Tensor
     _is_param = False  # asked by isinstance(x, nn.Parameter)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:
         """What isinstance(x, torch.Tensor) asks in the model's code; type(x) stays the proxy's."""
         return Tensor

@@ -83,7 +83,6 @@ class ConvStep:
     def _output_shape(self, x: Tensor) -> tuple[int, ...]:
         known = self._shapes.get(x.shape)
         if known is None:
-            assert self.prepared.weight is not None
             k, _, *kernel = self.prepared.weight.shape
             spec, pads = self.spec, (self.spec.padding[:2], self.spec.padding[2:])
             sides = [

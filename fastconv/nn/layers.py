@@ -47,8 +47,9 @@ class ConvTranspose2d(nn.ConvTranspose2d):
                 2,
                 cast("list[int]", self.dilation),
             )
+        padding = cast("tuple[int, ...]", self.padding)
         return functional.conv_transpose2d(
-            input, self.weight, self.bias, self.stride, self.padding, output_padding, self.groups, self.dilation
+            input, self.weight, self.bias, self.stride, padding, output_padding, self.groups, self.dilation
         )
 
 
