@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fastconv import introspection
+from fastconv import _C, introspection
 
 from .case import LAYOUTS, Case, Inputs
 from .cases import all_cases
@@ -178,14 +178,15 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
     where = f"{outcome.backend}{'/' + outcome.isa if outcome.isa else ''} {case} {outcome.name} {outcome.dtype} {layout}"
     try:
         actual = case.run(inputs, outcome.algorithm, outcome.backend)
-    except NotImplementedError as refusal:
-        # The CPU backend must serve every case by its own choice; an algorithm by name, or a GPU's, may refuse.
-        if outcome.backend == "cpu" and outcome.algorithm == CHOSEN:
-            outcome.failures.append(f"{where}: not served: {refusal}")
-        outcome.refused += 1
-        outcome.refusal = str(refusal)
-        return
     except Exception as error:
+        refusal = _refusal(error)
+        if refusal is not None:
+            # The CPU backend must serve every case by its own choice; an algorithm by name, or a GPU's, may refuse.
+            if outcome.backend == "cpu" and outcome.algorithm == CHOSEN:
+                outcome.failures.append(f"{where}: not served: {refusal}")
+            outcome.refused += 1
+            outcome.refusal = refusal
+            return
         last = traceback.extract_tb(error.__traceback__)[-1]
         outcome.failures.append(f"{where}: {type(error).__name__} at {last.name}:{last.lineno}: {error}")
         return
@@ -195,6 +196,14 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
         outcome.passed += 1
     else:
         outcome.failures.append(f"{where}: {verdict.message}")
+
+
+def _refusal(error: Exception) -> str | None:
+    """The reasons, where an algorithm declined the problem; operators called directly carry a mark in their text."""
+    if isinstance(error, NotImplementedError):
+        return str(error)
+    _, mark, reasons = str(error).partition(_C.NOT_SERVED_MARK)
+    return reasons.strip() if mark else None
 
 
 def _judge(case: Case, algorithm: str, actual: tuple, truth: tuple, same: tuple) -> Comparison:

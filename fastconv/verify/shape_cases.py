@@ -258,7 +258,7 @@ class UpsampleCase(_ShapeCase):
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         operator = operators().upsample_nearest2d
-        return self._results(lambda x: operator(x, self._out, backend), inputs)
+        return self._results(lambda x: operator(x, self.factor, backend), inputs)
 
     def reference(self, inputs: Inputs) -> Truth:
         if self.backward:
