@@ -102,6 +102,9 @@ def _linear(
     act_param: ActParam,
     algo: str | None,
 ) -> Tensor:
+    lowered = dispatch.autocast_dtype(x)
+    if lowered is not None:
+        x, weight, bias, residual = dispatch.lower(lowered, x, weight, bias, residual)
     if dispatch.is_compiling():
         _check_linear(x, weight, bias, residual, act, act_param)
     if weight.dim() == 1:
