@@ -1,0 +1,423 @@
+"""Derivatives by finite differences in float64, first and second, and how autograd and the functions meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as torch_f
+from torch import Tensor
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+
+from fastconv import functional
+
+ACTS = tuple(act for act in functional.ACTIVATIONS if act not in ("identity", "prelu"))
+# One side of every kink and both tails; kinks (0, 6, 3, -3) are at least 0.1 away, further than a finite difference.
+POINTS = (-4.3, -3.2, -2.7, -1.1, -0.4, -0.1, 0.15, 0.6, 1.3, 2.9, 3.4, 5.8, 6.3)
+
+
+def _leaf(*shape: int, channels_last: bool = False) -> Tensor:
+    x = torch.randn(*shape, dtype=torch.float64)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    return x.requires_grad_()
+
+
+def _check(function: Callable[..., Any], *leaves: Tensor, second: bool = True) -> None:
+    # fast_mode compares one random direction of the Jacobian: wrong entries show up in it, at a fraction of the time.
+    gradcheck(function, leaves, fast_mode=True)
+    if second:
+        gradgradcheck(function, leaves, fast_mode=True)
+
+
+# ---- products ----------------------------------------------------------------------------------------------------
+
+CONVOLUTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stride": {"stride": 2},
+    "stride_pair": {"stride": (2, 1), "padding": (1, 0)},
+    "padding": {"padding": 1},
+    "asymmetric": {"padding": (1, 0, 2, 1)},
+    "same": {"padding": "same"},
+    "dilation": {"dilation": 2, "padding": (2, 1)},
+    "groups": {"groups": 2, "padding": 1},
+    "depthwise": {"groups": 4, "padding": 1, "stride": 2},
+    "all": {"stride": (1, 2), "padding": (2, 1), "dilation": (1, 2), "groups": 2},
+}
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["nobias", "bias"])
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_conv2d(options: dict[str, Any], bias: bool) -> None:
+    leaves = [_leaf(2, 4, 5, 6), _leaf(4, 4 // options.get("groups", 1), 3, 3)]
+    if bias:
+        leaves.append(_leaf(4))
+    _check(lambda x, w, b=None: functional.conv2d(x, w, b, **options), *leaves)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 2), (5, 5)], ids=str)
+def test_conv2d_on_channels_last(kernel: tuple[int, int]) -> None:
+    x, w = _leaf(2, 4, 6, 5, channels_last=True), _leaf(3, 4, *kernel, channels_last=True)
+    _check(lambda x, w: functional.conv2d(x, w, padding=1), x, w)
+
+
+def test_conv2d_without_a_batch_axis() -> None:
+    _check(lambda x, w, b: functional.conv2d(x, w, b, padding=1), _leaf(3, 5, 4), _leaf(2, 3, 3, 3), _leaf(2))
+
+
+TRANSPOSED: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "stride": {"stride": 2, "padding": 1},
+    "output_padding": {"stride": 2, "padding": 1, "output_padding": 1},
+    "output_padding_beyond_padding": {"stride": (2, 3), "output_padding": (1, 2)},
+    "dilation": {"dilation": 2, "padding": (1, 2)},
+    "dilation_and_output_padding": {"dilation": 3, "output_padding": 2, "padding": 1},
+    "groups": {"groups": 2, "stride": 2},
+    "depthwise": {"groups": 4, "padding": 1},
+}
+
+
+@pytest.mark.parametrize("options", TRANSPOSED.values(), ids=TRANSPOSED)
+def test_conv_transpose2d(options: dict[str, Any]) -> None:
+    groups = options.get("groups", 1)
+    leaves = _leaf(2, 4, 3, 4), _leaf(4, 4 // groups, 3, 2), _leaf(4)
+    _check(lambda x, w, b: functional.conv_transpose2d(x, w, b, **options), *leaves)
+
+
+UPSAMPLED: dict[str, dict[str, Any]] = {
+    "same": {"padding": 1},
+    "factors": {"scale_factor": (3, 1), "padding": 1},
+    "stride": {"stride": 2, "padding": 1},
+    "groups": {"groups": 2, "padding": 1},
+    "dilation": {"dilation": 2, "padding": 2},
+}
+
+
+@pytest.mark.parametrize("options", UPSAMPLED.values(), ids=UPSAMPLED)
+def test_upsample_conv2d(options: dict[str, Any]) -> None:
+    leaves = _leaf(2, 4, 3, 4), _leaf(4, 4 // options.get("groups", 1), 3, 3), _leaf(4)
+    _check(lambda x, w, b: functional.upsample_conv2d(x, w, b, **options), *leaves)
+
+
+@pytest.mark.parametrize("transpose_b", [False, True])
+@pytest.mark.parametrize("transpose_a", [False, True])
+@pytest.mark.parametrize("batch", [(), (2,)], ids=["matrix", "batch"])
+def test_gemm(batch: tuple[int, ...], transpose_a: bool, transpose_b: bool) -> None:
+    a = _leaf(*batch, *((4, 3) if transpose_a else (3, 4)))
+    b = _leaf(*batch, *((5, 4) if transpose_b else (4, 5)))
+
+    def product(a: Tensor, b: Tensor, bias: Tensor) -> Tensor:
+        return functional.gemm(a, b, bias, transpose_a=transpose_a, transpose_b=transpose_b)
+
+    _check(product, a, b, _leaf(5))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)], ids=str)
+def test_linear(shape: tuple[int, ...]) -> None:
+    _check(functional.linear, _leaf(*shape), _leaf(5, 4), _leaf(5))
+
+
+# ---- epilogues ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", ("identity", *ACTS))
+def test_every_part_of_conv2d_epilogue(act: str) -> None:
+    leaves = _leaf(2, 3, 4, 5), _leaf(4, 3, 3, 3), _leaf(4), _leaf(4), _leaf(4), _leaf(2, 4, 4, 5)
+
+    def fused(x: Tensor, w: Tensor, b: Tensor, scale: Tensor, shift: Tensor, residual: Tensor) -> Tensor:
+        return functional.conv2d(x, w, b, padding=1, scale=scale, shift=shift, residual=residual, act=act)
+
+    _check(fused, *leaves, second=act in ("identity", "sigmoid"))
+
+
+ALPHAS = {"one": (1,), "channel": (4,), "full": (4, 4, 5)}
+
+
+@pytest.mark.parametrize("shape", ALPHAS.values(), ids=ALPHAS)
+def test_conv2d_alpha(shape: tuple[int, ...]) -> None:
+    leaves = _leaf(2, 3, 4, 5), _leaf(4, 3, 3, 3), _leaf(2, 4, 4, 5), _leaf(*shape)
+
+    def fused(x: Tensor, w: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
+        return functional.conv2d(x, w, padding=1, residual=residual, act="prelu", act_param=alpha)
+
+    _check(fused, *leaves)
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (4, 6, 8)], ids=str)
+def test_upsample_conv2d_epilogue(shape: tuple[int, ...]) -> None:
+    leaves = _leaf(2, 3, 3, 4), _leaf(4, 3, 3, 3), _leaf(4), _leaf(4), _leaf(2, 4, 6, 8), _leaf(*shape)
+
+    def fused(x: Tensor, w: Tensor, scale: Tensor, shift: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
+        parts: dict[str, Any] = {"scale": scale, "shift": shift, "residual": residual}
+        return functional.upsample_conv2d(x, w, padding=1, **parts, act="prelu", act_param=alpha)
+
+    _check(fused, *leaves)
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (3, 5)], ids=str)
+def test_gemm_epilogue(shape: tuple[int, ...]) -> None:
+    leaves = _leaf(3, 4), _leaf(4, 5), _leaf(5), _leaf(3, 5), _leaf(*shape)
+
+    def fused(a: Tensor, b: Tensor, bias: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
+        return functional.gemm(a, b, bias, residual=residual, act="prelu", act_param=alpha)
+
+    _check(fused, *leaves)
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (2, 3, 5)], ids=str)
+def test_linear_epilogue(shape: tuple[int, ...]) -> None:
+    leaves = _leaf(2, 3, 4), _leaf(5, 4), _leaf(5), _leaf(2, 3, 5), _leaf(*shape)
+
+    def fused(x: Tensor, w: Tensor, bias: Tensor, residual: Tensor, alpha: Tensor) -> Tensor:
+        return functional.linear(x, w, bias, residual=residual, act="prelu", act_param=alpha)
+
+    _check(fused, *leaves)
+
+
+def test_conv2d_bn_act() -> None:
+    mean, var = torch.randn(4, dtype=torch.float64), torch.rand(4, dtype=torch.float64) + 0.5
+
+    def fused(x: Tensor, w: Tensor, b: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        return functional.conv2d_bn_act(x, w, b, mean, var, gamma, beta, padding=1, act="silu")
+
+    _check(fused, _leaf(2, 3, 4, 5), _leaf(4, 3, 3, 3), _leaf(4), _leaf(4), _leaf(4))
+
+
+# ---- activations, pooling, rearrangement -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_activations(act: str) -> None:
+    x = torch.tensor(POINTS, dtype=torch.float64, requires_grad=True)
+    _check(getattr(functional, act), x)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (3, 2, 4)], ids=str)
+def test_prelu(shape: tuple[int, ...]) -> None:
+    x = torch.tensor(POINTS * 4, dtype=torch.float64)[:48].reshape(2, 3, 2, 4).requires_grad_()
+    _check(functional.prelu, x, _leaf(*shape))
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_softmax(dim: int) -> None:
+    _check(lambda x: functional.softmax(x, dim), _leaf(3, 4, 5))
+
+
+def _distinct(*shape: int) -> Tensor:
+    """Values further apart than a finite difference: which one is the largest must not change."""
+    count = torch.Size(shape).numel()
+    return (torch.randperm(count).double().reshape(shape) / count).requires_grad_()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_max_pool2d(channels_last: bool) -> None:
+    x = _distinct(2, 3, 7, 6)
+    if channels_last:
+        x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    _check(lambda x: functional.max_pool2d(x, 3, 2, 1), x)
+    _check(lambda x: functional.max_pool2d(x, (2, 3), 1, dilation=2, ceil_mode=True), x)
+    _check(lambda x: functional.max_pool2d(x, 2, return_indices=True)[0], x)
+
+
+@pytest.mark.parametrize("options", [{}, {"ceil_mode": True}, {"count_include_pad": False}, {"divisor_override": 3}])
+def test_avg_pool2d(options: dict[str, Any]) -> None:
+    _check(lambda x: functional.avg_pool2d(x, 3, 2, 1, **options), _leaf(2, 3, 7, 6))
+    _check(lambda x: functional.avg_pool2d(x, 2, **options), _leaf(2, 3, 6, 5, channels_last=True))
+
+
+@pytest.mark.parametrize("size", [1, (3, 2), (None, 5), (9, 8)], ids=str)
+def test_adaptive_pools(size: Any) -> None:
+    _check(lambda x: functional.adaptive_avg_pool2d(x, size), _leaf(2, 3, 7, 6))
+    _check(lambda x: functional.adaptive_max_pool2d(x, size), _distinct(2, 3, 7, 6))
+
+
+def test_im2col_and_col2im() -> None:
+    window: dict[str, Any] = {"kernel_size": (3, 2), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
+    _check(lambda x: functional.im2col(x, **window), _leaf(2, 3, 7, 6))
+    columns = torch_f.unfold(torch.zeros(2, 3, 7, 6), **window).shape
+    _check(lambda x: functional.col2im(x, (7, 6), **window), _leaf(*columns))
+
+
+# ---- how autograd and the functions meet -------------------------------------------------------------------------
+
+# Every function with operands that it differentiates, in float32.
+CALLS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
+    "conv2d": (lambda x, w, b: functional.conv2d(x, w, b, padding=1), ((2, 4, 6, 5), (8, 4, 3, 3), (8,))),
+    "conv2d_fused": (
+        lambda x, w, s, r: functional.conv2d(x, w, padding=1, scale=s, residual=r, act="relu6"),
+        ((2, 4, 6, 5), (8, 4, 3, 3), (8,), (2, 8, 6, 5)),
+    ),
+    "conv2d_prelu": (
+        lambda x, w, a: functional.conv2d(x, w, act="prelu", act_param=a),
+        ((2, 4, 6, 5), (8, 4, 3, 3), (8,)),
+    ),
+    "depthwise": (lambda x, w: functional.conv2d(x, w, groups=4), ((2, 4, 6, 5), (4, 1, 3, 3))),
+    "conv_transpose2d": (
+        lambda x, w, b: functional.conv_transpose2d(x, w, b, stride=2),
+        ((2, 4, 3, 5), (4, 6, 3, 3), (6,)),
+    ),
+    "upsample_conv2d": (lambda x, w: functional.upsample_conv2d(x, w, padding=1), ((2, 4, 3, 5), (6, 4, 3, 3))),
+    "gemm": (functional.gemm, ((9, 4), (4, 6), (6,))),
+    "linear": (functional.linear, ((2, 9, 4), (6, 4), (6,))),
+    "max_pool2d": (lambda x: functional.max_pool2d(x, 2), ((2, 3, 6, 6),)),
+    "avg_pool2d": (lambda x: functional.avg_pool2d(x, 2), ((2, 3, 6, 6),)),
+    "adaptive_avg_pool2d": (lambda x: functional.adaptive_avg_pool2d(x, 4), ((2, 3, 6, 6),)),
+    "adaptive_max_pool2d": (lambda x: functional.adaptive_max_pool2d(x, 4), ((2, 3, 6, 6),)),
+    "prelu": (functional.prelu, ((2, 3, 4), (3,))),
+    "silu": (functional.silu, ((2, 3, 4),)),
+    "softmax": (lambda x: functional.softmax(x, -1), ((2, 3, 4),)),
+    "im2col": (lambda x: functional.im2col(x, 2), ((2, 3, 4, 4),)),
+    "col2im": (lambda x: functional.col2im(x, 4, 2), ((2, 12, 9),)),
+}
+each_call = pytest.mark.parametrize(("function", "shapes"), CALLS.values(), ids=CALLS)
+
+
+def _operands(shapes: tuple[tuple[int, ...], ...], requires_grad: bool = True) -> list[Tensor]:
+    return [torch.randn(shape, requires_grad=requires_grad) for shape in shapes]
+
+
+@each_call
+def test_values_do_not_depend_on_whether_autograd_records(function: Any, shapes: Any) -> None:
+    operands = _operands(shapes)
+    recorded = function(*operands)
+    assert recorded.requires_grad
+    with torch.no_grad():
+        silent = function(*operands)
+    with torch.inference_mode():
+        inference = function(*operands)
+        of_inference_tensors = function(*(t.clone() for t in operands))
+    plain = function(*(t.detach() for t in operands))
+    assert not (silent.requires_grad or inference.requires_grad or plain.requires_grad)
+    assert inference.is_inference() and not silent.is_inference()
+    for y in (silent, inference, of_inference_tensors, plain):
+        assert y.stride() == recorded.stride()
+        # The fused kernels round once where the recorded call rounds after every step.
+        torch.testing.assert_close(y, recorded.detach(), rtol=1e-5, atol=1e-5)
+
+
+@each_call
+def test_each_operand_alone(function: Any, shapes: Any) -> None:
+    """Only what is asked for is computed, and it does not depend on what else is asked for."""
+    operands = _operands(shapes)
+    y = function(*operands)
+    dy = torch.randn_like(y)
+    together = torch.autograd.grad(y, operands, dy)
+    for i, expected in enumerate(together):
+        alone = [t.detach().requires_grad_(j == i) for j, t in enumerate(operands)]
+        y = function(*alone)
+        y.backward(dy)
+        assert [t.grad is not None for t in alone] == [j == i for j in range(len(alone))]
+        torch.testing.assert_close(alone[i].grad, expected, rtol=1e-5, atol=1e-5)
+
+
+@each_call
+def test_retained_graph_gives_the_same_gradients_again(function: Any, shapes: Any) -> None:
+    operands = _operands(shapes)
+    y = function(*operands)
+    dy = torch.randn_like(y)
+    first = torch.autograd.grad(y, operands, dy, retain_graph=True)
+    second = torch.autograd.grad(y, operands, dy)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    if y.grad_fn.next_functions and function is CALLS["conv2d"][0]:
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            torch.autograd.grad(y, operands, dy)
+
+
+def _spread(t: Tensor) -> Tensor:
+    """The same values, every second element of something larger."""
+    large = t.new_full([2 * size for size in t.shape], float("nan"))
+    inside = large[tuple(slice(None, None, 2) for _ in t.shape)]
+    inside.copy_(t.detach())
+    return inside
+
+
+@each_call
+def test_strided_operands_and_output_gradients(function: Any, shapes: Any) -> None:
+    operands = _operands(shapes)
+    y = function(*operands)
+    dy = torch.randn(y.shape)
+    expected = torch.autograd.grad(y, operands, dy)
+    leaves = [_spread(t).requires_grad_() for t in operands]
+    strided = function(*leaves)
+    torch.testing.assert_close(strided, y, rtol=1e-5, atol=1e-5)
+    for form in (_spread(dy), dy.transpose(-1, -2).contiguous().transpose(-1, -2)):
+        got = torch.autograd.grad(strided, leaves, form, retain_graph=True)
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    ones = torch.autograd.grad(strided.sum(), leaves)  # dy is one number with all strides zero
+    for a, b in zip(ones, torch.autograd.grad(function(*operands).sum(), operands), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@each_call
+def test_forward_mode_is_refused_in_words(function: Any, shapes: Any) -> None:
+    """A torch.library operator would answer with zeros."""
+    operands = _operands(shapes, requires_grad=False)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(operands[0], torch.ones_like(operands[0]))
+        with pytest.raises(NotImplementedError, match="forward-mode"):
+            function(dual, *operands[1:])
+        function(*operands)  # no tangent: nothing to refuse
+
+
+class _Calls(torch.utils._python_dispatch.TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2], ids=["input", "weight", "bias"])
+def test_conv2d_computes_only_the_wanted_gradient(wanted: int) -> None:
+    kernels = ("fastconv.conv2d_input_grad", "fastconv.conv2d_weight_grad", "fastconv.channel_sum")
+    operands = _operands(((2, 4, 6, 5), (8, 4, 3, 3), (8,)), requires_grad=False)
+    operands[wanted].requires_grad_()
+    y = functional.conv2d(*operands)
+    with _Calls() as calls:
+        y.sum().backward()
+    ran = [kernel for kernel in kernels if any(name.startswith(kernel) for name in calls.names)]
+    assert ran == [kernels[wanted]]
+
+
+def test_gradients_accumulate_over_shared_weights() -> None:
+    w = _leaf(4, 4, 3, 3)
+    _check(lambda x, w: functional.conv2d(functional.conv2d(x, w, padding=1), w, padding=1), _leaf(1, 4, 4, 4), w)
+
+
+def test_an_in_place_change_of_a_saved_tensor_is_noticed() -> None:
+    x, w = torch.randn(1, 3, 5, 5), torch.randn(4, 3, 3, 3, requires_grad=True)
+    y = functional.conv2d(x, w)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_empty_batches_have_zero_weight_gradients() -> None:
+    x, w, b = torch.randn(0, 3, 5, 5, requires_grad=True), _leaf(4, 3, 3, 3).float().detach(), torch.zeros(4)
+    w.requires_grad_()
+    b.requires_grad_()
+    functional.conv2d(x, w, b).sum().backward()
+    assert x.grad is not None and x.grad.shape == x.shape
+    for t in (w, b):
+        assert t.grad is not None and t.grad.shape == t.shape and not t.grad.any()
+
+
+def test_max_pool2d_sends_the_gradient_to_the_first_of_equals() -> None:
+    ours, theirs = (torch.zeros(1, 1, 6, 6, requires_grad=True) for _ in range(2))
+    functional.max_pool2d(ours, 3, 2, 1).sum().backward()
+    torch_f.max_pool2d(theirs, 3, 2, 1).sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("act", ("relu", "relu6", "leaky_relu", "hardswish", "hardsigmoid", "elu"))
+def test_gradients_on_the_kinks_are_torchs(act: str) -> None:
+    points = torch.tensor([-3.0, 0.0, -0.0, 3.0, 6.0])
+    ours, theirs = points.clone().requires_grad_(), points.clone().requires_grad_()
+    getattr(functional, act)(ours).sum().backward()
+    getattr(torch_f, act)(theirs).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-7)
