@@ -132,7 +132,8 @@ def _targets(backend: str | None, isa: str | None) -> list[tuple[str, str]]:
 
 
 def _check_algorithm(algo: str, targets: Sequence[tuple[str, str]], cases: Sequence[Case]) -> None:
-    names = sorted({a for b, _ in targets for op in {c.op for c in cases} for a in introspection.algorithm_names(op, b)})
+    backends, ops = {backend for backend, _ in targets}, {case.op for case in cases}
+    names = sorted({name for b in backends for op in ops for name in introspection.algorithm_names(op, b)})
     if algo not in names:
         raise ValueError(f"verify: expected algo to be one of {', '.join(names)}, but got {algo!r}")
 
@@ -166,7 +167,7 @@ def _run_case(
         if backend != "cpu" and len(names) == 1:
             continue  # this backend does not have the operator
         for name in names if algo is None else [algo]:
-            if name in TRANSFORMING and case.elementwise:
+            if case.elementwise and _rearranges(case, name):
                 continue
             key = (backend, isa, case.op, name, str(dtype))
             outcome = outcomes.setdefault(key, Outcome(*key[:4], dtype=str(dtype).removeprefix("torch.")))
@@ -175,7 +176,8 @@ def _run_case(
 
 
 def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: tuple, same: tuple) -> None:
-    where = f"{outcome.backend}{'/' + outcome.isa if outcome.isa else ''} {case} {outcome.name} {outcome.dtype} {layout}"
+    place = f"{outcome.backend} {outcome.isa}".strip()
+    where = f"{place} {case} {outcome.name} {outcome.dtype} {layout}"
     try:
         actual = case.run(inputs, outcome.algorithm, outcome.backend)
     except Exception as error:
@@ -206,9 +208,12 @@ def _refusal(error: Exception) -> str | None:
     return reasons.strip() if mark else None
 
 
+def _rearranges(case: Case, algorithm: str) -> bool:
+    """Whether sums may be taken in another order than the definition's; upsampling by itself chooses `phase`."""
+    return algorithm in TRANSFORMING or (algorithm == CHOSEN and case.op.startswith("upsample_conv2d"))
+
+
 def _judge(case: Case, algorithm: str, actual: tuple, truth: tuple, same: tuple) -> Comparison:
-    factor = TRANSFORMING.get(algorithm, 2.0)
-    if algorithm == CHOSEN and case.op.startswith("upsample_conv2d"):
-        factor = TRANSFORMING["phase"]  # what the package may choose there
-    exact = case.exact and factor == 2.0
+    factor = TRANSFORMING["phase" if algorithm == CHOSEN else algorithm] if _rearranges(case, algorithm) else 2.0
+    exact = case.exact and not _rearranges(case, algorithm)
     return compare_all(actual, truth, same, exact=exact, factor=factor)
