@@ -119,6 +119,7 @@ def test_subclasses_that_inherit_the_forward() -> None:
     model = replace(nn.Sequential(Inherits(3, 4, 3)))
     layer: Any = model[0]
     assert isinstance(layer, Inherits) and type(layer) is not Inherits and reason_to_leave(layer) is None
+    assert not explain(model).left
     layer.double_weight()
     x = torch.randn(1, 3, 5, 5)
     buffer = io.BytesIO()

@@ -16,7 +16,7 @@ from fastconv.convert.kernels import Choice, choose
 from fastconv.convert.lower import Program
 from fastconv.convert.observe import example_values, function_of
 from fastconv.convert.region import Region
-from fastconv.convert.replace import reason_to_leave
+from fastconv.convert.replace import reason_to_leave, runs_on_fastconv
 from fastconv.nn.layers import REPLACEMENTS
 
 # Torch calls that move or rename values and compute nothing.
@@ -214,8 +214,7 @@ def _explain_layers(model: nn.Module) -> Explanation:
         if next(module.children(), None) is not None and not isinstance(module, tuple(REPLACEMENTS)):
             continue
         kind = type(module)
-        ours = any(base.__module__.startswith("fastconv.nn") for base in kind.__mro__) or hasattr(kind, "_fastconv")
-        if ours:
+        if runs_on_fastconv(kind):
             explanation.rows.append(LayerRow((path,), kind.__name__, True, "fastconv", ""))
             continue
         reason = reason_to_leave(module)

@@ -67,9 +67,14 @@ def reason_to_leave(module: nn.Module) -> str | None:
 
 def _torch_layer(kind: type[nn.Module]) -> type[nn.Module] | None:
     """The layer of torch's that a class is or inherits from, None for other classes and for fastconv's own."""
-    if any(base in _FAST for base in kind.__mro__):
+    if runs_on_fastconv(kind):
         return None
     return next((base for base in kind.__mro__ if base in REPLACEMENTS), None)
+
+
+def runs_on_fastconv(kind: type[nn.Module]) -> bool:
+    """Whether a class of layers is one of fastconv's, or was made to run like one."""
+    return any(base in _FAST for base in kind.__mro__)
 
 
 _FAST = set(REPLACEMENTS.values())

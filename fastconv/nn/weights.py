@@ -60,9 +60,12 @@ def stock_type(module: nn.Module) -> type[nn.Module]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module runs more than its forward, pruning apart: `find_weight` reads that."""
-    if module._forward_hooks or module._backward_hooks or module._backward_pre_hooks:
+    state = module.__dict__
+    if state["_forward_hooks"] or state["_backward_hooks"] or state["_backward_pre_hooks"]:
         return True
-    return any(not isinstance(hook, prune.BasePruningMethod) for hook in module._forward_pre_hooks.values())
+    return bool(state["_forward_pre_hooks"]) and any(
+        not isinstance(hook, prune.BasePruningMethod) for hook in module._forward_pre_hooks.values()
+    )
 
 
 @dataclass(frozen=True)
