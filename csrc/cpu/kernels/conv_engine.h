@@ -266,10 +266,11 @@ class EngineWorker {
   template <class F>
   void for_runs(const Block& block, F&& f) const {
     const bool flat = plan_.flat_rows && block.columns == t_.Q;
+    const int64_t run = plan_.in_registers ? kBlockPixels : kRun;
     const int64_t rows = flat ? 1 : block.rows, columns = flat ? block.rows * block.columns : block.columns;
     for (int64_t p = 0; p < rows; ++p)
-      for (int64_t q = 0; q < columns; q += kRun)
-        f(p * columns + q, block.p + p, block.q + q, smaller(kRun, columns - q));
+      for (int64_t q = 0; q < columns; q += run)
+        f(p * columns + q, block.p + p, block.q + q, smaller(run, columns - q));
   }
 
   void load_stage(const Block& block, Acc* stage, int64_t channel, int64_t channels) {

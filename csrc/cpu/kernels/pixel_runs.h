@@ -58,13 +58,14 @@ FC_INLINE void transpose_piece(const Src* src, int64_t src_stride, int64_t rows,
   }
 }
 
-// dst[j][i] = src[i][j] for i < rows, j < columns.
+// dst[j][i] = src[i][j] for i < rows, j < columns. Along the rows first: a band of kBlock rows is as many streams,
+// which the hardware prefetches; the other way round every block would open new pages.
 template <class Src, class Dst>
 void transpose_run(const Src* src, int64_t src_stride, int64_t rows, int64_t columns, Dst* dst, int64_t dst_stride) {
-  for (int64_t j = 0; j < columns; j += kBlock) {
-    const int64_t columns_here = columns - j < kBlock ? columns - j : kBlock;
-    for (int64_t i = 0; i < rows; i += kBlock) {
-      const int64_t rows_here = rows - i < kBlock ? rows - i : kBlock;
+  for (int64_t i = 0; i < rows; i += kBlock) {
+    const int64_t rows_here = rows - i < kBlock ? rows - i : kBlock;
+    for (int64_t j = 0; j < columns; j += kBlock) {
+      const int64_t columns_here = columns - j < kBlock ? columns - j : kBlock;
       transpose_piece(src + i * src_stride + j, src_stride, rows_here, columns_here, dst + j * dst_stride + i,
                       dst_stride);
     }
@@ -108,7 +109,10 @@ void store_pixels(const accumulate_t<T>* src, int64_t pitch, int64_t pixels, int
   if (channel_stride == 1 || channels == 1) {
     for (int64_t i = 0; i < pixels; ++i) store_run(dst + i * pixel_stride, 1, channels, src + i * pitch);
   } else if (pixel_stride == 1 || pixels == 1) {
-    transpose_run(src, pitch, pixels, channels, dst, channel_stride);
+    for (int64_t c = 0; c < channels; c += kBlock) {
+      transpose_run(src + c, pitch, pixels, channels - c < kBlock ? channels - c : kBlock, dst + c * channel_stride,
+                    channel_stride);
+    }
   } else {
     for (int64_t i = 0; i < pixels; ++i)
       for (int64_t c = 0; c < channels; ++c)
