@@ -285,3 +285,11 @@ def test_bad_arguments() -> None:
 def test_converting_twice() -> None:
     model = randomise(nn.Sequential(BasicBlock(3, 4), nn.ReLU()))
     assert_like(model, convert(convert(model)), torch.randn(1, 3, 8, 8))
+
+
+def test_a_compiler_gets_the_model_itself() -> None:
+    model = randomise(resnet())
+    x = torch.randn(1, 3, 32, 32)
+    program = torch.export.export(convert(model, x), (x,)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(program(x), model(x), atol=1e-5, rtol=1e-5)

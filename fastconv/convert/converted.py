@@ -76,6 +76,9 @@ class ConvertedModule(nn.Module):
         region.prepare_default_call()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            # A compiler's graph would keep today's folded weights for good: it gets the model itself.
+            return self.region.unchanged(*args, **kwargs)
         for children, name, child in self._tree:
             if children.get(name) is not child:
                 self._build()

@@ -42,6 +42,8 @@ class Region:
         self._shaped: OrderedDict[Any, Program | None] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self.unchanged(*args, **kwargs)
         # The whole overhead of the usual call: tensors only, shapes open.
         if not kwargs and all(type(argument) is Tensor for argument in args):
             program = self._by_count.get(len(args))
@@ -53,10 +55,14 @@ class Region:
             return self._forward(self.module, *args, **kwargs)  # an outer region is being captured
         program = None if self._is_patched else self.program(leaves, spec)
         if program is None:
-            # Of the outermost module nobody else runs the hooks.
-            return self.module(*args, **kwargs) if self._outermost else self._forward(self.module, *args, **kwargs)
+            return self.unchanged(*args, **kwargs)
         self.last = program
         return program([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+
+    def unchanged(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own forward, in evaluation mode."""
+        # Of the outermost module nobody else runs the hooks.
+        return self.module(*args, **kwargs) if self._outermost else self._forward(self.module, *args, **kwargs)
 
     def prepare_default_call(self) -> None:
         """Captures the call with one tensor for each parameter that has no default, if shapes may stay open."""

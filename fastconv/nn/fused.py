@@ -114,6 +114,7 @@ class FusedBlock(nn.Module):
         folded, activation = plan[3], plan[4]
         if (
             folded is None
+            or torch.compiler.is_compiling()
             or (bn is not None and bn.training)
             or (torch.is_grad_enabled() and needs_grad(self))
             or has_hooks(conv)
