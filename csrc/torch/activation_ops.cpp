@@ -47,6 +47,7 @@ OptionalTensor fill_param(ActivationCall& call, const Tensor& x, const std::stri
   call.param = act_param;
   if (call.act != Activation::kPrelu) return std::nullopt;
   require(alpha.has_value(), op, ": expected alpha to be given with act='prelu', but got None");
+  require_same_device(*alpha, x, op);
   if (alpha->numel() == 1 && alpha->is_cpu()) {
     call.param = scalar_value(*alpha, op);
     return std::nullopt;
@@ -117,6 +118,7 @@ Tensor activation_backward(Tensor dy, Tensor x, std::string act, double act_para
   const char* op = "activation_backward";
   const DType dtype = dtype_of(x, op);
   require(order == 1 || order == 2, op, ": expected order to be 1 or 2, but got ", order);
+  require_same_device(dy, x, op);
   require(same_sizes(dy, x) && dtype_of(dy, op) == dtype, op, ": expected dy to have x's shape ", shape_text(x),
           " and dtype, but got ", shape_text(dy));
   if (x.dim() > 4) {
@@ -133,6 +135,7 @@ Tensor prelu_alpha_grad(Tensor dy, Tensor x, Ints alpha_size, std::string backen
   const Backend backend = backend_of(x, backend_name, op);
   PreluParamGradCall call;
   call.dtype = dtype_of(x, op);
+  require_same_device(dy, x, op);
   require(same_sizes(dy, x) && dtype_of(dy, op) == call.dtype, op, ": expected dy to have x's shape ", shape_text(x),
           " and dtype, but got ", shape_text(dy));
   if (x.dim() > 4) {
@@ -205,6 +208,7 @@ Tensor softmax_backward(Tensor dy, Tensor y, int64_t dim, std::string backend_na
   const char* op = "softmax_backward";
   const Backend backend = backend_of(y, backend_name, op);
   const DType dtype = dtype_of(y, op);
+  require_same_device(dy, y, op);
   require(same_sizes(dy, y) && dtype_of(dy, op) == dtype, op, ": expected dy to have y's shape ", shape_text(y),
           " and dtype, but got ", shape_text(dy));
   y = contiguous(y, dtype);

@@ -17,6 +17,7 @@ MemoryFormat output_format(const Tensor& x, const Tensor& w) {
 
 DType common_dtype(const Tensor& a, const Tensor& b, const char* op) {
   const DType dtype = dtype_of(a, op);
+  require_same_device(a, b, op);
   require(dtype_of(b, op) == dtype, op, ": expected both tensors to have one dtype, but got ", dtype_name(dtype),
           " and ", dtype_name(dtype_of(b, op)));
   return dtype;

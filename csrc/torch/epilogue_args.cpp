@@ -57,13 +57,14 @@ void fill_epilogue(EpilogueHolder& holder, const EpilogueTensors& tensors, const
                    DType dtype, TensorView (*as_view)(const Tensor&, DType), const char* op) {
   const int64_t channels = y.size(channel_dim);
   EpilogueArgs& args = holder.args;
-  holder.bias = accumulate_vector(tensors.bias, dtype, channels, op, "bias");
-  holder.scale = accumulate_vector(tensors.scale, dtype, channels, op, "scale");
-  holder.shift = accumulate_vector(tensors.shift, dtype, channels, op, "shift");
+  holder.bias = accumulate_vector(tensors.bias, dtype, channels, y, op, "bias");
+  holder.scale = accumulate_vector(tensors.scale, dtype, channels, y, op, "scale");
+  holder.shift = accumulate_vector(tensors.shift, dtype, channels, y, op, "shift");
   args.bias = data_or_null(holder.bias);
   args.scale = data_or_null(holder.scale);
   args.shift = data_or_null(holder.shift);
   if (tensors.residual) {
+    require_same_device(*tensors.residual, y, op);
     require(same_sizes(*tensors.residual, y), op, ": expected residual to have the shape of the output, ",
             shape_text(y), ", but got ", shape_text(*tensors.residual));
     require(dtype_of(*tensors.residual, op) == dtype, op, ": expected residual to have the dtype of the input");
@@ -74,6 +75,7 @@ void fill_epilogue(EpilogueHolder& holder, const EpilogueTensors& tensors, const
   if (args.act != Activation::kPrelu) return;
   require(tensors.alpha.has_value(), op, ": expected alpha to be given with act='prelu', but got None");
   const Tensor& alpha = *tensors.alpha;
+  require_same_device(alpha, y, op);
   if (alpha.numel() == 1 && alpha.is_cpu()) {
     args.param = scalar_value(alpha, op);
   } else if (alpha.numel() == 1) {  // on a GPU: not worth a synchronisation
@@ -83,7 +85,7 @@ void fill_epilogue(EpilogueHolder& holder, const EpilogueTensors& tensors, const
     args.channel_param = data_or_null(holder.alpha);
   } else if (alpha.dim() == 1 && alpha.numel() == channels) {
     args.param_kind = ParamKind::kPerChannel;
-    holder.alpha = accumulate_vector(alpha, dtype, channels, op, "alpha");
+    holder.alpha = accumulate_vector(alpha, dtype, channels, y, op, "alpha");
     args.channel_param = data_or_null(holder.alpha);
   } else {
     args.param_kind = ParamKind::kFull;

@@ -19,10 +19,15 @@ std::string concat(const Parts&... parts) {
   return out.str();
 }
 
+template <class... Parts>
+[[noreturn]] __attribute__((noinline, cold)) void refuse(const Parts&... parts) {
+  throw std::invalid_argument(concat(parts...));
+}
+
 // Throws std::invalid_argument with the parts as its text. The parts are evaluated in any case: keep them cheap.
 template <class... Parts>
 inline void require(bool condition, const Parts&... parts) {
-  if (__builtin_expect(!condition, 0)) throw std::invalid_argument(concat(parts...));
+  if (__builtin_expect(!condition, 0)) refuse(parts...);
 }
 
 }  // namespace fastconv::ops

@@ -31,6 +31,7 @@ Tensor gemm(Tensor a, Tensor b, OptionalTensor bias, bool transpose_a, bool tran
   const Backend backend = backend_of(a, backend_name, op);
   GemmCall call;
   call.dtype = dtype_of(a, op);
+  require_same_device(a, b, op);
   require(dtype_of(b, op) == call.dtype, op, ": expected both matrices to have one dtype, but got ",
           dtype_name(call.dtype), " and ", dtype_name(dtype_of(b, op)));
   const int64_t dims = a.dim();

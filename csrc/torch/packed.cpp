@@ -67,7 +67,8 @@ const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem
   if (packed.numel() == 0) return nullptr;
   const Header wanted = make_header(kind, problem, dtype);
   const char* data = static_cast<const char*>(packed.const_data_ptr());
-  const bool fits = packed.is_contiguous() && packed.numel() * 4 > static_cast<int64_t>(kHeaderBytes) &&
+  const bool fits = packed.is_cpu() && packed.is_contiguous() &&
+                    packed.numel() * 4 > static_cast<int64_t>(kHeaderBytes) &&
                     std::memcmp(data, &wanted, sizeof wanted) == 0;
   require(fits, op, ": expected packed to be made from this weight for the ", wanted.isa,
           " kernels, but it was made from another shape, dtype or instruction set");
@@ -98,7 +99,8 @@ Tensor pack_upsample_weight(Tensor weight, Ints scale_factor, Ints stride, Ints 
   p.pad_top = padding[0], p.pad_bottom = padding[1], p.pad_left = padding[2], p.pad_right = padding[3];
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
   const auto& k = cpu::kernels();
-  const size_t bytes = k.upsample_phase_packed_bytes && weight.numel() > 0 ? k.upsample_phase_packed_bytes(p, dtype) : 0;
+  const size_t bytes =
+      k.upsample_phase_packed_bytes && weight.numel() > 0 ? k.upsample_phase_packed_bytes(p, dtype) : 0;
   return make_packed(PackedKind::kUpsample, p, dtype, bytes, weight,
                      [&](void* out) { k.upsample_phase_pack(p, view_of(weight, dtype), out); });
 }

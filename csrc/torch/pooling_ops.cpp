@@ -122,6 +122,7 @@ Tensor pool_backward(const char* op, Slot slot, Tensor dy, const OptionalTensor&
   call.y = view_of(dx, call.dtype);
   OptionalTensor indices = chosen;
   if (indices) {
+    require_same_device(*indices, dy, op);
     int32_t dtype;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(indices->get(), &dtype));
     require(dtype == aoti_torch_dtype_int64() && same_sizes(*indices, dy), op,
@@ -183,6 +184,7 @@ Tensor avg_pool2d_backward(Tensor dy, Ints input_size, Ints kernel_size, Ints st
 Tensor adaptive_avg_pool2d(Tensor x, Ints output_size, std::string backend) {
   const char* op = "adaptive_avg_pool2d";
   const PoolProblem p = make_adaptive(sizes_of(x), output_size, op);
+  require((p.H > 0 && p.W > 0) || (p.P == 1 && p.Q == 1), op, ": expected a non-empty image, but got ", shape_text(x));
   return std::get<0>(pool_forward(op, &cpu::Kernels::avg_pool2d, x, p, false, backend));
 }
 

@@ -50,10 +50,18 @@ DType dtype_of(const Tensor& t, const char* op) {
   throw NotServed(concat(op, ": every algorithm needs dtype float32, float64, float16 or bfloat16"));
 }
 
-std::string shape_text(const Tensor& t) {
-  std::string text = "[";
-  for (const int64_t extent : t.sizes()) text += (text.size() > 1 ? ", " : "") + std::to_string(extent);
-  return text + "]";
+void require_same_device(const Tensor& a, const Tensor& b, const char* op) {
+  require(device_type_of(a) == device_type_of(b) && a.get_device_index() == b.get_device_index(), op,
+          ": expected all tensors to be on the same device");
+}
+
+std::ostream& operator<<(std::ostream& out, const ShapeText& shape) {
+  const char* separator = "[";
+  for (const int64_t extent : shape.tensor.sizes()) {
+    out << separator << extent;
+    separator = ", ";
+  }
+  return out << (shape.tensor.dim() == 0 ? "[]" : "]");
 }
 
 bool is_channels_last(const Tensor& t) {
@@ -131,8 +139,10 @@ TensorView view_of(const Tensor& t, DType dtype) {
   return view;
 }
 
-OptionalTensor accumulate_vector(const OptionalTensor& t, DType dtype, int64_t size, const char* op, const char* name) {
+OptionalTensor accumulate_vector(const OptionalTensor& t, DType dtype, int64_t size, const Tensor& like, const char* op,
+                                 const char* name) {
   if (!t) return std::nullopt;
+  require_same_device(*t, like, op);
   require(t->dim() == 1 && t->size(0) == size, op, ": expected ", name, " to have shape [", size, "], but got ",
           shape_text(*t));
   const DType wanted = accumulate_dtype(dtype);

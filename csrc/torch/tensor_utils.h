@@ -20,8 +20,15 @@ using Ints = std::vector<int64_t>;
 DType dtype_of(const Tensor& t, const char* op);
 int32_t torch_dtype(DType dtype);
 
-// "[1, 3, 224, 224]", for messages.
-std::string shape_text(const Tensor& t);
+// Throws std::invalid_argument unless both are on one device.
+void require_same_device(const Tensor& a, const Tensor& b, const char* op);
+
+// "[1, 3, 224, 224]" in messages, put together only when one is printed.
+struct ShapeText {
+  const Tensor& tensor;
+};
+std::ostream& operator<<(std::ostream& out, const ShapeText& shape);
+inline ShapeText shape_text(const Tensor& t) { return {t}; }
 
 // torch's suggest_memory_format() == channels_last, for four dimensions: extents of 1 and 0 make no format.
 bool is_channels_last(const Tensor& t);
@@ -52,7 +59,8 @@ TensorView view_of(const Tensor& t, DType dtype);
 
 // A vector in the accumulate type and contiguous: itself when it is that already. Null when absent. The result, kept
 // by the caller for the duration of the call, owns the memory.
-OptionalTensor accumulate_vector(const OptionalTensor& t, DType dtype, int64_t size, const char* op, const char* name);
+OptionalTensor accumulate_vector(const OptionalTensor& t, DType dtype, int64_t size, const Tensor& like, const char* op,
+                                 const char* name);
 
 inline const void* data_or_null(const OptionalTensor& t) { return t ? t->const_data_ptr() : nullptr; }
 

@@ -20,12 +20,21 @@ def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor 
             return x.copy_(y) if inplace else y
         if not inplace:
             return dispatch.call(operators.activation, x, name, param, alpha, backend)
+        _writable(x)
         dispatch.call(operators.activation_, x, name, param, alpha, backend)
         if not dispatch.is_compiling() and not x.is_inference():
             torch.autograd.graph.increment_version(x)
         return x
     except Exception as error:
         dispatch.refused(error, name, _check, x, name, alpha)
+
+
+def _writable(x: Tensor) -> None:
+    if any(step == 0 and extent > 1 for step, extent in zip(x.stride(), x.shape, strict=True)):
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+            "Please clone() the tensor before performing the operation."
+        )
 
 
 def _check(x: Any, op: str, alpha: Any) -> None:
@@ -58,6 +67,12 @@ def _check(x: Any, op: str, alpha: Any) -> None:
         )
     checks.one_device(op, x, weight=alpha)
     return None
+
+
+def _number(op: str, name: str, value: Any) -> float:
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{op}(): argument '{name}' (position 2) must be Number, not {type(value).__name__}")
+    return float(value)
 
 
 def _type_name(dtype: torch.dtype) -> str:
@@ -93,7 +108,7 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
 
     Equivalent to ``torch.nn.functional.leaky_relu(input, negative_slope, inplace)``. See `relu`.
     """
-    return _run("leaky_relu", input, inplace, float(negative_slope))
+    return _run("leaky_relu", input, inplace, _number("leaky_relu", "negative_slope", negative_slope))
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
@@ -162,7 +177,7 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
     Equivalent to ``torch.nn.functional.elu(input, alpha, inplace)``. See `relu`.
     """
-    return _run("elu", input, inplace, float(alpha))
+    return _run("elu", input, inplace, _number("elu", "alpha", alpha))
 
 
 def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: torch.dtype | None = None) -> Tensor:

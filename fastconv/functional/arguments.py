@@ -33,6 +33,8 @@ def pair(value: IntOrPair) -> tuple[int, int]:
         return value, value
     if type(value) is tuple and len(value) == 2:
         return value
+    if isinstance(value, bool):
+        raise TypeError("expected an int, but got a bool")  # the checks find torch's words
     if isinstance(value, int | torch.SymInt) or hasattr(value, "__index__"):
         return value, value  # type: ignore[return-value]
     first, *rest = value
@@ -71,6 +73,8 @@ def split_param(act: str, act_param: ActParam) -> tuple[float, Tensor | None]:
     if act_param is None:
         return DEFAULT_PARAM.get(act, 0.0), None
     if isinstance(act_param, Tensor):
+        if act != "prelu":
+            raise ValueError("a tensor is prelu's parameter")  # the checks find better words
         return 0.0, act_param
     return float(act_param), None
 

@@ -134,10 +134,10 @@ def expand_list(name: str, value: Any, count: int = 2) -> list[int]:
 def integers(op: str, **named: Any) -> None:
     """Ints, or sequences of ints."""
     for name, value in named.items():
-        if isinstance(value, str):
+        if isinstance(value, str) and name == "padding" and op in ("conv2d", "upsample_conv2d"):
             continue
         items = value if isinstance(value, list | tuple | torch.Size) else (value,)
-        for item in items:
+        for item in items:  # torch.Size and lists of SymInt while a graph is captured
             if isinstance(item, bool) or not (isinstance(item, int | torch.SymInt) or hasattr(item, "__index__")):
                 raise TypeError(
                     f"{op}(): argument '{name}' must be int or tuple of ints, but found {type(item).__name__}"

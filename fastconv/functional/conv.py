@@ -162,14 +162,17 @@ def _run(
     param, alpha = (0.0, None) if act == "identity" and act_param is None else split_param(act, act_param)
     backend = dispatch.forced_backend()
     operators = dispatch.operators_of(backend)
-    if dispatch.is_compiling():
-        fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
-        name = "conv2d" if factor is None else "upsample_conv2d"
-        conv_checks.conv2d(name, x, weight, bias, stride, sides, dilation, groups, fused, factor or 1)
     upsample = () if factor is None else (pair(factor),)
     operator = operators.conv2d if factor is None else operators.upsample_conv2d
     geometry = (*upsample, stride, sides, dilation, groups)
-    if dispatch.records(x, weight, bias, scale, shift, residual, alpha):
+    recorded = dispatch.records(x, weight, bias, scale, shift, residual, alpha)
+    if recorded or dispatch.is_compiling():
+        fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
+        name = "conv2d" if factor is None else "upsample_conv2d"
+        conv_checks.conv2d(
+            name, x, weight, bias, stride, sides, dilation, groups, fused, 1 if factor is None else factor
+        )
+    if recorded:
         weight, bias = _fold(weight, bias, scale, shift, x.dtype)
         y = operator(x, weight, bias, *geometry, None, None, None, "identity", 0.0, None, algo or "", backend, None)
         if residual is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastconv import _C, backends, ops
+from fastconv import backends, ops
 from fastconv.ops import Operators
 
 # Below autograd nothing is recorded and no Python kernel of register_autograd runs: a call costs its dispatch only.
@@ -79,9 +79,8 @@ def refused(error: Exception, op: str, check: Callable[..., None], *arguments: A
         _device(op, arguments[0])
     except Exception as better:
         raise better from None
-    text = str(error)
-    if _C.NOT_SERVED_MARK in text:
-        raise NotImplementedError(text.partition(_C.NOT_SERVED_MARK)[2]) from None
+    if (refusal := ops.not_served(error)) is not None:
+        raise refusal from None
     raise error
 
 

@@ -147,12 +147,14 @@ def _run(
     if lowered is not None:
         a, b, bias, residual = dispatch.lower(lowered, a, b, bias, residual)
     compiling = dispatch.is_compiling()
-    if compiling:
+    alpha = act_param if isinstance(act_param, Tensor) else None
+    recorded = dispatch.records(a, b, bias, residual, alpha)
+    if compiling or recorded:
         _check_gemm(a, b, bias, transpose_a, transpose_b, residual, act, act_param)
     param, alpha = (0.0, None) if act == "identity" and act_param is None else split_param(act, act_param)
     backend = dispatch.forced_backend()
     operators = dispatch.operators_of(backend)
-    if dispatch.records(a, b, bias, residual, alpha):
+    if recorded:
         y = operators.gemm(a, b, bias, transpose_a, transpose_b, None, "identity", 0.0, None, algo or "", backend, None)
         if residual is not None:
             y = y + residual

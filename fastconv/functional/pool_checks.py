@@ -29,7 +29,7 @@ def _windows(
     for k, p, d in zip(kernel, pad, gap, strict=True):
         require(p >= 0, f"pad must be non-negative, but got pad: {p}")
         require(
-            p <= ((k - 1) * d + 1) // 2,
+            p <= int(((k - 1) * d + 1) / 2),  # as C divides
             f"pad should be at most half of effective kernel size, but got pad={p}, kernel_size={k} and dilation={d}",
         )
     require(
@@ -106,6 +106,13 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> None:
     op = "adaptive_avg_pool2d"
     sizes = _adaptive_size(op, x, output_size, f"{op}: output_size must be 2")
     require(x.dim() in (3, 4), f"{op}(): Expected 3D or 4D tensor, but got {list(x.shape)}")
+    wanted = [have if want is None else want for have, want in zip(x.shape[-2:], sizes, strict=True)]
+    for axis in range(x.dim() - 2, x.dim()):
+        require(
+            x.shape[axis] > 0 or wanted == [1, 1],  # torch takes the mean of nothing then
+            f"{op}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
+            f"{list(x.shape)} with dimension {axis} being empty",
+        )
     require(
         all(size is None or size >= 0 for size in sizes),
         f"{op}: elements of output_size must be greater than or equal to 0 but received "

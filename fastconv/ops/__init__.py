@@ -8,17 +8,24 @@ from typing import Any
 
 import torch
 
-from fastconv import _C  # noqa: F401  registers the operators
-
 from . import autograd_conv, autograd_other, fakes, reference_backend
-from .library import NAMESPACES, Operators, native, operator_names, operators, reference
+from .library import NAMESPACES, Operators, native, not_served, operator_names, operators, reference
 
-__all__ = ["NAMESPACES", "Operators", "native", "operator_names", "operators", "reference"]
+__all__ = ["NAMESPACES", "Operators", "native", "not_served", "operator_names", "operators", "reference"]
 
 
 def _bound(backward: Callable[..., Any], ops: Operators) -> Callable[..., Any]:
     """`backward` for one namespace, as register_autograd wants it."""
-    return lambda ctx, *gradients: backward(ops, ctx, *gradients)
+
+    def run(ctx: Any, *gradients: Any) -> Any:
+        try:
+            return backward(ops, ctx, *gradients)
+        except RuntimeError as error:
+            if (refusal := not_served(error)) is None:
+                raise
+            raise refusal from None
+
+    return run
 
 
 def _register_autograd() -> None:

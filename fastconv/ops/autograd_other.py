@@ -9,7 +9,6 @@ from torch import Tensor
 from .autograd_conv import Grads, Rule
 from .library import Operators
 
-
 # --- max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend) -> (y, indices)
 
 

@@ -183,9 +183,24 @@ FAKES: dict[str, Callable[..., Any]] = {
 }
 
 
+def _on_one_device(name: str) -> Callable[..., Any]:
+    fake = FAKES[name]
+
+    def checked(*arguments: Any) -> Any:
+        # A call with one tensor on the meta device comes here, whatever device the others are on.
+        devices = {str(a.device) for a in arguments if isinstance(a, Tensor)}
+        if len(devices) > 1:
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but found {' and '.join(sorted(devices))} (in {name})"
+            )
+        return fake(*arguments)
+
+    return checked
+
+
 def register() -> None:
     """Registers every fake in both namespaces. Packing has none: its size depends on the processor."""
     for namespace in NAMESPACES:
         for name in operators(namespace):
             if name in FAKES:
-                torch.library.register_fake(f"{namespace}::{name}", FAKES[name])
+                torch.library.register_fake(f"{namespace}::{name}", _on_one_device(name))

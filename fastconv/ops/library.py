@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from fastconv import _C  # registers the operators
+
 NATIVE, REFERENCE = "fastconv", "fastconv_reference"
 NAMESPACES = (NATIVE, REFERENCE)
 
@@ -38,6 +40,12 @@ class Operators:
 
 native = Operators(NATIVE)
 reference = Operators(REFERENCE)
+
+
+def not_served(error: Exception) -> NotImplementedError | None:
+    """The refusal that a C++ exception carries: the stable ABI has no class for it, so its text has a mark."""
+    _, mark, reasons = str(error).partition(_C.NOT_SERVED_MARK)
+    return NotImplementedError(reasons) if mark else None
 
 
 def operators(namespace: str) -> Operators:
