@@ -104,7 +104,7 @@ def verify(
             progress(str(case), number, len(cases))
         for dtype in dtypes:
             for layout in LAYOUTS:
-                _run_case(case, dtype, layout, targets, algo, outcomes)
+                run_case(case, dtype, layout, targets, algo, outcomes)
     return Report(list(outcomes.values()), len(cases), time.perf_counter() - started)
 
 
@@ -151,7 +151,7 @@ def _isa(name: str) -> Iterator[None]:
         introspection.select_isa(before)
 
 
-def _run_case(
+def run_case(
     case: Case,
     dtype: torch.dtype,
     layout: str,
@@ -159,6 +159,10 @@ def _run_case(
     algo: str | None,
     outcomes: dict[tuple[str, ...], Outcome],
 ) -> None:
+    """One case in one dtype and layout on (backend, instruction set) targets, its results added to `outcomes`.
+
+    `algo` None runs the package's choice (CHOSEN) and every algorithm of the operator.
+    """
     inputs = case.make_inputs(dtype, layout)
     truth = case.reference(inputs)
     same = case.torch_same(inputs)
