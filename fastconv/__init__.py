@@ -6,13 +6,15 @@
 
 __version__ = "0.1.0"
 
+from importlib.util import find_spec
+
 import torch  # noqa: F401  its libraries must be loaded before ours
 
 try:
     from . import _C  # noqa: F401  registers the operators
-except ModuleNotFoundError as error:
-    if error.name != "fastconv._C":
-        raise
+except ImportError:
+    if find_spec("fastconv._C") is not None:
+        raise  # it is there, and does not load: its own words
     raise ImportError(
         "fastconv: the compiled extension is missing. Install the package (pip install --no-build-isolation .), or "
         "build it in place: python setup.py build_ext --inplace"

@@ -44,12 +44,12 @@ def _check(x: Any, op: str, alpha: Any) -> None:
         return checks.float_dtype(op, x)
     checks.require(
         isinstance(alpha, Tensor),
-        f"prelu(): argument 'weight' (position 2) must be Tensor, not {type(alpha).__name__}",
+        lambda: f"prelu(): argument 'weight' (position 2) must be Tensor, not {type(alpha).__name__}",
         TypeError,
     )
     checks.require(
         alpha.dtype == x.dtype,
-        f"prelu: Type promoting not supported. Got {_type_name(x.dtype)} and {_type_name(alpha.dtype)}",
+        lambda: f"prelu: Type promoting not supported. Got {_type_name(x.dtype)} and {_type_name(alpha.dtype)}",
     )
     checks.float_dtype(op, x)
     if alpha.numel() != 1:
@@ -58,12 +58,14 @@ def _check(x: Any, op: str, alpha: Any) -> None:
         channels = x.shape[1] if x.dim() >= 2 else 1
         checks.require(
             full or channels == alpha.numel(),
-            f"Mismatch of parameter numbers and input channel size. Found parameter numbers = {alpha.numel()} and "
-            f"channel size = {channels}.",
+            lambda: (
+                f"Mismatch of parameter numbers and input channel size. Found parameter numbers = {alpha.numel()} and "
+                f"channel size = {channels}."
+            ),
         )
         checks.require(
             full or alpha.dim() <= 1,
-            f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {alpha.dim()}",
+            lambda: f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {alpha.dim()}",
         )
     checks.one_device(op, x, weight=alpha)
     return None

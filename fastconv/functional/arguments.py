@@ -27,6 +27,11 @@ IntOrPair = int | Sequence[int]
 ActParam = float | Tensor | None
 
 
+def is_integer(value: Any) -> bool:
+    """An int, a symbolic one, or NumPy's; torch takes them all."""
+    return isinstance(value, int | torch.SymInt) or hasattr(value, "__index__")
+
+
 def pair(value: IntOrPair) -> tuple[int, int]:
     """An int, or one or two of them, as (vertical, horizontal)."""
     if type(value) is int:
@@ -35,9 +40,9 @@ def pair(value: IntOrPair) -> tuple[int, int]:
         return value
     if isinstance(value, bool):
         raise TypeError("expected an int, but got a bool")  # the checks find torch's words
-    if isinstance(value, int | torch.SymInt) or hasattr(value, "__index__"):
+    if is_integer(value):
         return value, value  # type: ignore[return-value]
-    first, *rest = value
+    first, *rest = value  # type: ignore[misc]
     if len(rest) > 1:
         raise ValueError(f"expected one or two values, but got {value!r}")
     return first, rest[0] if rest else first
@@ -61,8 +66,8 @@ def four_sides(
             raise RuntimeError("padding='same' is not supported for strided convolutions")
         height, width = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
         return height // 2, height - height // 2, width // 2, width - width // 2
-    if not isinstance(padding, int | torch.SymInt) and len(padding) == 4:
-        top, bottom, left, right = padding
+    if not is_integer(padding) and len(padding) == 4:  # type: ignore[arg-type]
+        top, bottom, left, right = padding  # type: ignore[misc]
         return top, bottom, left, right
     vertical, horizontal = pair(padding)
     return vertical, vertical, horizontal, horizontal

@@ -4,13 +4,13 @@ The operators check everything themselves, tersely; these functions run when one
 captured), so that a call that succeeds pays nothing for good messages. Each raises the first thing it finds wrong.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .arguments import ACTIVATIONS, pair
+from .arguments import ACTIVATIONS, is_integer, pair
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -30,9 +30,11 @@ def scalar_name(dtype: torch.dtype) -> str:
     return _SCALAR_NAMES.get(dtype, str(dtype).removeprefix("torch."))
 
 
-def require(condition: Any, message: str, error: type[Exception] = RuntimeError) -> None:
+def require(condition: Any, message: str | Callable[[], str], error: type[Exception] = RuntimeError) -> None:
+    """Raises `error` unless the condition holds. Texts with values in them are lambdas: a graph capture, which runs
+    these checks on symbolic shapes, cannot put such a text together."""
     if not condition:
-        raise error(message)
+        raise error(message if isinstance(message, str) else message())
 
 
 def tensors(op: str, **named: Any) -> None:
@@ -62,12 +64,14 @@ def one_device(op: str, x: Tensor, **others: Tensor | None) -> None:
 
 def activation(op: str, act: Any, act_param: Any) -> None:
     require(
-        act in ACTIVATIONS, f"{op}: expected act to be one of {', '.join(ACTIVATIONS)}, but got {act!r}", ValueError
+        act in ACTIVATIONS,
+        lambda: f"{op}: expected act to be one of {', '.join(ACTIVATIONS)}, but got {act!r}",
+        ValueError,
     )
     if act == "prelu":
         require(
             isinstance(act_param, Tensor),
-            f"{op}: expected act_param to be a tensor with act='prelu', but got {act_param!r}",
+            lambda: f"{op}: expected act_param to be a tensor with act='prelu', but got {act_param!r}",
             ValueError,
         )
     elif isinstance(act_param, Tensor):
@@ -84,19 +88,21 @@ def epilogue(
             continue
         require(
             isinstance(vector, Tensor) and vector.shape == (channels,),
-            f"{op}: expected {name} to be a tensor of shape [{channels}], but got {shape_of(vector)}",
+            lambda: f"{op}: expected {name} to be a tensor of shape [{channels}], but got {shape_of(vector)}",
             ValueError,
         )
     residual = arguments.get("residual")
     if residual is not None:
         require(
             isinstance(residual, Tensor) and tuple(residual.shape) == tuple(out_shape),
-            f"{op}: expected residual to have the output's shape {list(out_shape)}, but got {shape_of(residual)}",
+            lambda: (
+                f"{op}: expected residual to have the output's shape {list(out_shape)}, but got {shape_of(residual)}"
+            ),
             ValueError,
         )
         require(
             residual.dtype == x.dtype,
-            f"{op}: expected residual to have the input's dtype {x.dtype}, but got {residual.dtype}",
+            lambda: f"{op}: expected residual to have the input's dtype {x.dtype}, but got {residual.dtype}",
             ValueError,
         )
     activation(op, arguments.get("act", "identity"), arguments.get("act_param"))
@@ -105,8 +111,10 @@ def epilogue(
         full = [tuple(out_shape), tuple(out_shape[1:])] if len(out_shape) > 2 else [tuple(out_shape)]
         require(
             alpha.numel() == 1 or tuple(alpha.shape) in [(channels,), *full],
-            f"{op}: expected act_param to have shape [1], [{channels}] or {list(full[-1])}, but got "
-            f"{list(alpha.shape)}",
+            lambda: (
+                f"{op}: expected act_param to have shape [1], [{channels}] or {list(full[-1])}, but got "
+                f"{list(alpha.shape)}"
+            ),
             ValueError,
         )
     one_device(op, x, **{k: v for k, v in arguments.items() if isinstance(v, Tensor)})
@@ -118,8 +126,8 @@ def shape_of(value: Any) -> str:
 
 def expand_list(name: str, value: Any, count: int = 2) -> list[int]:
     """An int or a list of one or `count` ints, as torch's convolutions take them."""
-    if isinstance(value, int | torch.SymInt):
-        return [value] * count  # type: ignore[list-item]
+    if is_integer(value):
+        return [value] * count
     values = list(value)
     if len(values) == 1:
         return values * count
@@ -147,5 +155,5 @@ def integers(op: str, **named: Any) -> None:
 def window_pair(op: str, name: str, value: Any, hint: str) -> tuple[int, int]:
     """kernel_size, stride, padding or dilation of a pooling function."""
     items = value if isinstance(value, list | tuple | torch.Size) else (value,)
-    require(len(items) in (1, 2), f"{op}: {name} must {hint}")
+    require(len(items) in (1, 2), lambda: f"{op}: {name} must {hint}")
     return pair(value)

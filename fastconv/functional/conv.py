@@ -245,8 +245,10 @@ def conv2d_bn_act(
             continue
         checks.require(
             isinstance(vector, Tensor) and vector.shape == weight.shape[:1],
-            f"conv2d_bn_act: expected {name} to be a tensor of shape {list(weight.shape[:1])}, but got "
-            f"{checks.shape_of(vector)}",
+            lambda: (
+                f"conv2d_bn_act: expected {name} to be a tensor of shape {list(weight.shape[:1])}, but got "
+                f"{checks.shape_of(vector)}"
+            ),
             ValueError,
         )
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from . import checks
+from .arguments import is_integer
 from .checks import expand_list, require
 
 Raw = dict[str, Any]
@@ -31,26 +31,30 @@ def _groups(weight: Tensor, groups: int) -> None:
     shape = list(weight.shape)
     require(
         shape[0] >= groups,
-        f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but got weight of size "
-        f"{shape} instead",
+        lambda: (
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, but got weight of size "
+            f"{shape} instead"
+        ),
     )
     require(
         shape[0] % groups == 0,
-        f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, but got weight of size "
-        f"[{shape}] instead",
+        lambda: (
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, but got weight of "
+            f"size [{shape}] instead"
+        ),
     )
 
 
 def _four(padding: Any, stride: Sequence[int], dilation: Sequence[int], kernel: Sequence[int]) -> list[int]:
     """padding as (top, bottom, left, right), from torch's forms, 'same', 'valid', or four values."""
     if isinstance(padding, str):
-        require(padding in ("same", "valid"), f"Invalid padding string: '{padding}'")
+        require(padding in ("same", "valid"), lambda: f"Invalid padding string: '{padding}'")
         if padding == "valid":
             return [0] * 4
         require(all(s == 1 for s in stride), "padding='same' is not supported for strided convolutions")
         totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         return [totals[0] // 2, totals[0] - totals[0] // 2, totals[1] // 2, totals[1] - totals[1] // 2]
-    if not isinstance(padding, int | torch.SymInt) and len(padding) == 4:
+    if not is_integer(padding) and len(padding) == 4:
         return list(padding)
     vertical, horizontal = expand_list("padding", padding)
     return [vertical, vertical, horizontal, horizontal]
@@ -65,8 +69,10 @@ def _windows(height: int, width: int, kernel: Sequence[int], dilation: Sequence[
     reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
     require(
         height >= reach[0] and width >= reach[1],
-        f"Calculated padded input size per channel: ({height} x {width}). Kernel size: ({reach[0]} x {reach[1]}). "
-        "Kernel size can't be greater than actual input size",
+        lambda: (
+            f"Calculated padded input size per channel: ({height} x {width}). Kernel size: ({reach[0]} x {reach[1]}). "
+            "Kernel size can't be greater than actual input size"
+        ),
     )
 
 
@@ -88,7 +94,9 @@ def conv2d(
     torch_name = "conv2d"
     require(
         x.dim() in (3, 4),
-        f"Expected 3D (unbatched) or 4D (batched) input to {torch_name}, but got input of size: {list(x.shape)}",
+        lambda: (
+            f"Expected 3D (unbatched) or 4D (batched) input to {torch_name}, but got input of size: {list(x.shape)}"
+        ),
     )
     dims = weight.dim() - 2
     if isinstance(padding, str) and weight.dim() != x.dim() + (x.dim() == 3):
@@ -108,35 +116,41 @@ def conv2d(
     require(all(p >= 0 for p in sides), "negative padding is not supported")
     require(all(s > 0 for s in stride), "non-positive stride is not supported")
     require(all(d >= 0 for d in dilation), "dilation should be greater than zero")
-    require(all(d > 0 for d in dilation), f"dilation should be greater than zero, but got {dilation}")
+    require(all(d > 0 for d in dilation), lambda: f"dilation should be greater than zero, but got {dilation}")
     _groups(weight, groups)
     channels = x.shape[-3]
     require(
         channels == weight.shape[1] * groups,
-        f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{_batched(x)} to have "
-        f"{weight.shape[1] * groups} channels, but got {channels} channels instead",
+        lambda: (
+            f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{_batched(x)} to have "
+            f"{weight.shape[1] * groups} channels, but got {channels} channels instead"
+        ),
     )
     require(
         bias is None or tuple(bias.shape) == (weight.shape[0],),
-        f"Given weight of size {list(weight.shape)}, expected bias to be 1-dimensional with {weight.shape[0]} "
-        f"elements, but got bias of size {list(bias.shape) if bias is not None else []} instead",
+        lambda: (
+            f"Given weight of size {list(weight.shape)}, expected bias to be 1-dimensional with {weight.shape[0]} "
+            f"elements, but got bias of size {list(bias.shape) if bias is not None else []} instead"
+        ),
     )
     factor = expand_list("scale_factor", scale_factor)
     require(
         all(f >= 1 for f in factor),
-        f"{op}: expected scale_factor to be a whole number of at least 1, but got {scale_factor}",
+        lambda: f"{op}: expected scale_factor to be a whole number of at least 1, but got {scale_factor}",
         ValueError,
     )
     require(
         min(kernel) > 0,
-        f"kernel size should be greater than zero, but got kernel_height: {kernel[0]} kernel_width: {kernel[1]}",
+        lambda: (
+            f"kernel size should be greater than zero, but got kernel_height: {kernel[0]} kernel_width: {kernel[1]}"
+        ),
     )
     height = x.shape[-2] * factor[0] + sides[0] + sides[1]
     width = x.shape[-1] * factor[1] + sides[2] + sides[3]
     _windows(height, width, kernel, dilation)
     require(
         x.shape[-2] > 0 and x.shape[-1] > 0,
-        f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x.shape)}",
+        lambda: f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x.shape)}",
     )
     out = [
         (extent - d * (k - 1) - 1) // s + 1
@@ -154,7 +168,7 @@ def conv_transpose2d(
     checks.integers(op, stride=stride, padding=padding, output_padding=output_padding, dilation=dilation, groups=groups)
     require(
         x.dim() in (3, 4),
-        f"Expected 3D (unbatched) or 4D (batched) input to {op}, but got input of size: {list(x.shape)}",
+        lambda: f"Expected 3D (unbatched) or 4D (batched) input to {op}, but got input of size: {list(x.shape)}",
     )
     _types_agree(x, weight, bias)
     checks.float_dtype(op, x)
@@ -170,32 +184,41 @@ def conv_transpose2d(
     channels, shape = x.shape[-3], list(weight.shape)
     require(
         channels == shape[0],
-        f"Given transposed=1, weight of size {shape}, expected input{_batched(x)} to have {shape[0]} channels, but "
-        f"got {channels} channels instead",
+        lambda: (
+            f"Given transposed=1, weight of size {shape}, expected input{_batched(x)} to have {shape[0]} channels, but "
+            f"got {channels} channels instead"
+        ),
     )
     filters = shape[1] * groups
     require(
         bias is None or tuple(bias.shape) == (filters,),
-        f"Given transposed=1, weight of size {shape}, expected bias to be 1-dimensional with {filters} elements, but "
-        f"got bias of size {list(bias.shape) if bias is not None else []} instead",
+        lambda: (
+            f"Given transposed=1, weight of size {shape}, expected bias to be 1-dimensional with {filters} elements, "
+            f"but got bias of size {list(bias.shape) if bias is not None else []} instead"
+        ),
     )
     require(
         x.shape[-2] > 0 and x.shape[-1] > 0,
-        f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x.shape)}",
+        lambda: f"Only zero batch or zero channel inputs are supported, but got input shape: {list(x.shape)}",
     )
     require(
         min(shape[2:]) > 0,
-        f"kernel size should be greater than zero, but got kernel_height: {shape[2]} kernel_width: {shape[3]}",
+        lambda: f"kernel size should be greater than zero, but got kernel_height: {shape[2]} kernel_width: {shape[3]}",
     )
     require(
         all(d > 0 for d in dilation),
-        f"dilation should be greater than zero, but got dilation_height: {dilation[0]}, dilation_width: {dilation[1]}",
+        lambda: (
+            f"dilation should be greater than zero, but got dilation_height: {dilation[0]}, dilation_width: "
+            f"{dilation[1]}"
+        ),
     )
     require(
         all(e < s or e < d for e, s, d in zip(extra, stride, dilation, strict=True)),
-        "output padding must be smaller than either stride or dilation, but got output_padding_height: "
-        f"{extra[0]} output_padding_width: {extra[1]} stride_height: {stride[0]} stride_width: {stride[1]} "
-        f"dilation_height: {dilation[0]} dilation_width: {dilation[1]}",
+        lambda: (
+            "output padding must be smaller than either stride or dilation, but got output_padding_height: "
+            f"{extra[0]} output_padding_width: {extra[1]} stride_height: {stride[0]} stride_width: {stride[1]} "
+            f"dilation_height: {dilation[0]} dilation_width: {dilation[1]}"
+        ),
     )
     height, width = x.shape[-2:]
     out = [
@@ -204,7 +227,9 @@ def conv_transpose2d(
     ]
     require(
         min(out) > 0,
-        f"Given input size per channel: ({height} x {width}). Calculated output size per channel: ({out[0]} x "
-        f"{out[1]}). Output size is too small",
+        lambda: (
+            f"Given input size per channel: ({height} x {width}). Calculated output size per channel: ({out[0]} x "
+            f"{out[1]}). Output size is too small"
+        ),
     )
     checks.one_device(op, x, weight=weight, bias=bias)

@@ -189,29 +189,33 @@ def _check_gemm(
     checks.float_dtype(op, a)
     require(
         a.dtype == b.dtype,
-        f"expected m1 and m2 to have the same dtype, but got: {checks.scalar_name(a.dtype)} != "
-        f"{checks.scalar_name(b.dtype)}",
+        lambda: (
+            f"expected m1 and m2 to have the same dtype, but got: {checks.scalar_name(a.dtype)} != "
+            f"{checks.scalar_name(b.dtype)}"
+        ),
     )
     require(
         a.dim() in (2, 3) and b.dim() == a.dim(),
-        f"{op}: expected a and b to be matrices, or batches of as many matrices, but got shapes {list(a.shape)} and "
-        f"{list(b.shape)}",
+        lambda: (
+            f"{op}: expected a and b to be matrices, or batches of as many matrices, but got shapes {list(a.shape)} "
+            f"and {list(b.shape)}"
+        ),
         ValueError,
     )
     rows, inner = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
     other, columns = (b.shape[-1], b.shape[-2]) if transpose_b else (b.shape[-2], b.shape[-1])
     require(
         inner == other,
-        f"mat1 and mat2 shapes cannot be multiplied ({rows}x{inner} and {other}x{columns})",
+        lambda: f"mat1 and mat2 shapes cannot be multiplied ({rows}x{inner} and {other}x{columns})",
     )
     require(
         a.dim() == 2 or a.shape[0] == b.shape[0],
-        f"{op}: expected a and b to have the same batch, but got {a.shape[0]} and {b.shape[0]}",
+        lambda: f"{op}: expected a and b to have the same batch, but got {a.shape[0]} and {b.shape[0]}",
         ValueError,
     )
     require(
         bias is None or (isinstance(bias, Tensor) and tuple(bias.shape) == (columns,)),
-        f"{op}: expected bias to have shape [{columns}], but got {checks.shape_of(bias)}",
+        lambda: f"{op}: expected bias to have shape [{columns}], but got {checks.shape_of(bias)}",
         ValueError,
     )
     fused = {"residual": residual, "act": act, "act_param": act_param}
@@ -224,33 +228,37 @@ def _check_linear(x: Any, weight: Any, bias: Any, residual: Any, act: str, act_p
     checks.tensors(op, input=x, weight=weight)
     require(
         x.dim() > 0 and weight.dim() > 0,
-        f"both arguments to linear need to be at least 1D, but they are {x.dim()}D and {weight.dim()}D",
+        lambda: f"both arguments to linear need to be at least 1D, but they are {x.dim()}D and {weight.dim()}D",
     )
-    require(weight.dim() <= 2, f"t() expects a tensor with <= 2 dimensions, but self is {weight.dim()}D")
+    require(weight.dim() <= 2, lambda: f"t() expects a tensor with <= 2 dimensions, but self is {weight.dim()}D")
     require(
         x.dtype == weight.dtype,
-        f"expected m1 and m2 to have the same dtype, but got: {checks.scalar_name(x.dtype)} != "
-        f"{checks.scalar_name(weight.dtype)}",
+        lambda: (
+            f"expected m1 and m2 to have the same dtype, but got: {checks.scalar_name(x.dtype)} != "
+            f"{checks.scalar_name(weight.dtype)}"
+        ),
     )
     checks.float_dtype(op, x)
     rows = x.numel() // max(x.shape[-1], 1)
     columns = weight.shape[0] if weight.dim() == 2 else 1
     require(
         x.shape[-1] == weight.shape[-1],
-        f"mat1 and mat2 shapes cannot be multiplied ({rows}x{x.shape[-1]} and {weight.shape[-1]}x{columns})",
+        lambda: f"mat1 and mat2 shapes cannot be multiplied ({rows}x{x.shape[-1]} and {weight.shape[-1]}x{columns})",
     )
     shape = [*x.shape[:-1], *weight.shape[:-1]]
     if bias is not None:
-        require(isinstance(bias, Tensor), f"{op}(): argument 'bias' (position 3) must be Tensor", TypeError)
+        require(isinstance(bias, Tensor), lambda: f"{op}(): argument 'bias' (position 3) must be Tensor", TypeError)
         require(
             bias.dtype == x.dtype,
-            f"self and mat2 must have the same dtype, but got {type_name(bias.dtype)} and {type_name(x.dtype)}",
+            lambda: f"self and mat2 must have the same dtype, but got {type_name(bias.dtype)} and {type_name(x.dtype)}",
         )
         flat = [rows, columns]
         require(
             bias.dim() <= len(shape) and all(b in (1, s) for b, s in zip(bias.shape[::-1], shape[::-1], strict=False)),
-            f"The expanded size of the tensor ({columns}) must match the existing size ({bias.shape[-1]}) at "
-            f"non-singleton dimension 1.  Target sizes: {flat}.  Tensor sizes: {list(bias.shape)}",
+            lambda: (
+                f"The expanded size of the tensor ({columns}) must match the existing size ({bias.shape[-1]}) at "
+                f"non-singleton dimension 1.  Target sizes: {flat}.  Tensor sizes: {list(bias.shape)}"
+            ),
         )
     checks.epilogue(op, shape, x, -1, columns, {"residual": residual, "act": act, "act_param": act_param})
     checks.one_device(op, x, weight=weight, bias=bias)

@@ -18,7 +18,10 @@ def _image(op: str, x: Any) -> None:
 def _not_empty(x: Tensor) -> None:
     require(
         x.dim() in (3, 4) and all(extent > 0 for extent in x.shape[-3:]),
-        "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but got:" + str(list(x.shape)),
+        lambda: (
+            "Expected 3D or 4D (batch mode) tensor with optional 0 dim batch size for input, but got:"
+            + str(list(x.shape))
+        ),
     )
 
 
@@ -27,19 +30,24 @@ def _windows(
 ) -> None:
     require(step[0] != 0 and step[1] != 0, "stride should not be zero")
     for k, p, d in zip(kernel, pad, gap, strict=True):
-        require(p >= 0, f"pad must be non-negative, but got pad: {p}")
+        require(p >= 0, lambda: f"pad must be non-negative, but got pad: {p}")
         require(
             p <= int(((k - 1) * d + 1) / 2),  # as C divides
-            f"pad should be at most half of effective kernel size, but got pad={p}, kernel_size={k} and dilation={d}",
+            lambda: (
+                f"pad should be at most half of effective kernel size, but got pad={p}, kernel_size={k} and "
+                f"dilation={d}"
+            ),
         )
     require(
         kernel[0] > 0 and kernel[1] > 0,
-        f"kernel size should be greater than zero, but got kH: {kernel[0]} kW: {kernel[1]}",
+        lambda: f"kernel size should be greater than zero, but got kH: {kernel[0]} kW: {kernel[1]}",
     )
-    require(step[0] > 0 and step[1] > 0, f"stride should be greater than zero, but got dH: {step[0]} dW: {step[1]}")
+    require(
+        step[0] > 0 and step[1] > 0, lambda: f"stride should be greater than zero, but got dH: {step[0]} dW: {step[1]}"
+    )
     require(
         gap[0] > 0 and gap[1] > 0,
-        f"dilation should be greater than zero, but got dilationH: {gap[0]} dilationW: {gap[1]}",
+        lambda: f"dilation should be greater than zero, but got dilationH: {gap[0]} dilationW: {gap[1]}",
     )
     _not_empty(x)
     channels, height, width = x.shape[-3:]
@@ -49,8 +57,10 @@ def _windows(
     ]
     require(
         out[0] >= 1 and out[1] >= 1,
-        f"Given input size: ({channels}x{height}x{width}). Calculated output size: ({channels}x{out[0]}x{out[1]}). "
-        "Output size is too small",
+        lambda: (
+            f"Given input size: ({channels}x{height}x{width}). Calculated output size: ({channels}x{out[0]}x{out[1]}). "
+            "Output size is too small"
+        ),
     )
 
 
@@ -69,7 +79,7 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: An
     pad = window_pair(op, "padding", padding, "either be a single int, or a tuple of two ints")
     require(
         not isinstance(dilation, list | tuple) or len(dilation) in (1, 2),
-        f"{op}: dilation must be either a single int, or a tuple of two ints",
+        lambda: f"{op}: dilation must be either a single int, or a tuple of two ints",
     )
     gap = window_pair(op, "dilation", dilation, "")
     require(x.dim() in (3, 4), "non-empty 3D or 4D (batch mode) tensor expected for input")
@@ -105,18 +115,22 @@ def _adaptive_size(op: str, x: Any, output_size: Any, wrong_count: str) -> tuple
 def adaptive_avg_pool2d(x: Any, output_size: Any) -> None:
     op = "adaptive_avg_pool2d"
     sizes = _adaptive_size(op, x, output_size, f"{op}: output_size must be 2")
-    require(x.dim() in (3, 4), f"{op}(): Expected 3D or 4D tensor, but got {list(x.shape)}")
+    require(x.dim() in (3, 4), lambda: f"{op}(): Expected 3D or 4D tensor, but got {list(x.shape)}")
     wanted = [have if want is None else want for have, want in zip(x.shape[-2:], sizes, strict=True)]
     for axis in range(x.dim() - 2, x.dim()):
         require(
             x.shape[axis] > 0 or wanted == [1, 1],  # torch takes the mean of nothing then
-            f"{op}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
-            f"{list(x.shape)} with dimension {axis} being empty",
+            lambda: (
+                f"{op}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
+                f"{list(x.shape)} with dimension {axis} being empty"
+            ),
         )
     require(
         all(size is None or size >= 0 for size in sizes),
-        f"{op}: elements of output_size must be greater than or equal to 0 but received "
-        f"{{{', '.join(str(size) for size in sizes)}}}",
+        lambda: (
+            f"{op}: elements of output_size must be greater than or equal to 0 but received "
+            f"{{{', '.join(str(size) for size in sizes)}}}"
+        ),
     )
     checks.float_dtype(op, x)
 
@@ -124,17 +138,19 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> None:
 def adaptive_max_pool2d(x: Any, output_size: Any) -> None:
     op = "adaptive_max_pool2d"
     sizes = _adaptive_size(op, x, output_size, f"{op}(): internal error: output_size.size() must be 2")
-    require(x.dim() in (3, 4), f"{op}(): Expected 3D or 4D tensor, but got: {list(x.shape)}")
+    require(x.dim() in (3, 4), lambda: f"{op}(): Expected 3D or 4D tensor, but got: {list(x.shape)}")
     for axis, extent in enumerate(x.shape):
         require(
             extent > 0 or (axis == 0 and x.dim() == 4),
-            f"{op}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
-            f"{list(x.shape)} with dimension {axis} being empty",
+            lambda: (
+                f"{op}(): Expected input to have non-zero size for non-batch dimensions, but input has sizes "
+                f"{list(x.shape)} with dimension {axis} being empty"
+            ),
         )
     wanted = [have if want is None else want for have, want in zip(x.shape[-2:], sizes, strict=True)]
     for size in wanted:
         require(
             size >= 0,
-            f"Trying to create tensor with negative dimension {size}: {[*x.shape[:-2], *wanted]}",
+            lambda: f"Trying to create tensor with negative dimension {size}: {[*x.shape[:-2], *wanted]}",
         )
     checks.float_dtype(op, x)

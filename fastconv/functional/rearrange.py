@@ -90,7 +90,7 @@ def _windows(op: str, **named: Any) -> list[tuple[int, int]]:
     pairs = []
     for name, value in named.items():
         items = value if isinstance(value, list | tuple) else (value,)
-        require(len(items) in (1, 2), f"It is expected {name} equals to 2, but got size {len(items)}")
+        require(len(items) in (1, 2), lambda: f"It is expected {name} equals to 2, but got size {len(items)}")
         pairs.append(pair(value))
     return pairs
 
@@ -98,16 +98,18 @@ def _windows(op: str, **named: Any) -> list[tuple[int, int]]:
 def _positive(kernel: tuple[int, int], step: tuple[int, int], pad: tuple[int, int], gap: tuple[int, int]) -> None:
     require(
         min(kernel) > 0,
-        f"kernel size should be greater than zero, but got kernel_height: {kernel[0]} kernel_width: {kernel[1]}",
+        lambda: (
+            f"kernel size should be greater than zero, but got kernel_height: {kernel[0]} kernel_width: {kernel[1]}"
+        ),
     )
     require(
         min(gap) > 0,
-        f"dilation should be greater than zero, but got dilation_height: {gap[0]} dilation_width: {gap[1]}",
+        lambda: f"dilation should be greater than zero, but got dilation_height: {gap[0]} dilation_width: {gap[1]}",
     )
-    require(min(pad) >= 0, f"padding should be non-negative, but got pad_height: {pad[0]} pad_width: {pad[1]}")
+    require(min(pad) >= 0, lambda: f"padding should be non-negative, but got pad_height: {pad[0]} pad_width: {pad[1]}")
     require(
         min(step) > 0,
-        f"stride should be greater than zero, but got stride_height: {step[0]} stride_width: {step[1]}",
+        lambda: f"stride should be greater than zero, but got stride_height: {step[0]} stride_width: {step[1]}",
     )
 
 
@@ -130,16 +132,20 @@ def _check_im2col(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation:
     _positive(kernel, step, pad, gap)
     require(
         x.dim() in (3, 4) and all(extent > 0 for extent in x.shape[-3:]),
-        "Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and other non-zero dimensions for input, but "
-        f"got: {list(x.shape)}",
+        lambda: (
+            "Expected 3D or 4D (batch mode) tensor with possibly 0 batch size and other non-zero dimensions for "
+            f"input, but got: {list(x.shape)}"
+        ),
     )
     height, width = x.shape[-2:]
     counts = _blocks((height, width), kernel, step, pad, gap)
     require(
         min(counts) >= 1,
-        f"Given input with spatial size ({height}, {width}), kernel_size={kernel}, dilation={gap}, padding={pad}, "
-        f"calculated shape of the array of sliding blocks as ({counts[0]}, {counts[1]}), but its components must be at "
-        "least one.",
+        lambda: (
+            f"Given input with spatial size ({height}, {width}), kernel_size={kernel}, dilation={gap}, padding={pad}, "
+            f"calculated shape of the array of sliding blocks as ({counts[0]}, {counts[1]}), but its components must "
+            "be at least one."
+        ),
     )
     checks.float_dtype("im2col", x)
 
@@ -157,25 +163,33 @@ def _check_col2im(x: Any, output_size: Any, kernel_size: Any, stride: Any, paddi
     _positive(kernel, step, pad, gap)
     require(
         x.dim() in (2, 3) and all(extent > 0 for extent in x.shape[-2:]),
-        "Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch size and non-zero dimensions for input, "
-        f"but got: {list(x.shape)}",
+        lambda: (
+            "Expected 2D or 3D (batch mode) tensor for input with possibly 0 batch size and non-zero dimensions for "
+            f"input, but got: {list(x.shape)}"
+        ),
     )
     rows, columns = x.shape[-2:]
     require(
         rows % (kernel[0] * kernel[1]) == 0,
-        "Expected size of input's dimension 1 to be divisible by the product of kernel_size, but got "
-        f"input.size(1)={rows} and kernel_size={kernel}.",
+        lambda: (
+            "Expected size of input's dimension 1 to be divisible by the product of kernel_size, but got "
+            f"input.size(1)={rows} and kernel_size={kernel}."
+        ),
     )
     counts = _blocks(size, kernel, step, pad, gap)
     require(
         columns == counts[0] * counts[1],
-        f"Given output_size={size}, kernel_size={kernel}, dilation={gap}, padding={pad}, stride={step}, expected size "
-        f"of input's dimension 2 to match the calculated number of sliding blocks {counts[0]} * {counts[1]} = "
-        f"{counts[0] * counts[1]}, but got input.size(2)={columns}.",
+        lambda: (
+            f"Given output_size={size}, kernel_size={kernel}, dilation={gap}, padding={pad}, stride={step}, expected "
+            f"size of input's dimension 2 to match the calculated number of sliding blocks {counts[0]} * {counts[1]} = "
+            f"{counts[0] * counts[1]}, but got input.size(2)={columns}."
+        ),
     )
     require(
         counts[0] >= 1 and counts[1] >= 1,
-        f"Given output_size={size}, kernel_size={kernel}, dilation={gap}, padding={pad}, stride={step}, calculated "
-        f"shape of the array of sliding blocks as ({counts[0]}, {counts[1]}), which is too small (non-positive)",
+        lambda: (
+            f"Given output_size={size}, kernel_size={kernel}, dilation={gap}, padding={pad}, stride={step}, calculated "
+            f"shape of the array of sliding blocks as ({counts[0]}, {counts[1]}), which is too small (non-positive)"
+        ),
     )
     checks.float_dtype("col2im", x)
