@@ -200,10 +200,7 @@ class EngineWorker {
     tile.segments = segments_;
     tile.segment_count = step.segments;
     const Acc* filters = static_cast<const Acc*>(t_.packed) + block.n * t_.packed_image;
-    tile.weights = t_.packed_row
-                       ? filters + k
-                       : filters + group * packed_elements<Acc>(t_.K, filter_reduction) + k * filter_reduction;
-    tile.weight_step = t_.packed_row ? t_.packed_row : vectors * kLanes;
+    tile.weights = filters + group * packed_elements<Acc>(t_.K, filter_reduction) + k * filter_reduction;
     tile.step = t_.step_w * pixel_pitch();
     tile.load_partial = !step.first || t_.partial.present();
     tile.finish = step.last && plan_.in_registers;

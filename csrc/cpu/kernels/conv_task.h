@@ -26,11 +26,8 @@ struct ConvTask {
   TensorView y;                      // (N, groups * K, P, Q): offset, strides as the caller needs
   const void* packed = nullptr;      // accumulate type, from pack_filter (pack.h), reduction order (r, s, c)
   int64_t packed_image = 0;  // elements from one image's filters to the next one's (batched GEMM); 0: all share them
-  // Elements between reduction rows of filters that are not packed: a plain (C, K) matrix, K in whole vectors. 0:
-  // packed.
-  int64_t packed_row = 0;
   // Sums to start from, of the accumulate type, channels adjacent; absent: zeros. Where y can hold such sums
-  // (stores_directly) it may be y itself.
+  // (stores_directly, blocking.h) they must be in y itself.
   TensorView partial;
   EpilogueArgs epilogue;  // residual and full_param are views like y
 };

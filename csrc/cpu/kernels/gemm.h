@@ -9,14 +9,18 @@
 #pragma once
 
 #include "conv_engine.h"
+#include "gemm_few_rows.h"
 #include "reused_workspace.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
 namespace gemm_detail {
 
-constexpr int64_t kPackBytes = 320 << 10;  // of B, per thread
-constexpr int64_t kReduction = 512;        // rows of a block of B: a panel of them is 64 KiB
+// Of B, per thread, so that with the engine's band a thread stays within 1 MiB. With whole columns the band is deep;
+// divided at kReduction rows it is a quarter of a MiB, and B's block may be larger: the more columns, the less often
+// rows of A are fetched.
+constexpr int64_t kPackBytes = 256 << 10, kDividedPackBytes = 512 << 10;
+constexpr int64_t kReduction = 256;
 
 // b as filters: column n is k, row k is c.
 template <class T>
@@ -95,20 +99,36 @@ void run_packed(const GemmCall& g, const CallContext& context) {
   run_task_of<T>(t, context);
 }
 
+// The sums of a few rows, in d where it can hold them, then the epilogue: a task without reduction that starts there.
+template <class Acc>
+void run_few_rows(const GemmCall& g, const CallContext& context) {
+  ReusedWorkspace workspace(*context.workspace);
+  CallContext batch_context = context;
+  batch_context.workspace = &workspace;
+  Acc* a = allocate<Acc>(context, g.M * g.K);
+  Acc* sums = allocate<Acc>(context, g.M * g.N);
+  for (int64_t batch = 0; batch < g.batch; ++batch) {
+    ConvTask t = task_of<Acc>(g, {batch, 1, 0, g.M, 0, g.N, 0, g.K}, true);
+    t.C = 0;
+    t.partial = stores_directly<Acc>(t.y) ? t.y : view(sums, accumulate_dtype(g.dtype), 1, g.N, g.M, 0, 1, g.N);
+    load_pixels(static_cast<const Acc*>(g.a) + batch * g.a_stride_batch, g.a_stride_m, g.a_stride_k, g.M, g.K, a, g.K);
+    few_rows(a, static_cast<const Acc*>(g.b) + batch * g.b_stride_batch, g.b_stride_k, g.b_stride_n, g.M, g.N, g.K,
+             t.partial.template as<Acc>(), t.partial.stride[3]);
+    workspace.reuse();
+    run_task_of<Acc>(t, batch_context);
+  }
+}
+
 template <class T>
 void run(const GemmCall& g, const CallContext& context) {
   using Acc = accumulate_t<T>;
-  const int64_t item = sizeof(Acc), budget = kPackBytes * thread_pool().threads(), width = kPanelWidth<Acc>;
+  const int64_t item = sizeof(Acc), threads = thread_pool().threads(), width = kPanelWidth<Acc>;
+  int64_t budget = kPackBytes * threads;
   const int64_t rounded = ceil_div(g.N, width) * width;
   if (g.packed_b) return run_packed<T>(g, context);
 
-  // Few rows: packing B would cost more than the product. Its rows are read as they lie.
-  if (sizeof(T) == sizeof(Acc) && g.M <= 2 * kTileRows && g.b_stride_n == 1 && g.N % Vec<Acc>::kLanes == 0) {
-    ConvTask t = task_of<T>(g, {0, g.batch, 0, g.M, 0, g.N, 0, g.K}, true);
-    t.packed = g.b;
-    t.packed_row = g.b_stride_k;
-    t.packed_image = g.b_stride_batch;
-    if (g.b_stride_k > 0) return run_task_of<T>(t, context);
+  if (sizeof(T) == sizeof(Acc) && g.M <= kFewRows && (g.b_stride_n == 1 || g.b_stride_k == 1)) {
+    return run_few_rows<Acc>(g, context);
   }
 
   const bool sums_fit_d = stores_directly<Acc>(task_of<T>(g, {0, 1, 0, g.M, 0, g.N, 0, g.K}, false).y);
@@ -118,6 +138,7 @@ void run(const GemmCall& g, const CallContext& context) {
   } else {
     // Whole columns while d cannot hold partial sums, and narrow blocks of them suffice.
     if (sums_fit_d || g.K * width * item > budget) step.depth = balanced(g.K, kReduction);
+    if (sums_fit_d) budget = kDividedPackBytes * threads;
     step.columns = larger(width, budget / (step.depth * item) / width * width);
     step.columns = ceil_div(balanced(g.N, step.columns), width) * width;
   }

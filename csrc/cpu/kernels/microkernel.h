@@ -31,8 +31,7 @@ struct Tile {
   int64_t step;              // elements from pixel to pixel
   const Segment* segments;
   int64_t segment_count;
-  const T* weights;     // panel: [reduction][NR * lanes], rows
-  int64_t weight_step;  // elements apart
+  const T* weights;  // panel: [reduction][NR * lanes]
   T* out0;
   T* out1;
   int64_t out_step;
@@ -71,18 +70,18 @@ struct Microkernel {
         for (int j = 0; j < NR; ++j) acc[i][j] = V(T(0));
       }
     }
-    const int64_t step3 = t.step * 3, step5 = t.step * 5, ahead = kAhead * t.weight_step;
+    const int64_t step3 = t.step * 3, step5 = t.step * 5;
     const int64_t row_offset[7] = {0, t.step, t.step * 2, step3, t.step * 4, step5, step3 * 2};
     for (const Segment *s = t.segments, *end = s + t.segment_count; s != end; ++s) {
       const T* a0 = t.rows0[s->row] + t.column0 + s->offset;
       const T* a1 = t.rows1[s->row] + t.column1 + s->offset;
-      const T* w = t.weights + s->weight_row * t.weight_step;
-      for (const T* w_end = w + s->length * t.weight_step; w != w_end; w += t.weight_step, ++a0, ++a1) {
+      const T* w = t.weights + s->weight_row * (NR * kLanes);
+      for (const T* w_end = w + s->length * (NR * kLanes); w != w_end; w += NR * kLanes, ++a0, ++a1) {
         V b[NR];
         FC_UNROLL
         for (int j = 0; j < NR; ++j) {
           b[j] = V::load(w + j * kLanes);
-          __builtin_prefetch(w + ahead + j * kLanes);
+          __builtin_prefetch(w + (kAhead * NR + j) * kLanes);
         }
         FC_UNROLL
         for (int i = 0; i < MR; ++i) {

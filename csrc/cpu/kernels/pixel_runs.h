@@ -72,6 +72,18 @@ void transpose_run(const Src* src, int64_t src_stride, int64_t rows, int64_t col
   }
 }
 
+// Every (pixel, channel), the one with the smaller stride in the inner loop.
+template <class F>
+FC_INLINE void for_elements(int64_t pixels, int64_t channels, bool channels_inside, F&& f) {
+  if (channels_inside) {
+    for (int64_t i = 0; i < pixels; ++i)
+      for (int64_t c = 0; c < channels; ++c) f(i, c);
+  } else {
+    for (int64_t c = 0; c < channels; ++c)
+      for (int64_t i = 0; i < pixels; ++i) f(i, c);
+  }
+}
+
 }  // namespace runs_detail
 
 template <class T>
@@ -97,9 +109,9 @@ void load_pixels(const T* src, int64_t pixel_stride, int64_t channel_stride, int
         return transpose_run(src, channel_stride, channels, pixels, dst, pitch);
     }
   }
-  for (int64_t i = 0; i < pixels; ++i)
-    for (int64_t c = 0; c < channels; ++c)
-      dst[i * pitch + c] = to_accumulate(src[i * pixel_stride + c * channel_stride]);
+  for_elements(pixels, channels, pixel_stride > channel_stride, [&](int64_t i, int64_t c) {
+    dst[i * pitch + c] = to_accumulate(src[i * pixel_stride + c * channel_stride]);
+  });
 }
 
 template <class T>
@@ -114,9 +126,9 @@ void store_pixels(const accumulate_t<T>* src, int64_t pitch, int64_t pixels, int
                     channel_stride);
     }
   } else {
-    for (int64_t i = 0; i < pixels; ++i)
-      for (int64_t c = 0; c < channels; ++c)
-        dst[i * pixel_stride + c * channel_stride] = from_accumulate<T>(src[i * pitch + c]);
+    for_elements(pixels, channels, pixel_stride > channel_stride, [&](int64_t i, int64_t c) {
+      dst[i * pixel_stride + c * channel_stride] = from_accumulate<T>(src[i * pitch + c]);
+    });
   }
 }
 
