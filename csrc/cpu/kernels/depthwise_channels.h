@@ -57,9 +57,9 @@ struct FixedTile {
   // do.
   template <bool kCareful>
   static FC_INLINE void accumulate(const Acc* const (&rows)[kInputRows], int64_t offset, int64_t pixel, int lo, int hi,
-                                   int64_t lanes, const Acc* w, V (&acc)[kRows * kColumns]) {
+                                   int64_t lanes, const Acc* w, V initial, V (&acc)[kRows * kColumns]) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows * kColumns; ++i) acc[i] = V(0);
+    for (int i = 0; i < kRows * kColumns; ++i) acc[i] = initial;
 #pragma GCC unroll 16
     for (int i = 0; i < kInputRows; ++i) {
       if (!rows[i]) continue;
@@ -105,14 +105,15 @@ struct FixedTile {
         for (int64_t k = band.k0; k < band.k1; k += V::kLanes) {
           const int64_t lanes = band.k1 - k;
           const Acc* w = plan.weights + k / kBlock<Acc> * taps * kBlock<Acc> + k % kBlock<Acc>;
+          const V initial = epilogue.initial(k);
           V acc[kRows * kColumns];
           if (inside && lanes >= V::kLanes) {
-            accumulate<false>(rows, at + k, pixel, 0, kInputColumns, V::kLanes, w, acc);
+            accumulate<false>(rows, at + k, pixel, 0, kInputColumns, V::kLanes, w, initial, acc);
           } else {
-            accumulate<true>(rows, at + k, pixel, lo, hi, lanes, w, acc);
+            accumulate<true>(rows, at + k, pixel, lo, hi, lanes, w, initial, acc);
           }
           const TileAt to{band.n, k, p, q, tile_rows, tile_columns, lanes};
-          epilogue.template finish<kRows, kColumns>(acc, epilogue.channel(k), to);
+          epilogue.template finish<kRows, kColumns>(acc, to);
         }
       }
     }
@@ -134,9 +135,10 @@ struct AnyTile {
     const int64_t s1 = u >= source.column_hi ? 0 : min(plan.S, ceil_div(source.column_hi - u, plan.dilation_w));
     for (int64_t k = band.k0; k < band.k1; k += V::kLanes) {
       const int64_t lanes = min(band.k1 - k, V::kLanes);
+      const V initial = epilogue.initial(k);
       V acc[kColumns];
 #pragma GCC unroll 8
-      for (int j = 0; j < kColumns; ++j) acc[j] = V(0);
+      for (int j = 0; j < kColumns; ++j) acc[j] = initial;
       for (int64_t m = 0; m < plan.collect; ++m) {
         const Acc* block =
             plan.weights + (m * plan.padded_channels() + k) / kBlock<Acc> * plan.taps() * kBlock<Acc> + k % kBlock<Acc>;
@@ -156,7 +158,7 @@ struct AnyTile {
         }
       }
       const TileAt to{band.n, k, p, q, 1, kColumns, lanes};
-      epilogue.template finish<1, kColumns>(acc, epilogue.channel(k), to);
+      epilogue.template finish<1, kColumns>(acc, to);
     }
   }
 

@@ -50,21 +50,23 @@ struct FixedPlaneTile {
     const Acc* w = plan.weights + band.k / kBlock<Acc> * (kR * kS * kBlock<Acc>)+band.k % kBlock<Acc>;
 #pragma GCC unroll 32
     for (int tap = 0; tap < kR * kS; ++tap) weight[tap] = V(w[tap * kBlock<Acc>]);
-    const auto channel = epilogue.channel(band.k);
+    const V initial = epilogue.initial(band.k);
+    const int64_t pitch = source.pitch, width = band.q1 - band.q0;
     for (int64_t p = band.p0; p < band.p1; p += kRows) {
       const int tile_rows = static_cast<int>(min(kRows, band.p1 - p));
       const Acc* rows[kInputRows];
       for (int i = 0; i < kInputRows; ++i) rows[i] = source.row(plan.first_row(p) + i, 0);
-      for (int64_t q = band.q0; q < band.q1; q += V::kLanes) {
+      for (int64_t q = 0; q < width; q += V::kLanes) {
         V acc[kRows];
 #pragma GCC unroll 16
-        for (int t = 0; t < kRows; ++t) acc[t] = V(0);
+        for (int t = 0; t < kRows; ++t) acc[t] = initial;
 #pragma GCC unroll 16
         for (int i = 0; i < kInputRows; ++i) {
           if (!rows[i]) continue;
 #pragma GCC unroll 16
           for (int s = 0; s < kS; ++s) {
-            const V x = V::load(rows[i] + s % kStride * source.pitch + s / kStride + q - band.q0);
+            V x = V::load(rows[i] + s % kStride * pitch + s / kStride + q);
+            hold(x);
 #pragma GCC unroll 16
             for (int t = 0; t < kRows; ++t) {
               const int r = i - t * kStride;
@@ -72,7 +74,7 @@ struct FixedPlaneTile {
             }
           }
         }
-        epilogue.template finish<kRows, 1>(acc, channel, {band.n, band.k, p, q, tile_rows, 1, band.q1 - q});
+        epilogue.template finish<kRows, 1>(acc, {band.n, band.k, p, band.q0 + q, tile_rows, 1, width - q});
       }
     }
   }
@@ -86,9 +88,10 @@ struct AnyPlaneTile {
   template <int kWidth>
   static FC_INLINE void tile(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const Staged<Acc>& source,
                              const PlaneBand& band, int64_t p, int64_t q) {
+    const V initial = epilogue.initial(band.k);
     V acc[kWidth];
 #pragma GCC unroll 8
-    for (int j = 0; j < kWidth; ++j) acc[j] = V(0);
+    for (int j = 0; j < kWidth; ++j) acc[j] = initial;
     for (int64_t m = 0; m < plan.collect; ++m) {
       const Acc* w = plan.weights + (m * plan.padded_channels() + band.k) / kBlock<Acc> * plan.taps() * kBlock<Acc> +
                      band.k % kBlock<Acc>;
@@ -104,7 +107,7 @@ struct AnyPlaneTile {
         }
       }
     }
-    epilogue.template finish<1, kWidth>(acc, epilogue.channel(band.k), {band.n, band.k, p, q, 1, kWidth, band.q1 - q});
+    epilogue.template finish<1, kWidth>(acc, {band.n, band.k, p, q, 1, kWidth, band.q1 - q});
   }
 
   static void run(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const Staged<Acc>& source,
@@ -158,10 +161,12 @@ void run_planes(const Plan<Acc>& plan, const EpilogueArgs& args, const CallConte
                 bands = ceil_div(plan.P, height);
   const int64_t rows = ceil_div((height - 1) * plan.stride_h + plan.span_h(), plan.insert_h) + 1;
   const int64_t plane_elements = rows * row_elements;
-  const int64_t scratch_elements = plan.collect * plane_elements;
+  // The first column of the image lies on a cache line: stores that cross lines would cost as much as the filter.
+  const int64_t before = max(0, plan.pad_left) / phases, lead = round_up(before, kLanes) - before;
+  const int64_t scratch_elements = lead + plan.collect * plane_elements;
   run_in_slots(
       ctx, strips * bands, work_of(plan), scratch_elements * kBytes, [&](void* scratch, int64_t begin, int64_t end) {
-        Acc* staged = static_cast<Acc*>(scratch);
+        Acc* staged = static_cast<Acc*>(scratch) + lead;
         for (int64_t unit = begin; unit < end; ++unit) {
           const int64_t strip = unit / bands, p0 = unit % bands * height, p1 = min(plan.P, p0 + height);
           const int64_t q0 = strip % across * width, q1 = min(plan.Q, q0 + width);
@@ -169,7 +174,7 @@ void run_planes(const Plan<Acc>& plan, const EpilogueArgs& args, const CallConte
           const int64_t top = plan.first_row(p0), bottom = plan.first_row(p1 - 1) + plan.span_h();
           const int64_t h0 = min(plan.H, ceil_div(max(0, top), plan.insert_h));
           const int64_t h1 = max(h0, min(plan.H, ceil_div(max(0, bottom), plan.insert_h)));
-          if (unit == begin || across > 1) __builtin_memset(staged, 0, scratch_elements * kBytes);
+          if (unit == begin || across > 1) __builtin_memset(scratch, 0, scratch_elements * kBytes);
           visit_storage<Acc>(plan.x.dtype, [&](auto tag) {
             using T = typename decltype(tag)::type;
             for (int64_t m = 0; m < plan.collect; ++m) {

@@ -26,25 +26,27 @@ class LaneEpilogue {
  public:
   using V = Vec<Acc>;
 
-  // Per channel: y = act(acc * multiplier + addend), in vectors padded with zeros, from the workspace.
+  // Copies the vectors of K elements, padded so that whole vectors of them can be loaded, into the workspace.
   LaneEpilogue(const EpilogueArgs& args, const TensorView& y, LaneAxis axis, Workspace& workspace)
       : args_(args), axis_(axis) {
     const int64_t K = y.size[1], padded = K + V::kLanes;
-    multiplier_ = static_cast<Acc*>(workspace.allocate(static_cast<size_t>(3 * padded) * sizeof(Acc)));
-    addend_ = multiplier_ + padded;
-    param_ = addend_ + padded;
+    initial_ = static_cast<Acc*>(workspace.allocate(static_cast<size_t>(4 * padded) * sizeof(Acc)));
+    scale_ = initial_ + padded;
+    shift_ = scale_ + padded;
+    param_ = shift_ + padded;
+    scaled_ = args.scale != nullptr;
     const Acc *bias = static_cast<const Acc*>(args.bias), *scale = static_cast<const Acc*>(args.scale);
     const Acc *shift = static_cast<const Acc*>(args.shift), *param = static_cast<const Acc*>(args.channel_param);
     for (int64_t k = 0; k < padded; ++k) {
       const bool inside = k < K;
-      multiplier_[k] = inside && scale ? scale[k] : Acc(1);
-      addend_[k] = (inside && bias ? bias[k] * multiplier_[k] : Acc(0)) + (inside && shift ? shift[k] : Acc(0));
+      scale_[k] = inside && scale ? scale[k] : Acc(1);
+      shift_[k] = inside && shift ? shift[k] : Acc(0);
+      initial_[k] = (inside && bias ? bias[k] : Acc(0)) + (scaled_ ? Acc(0) : shift_[k]);
       param_[k] = inside && args.param_kind == ParamKind::kPerChannel ? param[k] : static_cast<Acc>(args.param);
     }
-    const bool clamps =
-        args.act == Activation::kIdentity || args.act == Activation::kRelu || args.act == Activation::kRelu6;
-    lower_ = args.act == Activation::kIdentity ? -__builtin_inf() : 0;
-    upper_ = args.act == Activation::kRelu6 ? 6 : __builtin_inf();
+    floor_ = args.act == Activation::kRelu || args.act == Activation::kRelu6;
+    ceiling_ = args.act == Activation::kRelu6;
+    const bool clamps = floor_ || args.act == Activation::kIdentity;
     simple_ = clamps && !args.residual.present();
     operands_ = y.dtype;
     write_to(y, 0);
@@ -57,36 +59,39 @@ class LaneEpilogue {
     inline_ = simple_ && dtype_size(out.dtype) == sizeof(Acc) && out.stride[axis_] == 1;
   }
 
-  // The channel vectors for channels k on (channel lanes) or channel k alone (column lanes).
-  struct Channel {
-    V multiplier, addend;
-  };
-  FC_INLINE Channel channel(int64_t k) const {
-    if (axis_ == kChannelLanes) return {V::load(multiplier_ + k), V::load(addend_ + k)};
-    return {V(multiplier_[k]), V(addend_[k])};
-  }
+  // What accumulators start from: the bias, and the shift unless a scale comes between.
+  FC_INLINE V initial(int64_t k) const { return per_channel(initial_, k); }
 
   // y = epilogue(acc) for the tile's first at.rows x at.columns accumulators.
   template <int kRows, int kColumns>
-  FC_INLINE void finish(const V (&acc)[kRows * kColumns], const Channel& channel, const TileAt& at) const {
+  FC_INLINE void finish(V (&acc)[kRows * kColumns], const TileAt& at) const {
+    if (scaled_) {
+      const V scale = per_channel(scale_, at.k), shift = per_channel(shift_, at.k);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows * kColumns; ++i) acc[i] = fma(acc[i], scale, shift);
+    }
     if (!inline_) {
-      V tile[kRows * kColumns];
-      for (int i = 0; i < kRows * kColumns; ++i) tile[i] = fma(acc[i], channel.multiplier, channel.addend);
+      V tile[kRows * kColumns];  // a copy: the accumulators themselves must stay in registers
+      for (int i = 0; i < kRows * kColumns; ++i) tile[i] = acc[i];
       finish_general(tile, kColumns, at);
       return;
     }
-    const V lower(lower_), upper(upper_);
-    const int64_t step = axis_ == kChannelLanes ? y_.stride[3] : V::kLanes;
+    if (floor_) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows * kColumns; ++i) acc[i] = max_nan(acc[i], V(0));
+    }
+    if (ceiling_) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows * kColumns; ++i) acc[i] = min_nan(acc[i], V(6));
+    }
+    const int64_t row = y_.stride[2], step = axis_ == kChannelLanes ? y_.stride[3] : V::kLanes;
     const int64_t wanted = axis_ == kChannelLanes ? V::kLanes : kColumns * V::kLanes;
     Acc* base = y_.as<Acc>() + y_.offset(at.n, at.k - first_channel_, at.p, at.q);
     if (at.rows >= kRows && at.columns >= kColumns && at.lanes >= wanted) {
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 8
-        for (int j = 0; j < kColumns; ++j) {
-          const V v = fma(acc[i * kColumns + j], channel.multiplier, channel.addend);
-          min_nan(max_nan(v, lower), upper).store(base + i * y_.stride[2] + j * step);
-        }
+        for (int j = 0; j < kColumns; ++j) acc[i * kColumns + j].store(base + i * row + j * step);
       return;
     }
 #pragma GCC unroll 8
@@ -95,12 +100,15 @@ class LaneEpilogue {
       for (int j = 0; j < kColumns; ++j) {
         const int64_t lanes = axis_ == kChannelLanes ? at.lanes : at.lanes - j * V::kLanes;
         if (i >= at.rows || j >= at.columns || lanes <= 0) continue;
-        const V v = fma(acc[i * kColumns + j], channel.multiplier, channel.addend);
-        store_lanes(min_nan(max_nan(v, lower), upper), base + i * y_.stride[2] + j * step, 1, lanes);
+        store_lanes(acc[i * kColumns + j], base + i * row + j * step, 1, lanes);
       }
   }
 
  private:
+  FC_INLINE V per_channel(const Acc* values, int64_t k) const {
+    return axis_ == kChannelLanes ? V::load(values + k) : V(values[k]);
+  }
+
   // f(view of an operand, first element of the tile's vector (i, j), lanes in it, that vector).
   template <class F>
   FC_INLINE void each_vector(V* tile, int pitch, const TileAt& at, const TensorView& view, int64_t k, F f) const {
@@ -132,7 +140,7 @@ class LaneEpilogue {
         });
       });
     } else {
-      const V param = axis_ == kChannelLanes ? V::load(param_ + at.k) : V(param_[at.k]);
+      const V param = per_channel(param_, at.k);
       visit_activation(args_.act, [&](auto f) {
         each_vector(tile, pitch, at, y_, 0,
                     [&](int64_t, int64_t, V& v) { v = decltype(f)::template apply<V>(v, param); });
@@ -149,11 +157,10 @@ class LaneEpilogue {
   EpilogueArgs args_;
   TensorView y_;
   LaneAxis axis_;
-  Acc *multiplier_, *addend_, *param_;
-  Acc lower_, upper_;
+  Acc *initial_, *scale_, *shift_, *param_;
   int64_t first_channel_ = 0;
   DType operands_;  // of the residual and of a full parameter
-  bool simple_, inline_;
+  bool scaled_, floor_, ceiling_, simple_, inline_;
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -54,15 +54,24 @@ FC_INLINE void stage_row(const T* in, int64_t stride, int64_t W, int64_t insert,
   const int64_t w0 = u0 <= 0 ? 0 : ceil_div(u0, insert), w1 = work::min(W, ceil_div(u0 + phases * pitch, insert));
   const int64_t j0 = w0 * insert - u0;
   if (stride == 1 && insert == 1 && phases == 1) {
-    for (int64_t w = w0; w < w1; w += V::kLanes) {
-      store_lanes(load_lanes(in + w, 1, w1 - w), out + j0 + w - w0, 1, w1 - w);
-    }
+    const T* from = in + w0;
+    Acc* to = out + j0;
+    int64_t left = w1 - w0;
+    for (; left >= V::kLanes; left -= V::kLanes, from += V::kLanes, to += V::kLanes) V::load(from).store(to);
+    if (left > 0) V::load_partial(from, left).store_partial(to, left);
   } else if (stride == 1 && insert == 1 && phases == 2) {
+    const T* from = in + w0;
     Acc *evens = out + j0 % 2 * pitch + j0 / 2, *odds = out + (j0 + 1) % 2 * pitch + (j0 + 1) / 2;
-    for (int64_t w = w0; w < w1; w += 2 * V::kLanes, evens += V::kLanes, odds += V::kLanes) {
-      V even, odd;
-      const int64_t left = w1 - w;
-      deinterleave(load_lanes(in + w, 1, left), load_lanes(in + w + V::kLanes, 1, left - V::kLanes), even, odd);
+    V even, odd;
+    int64_t left = w1 - w0;
+    for (; left >= 2 * V::kLanes; left -= 2 * V::kLanes, from += 2 * V::kLanes) {
+      deinterleave(V::load(from), V::load(from + V::kLanes), even, odd);
+      even.store(evens);
+      odd.store(odds);
+      evens += V::kLanes, odds += V::kLanes;
+    }
+    if (left > 0) {
+      deinterleave(load_lanes(from, 1, left), load_lanes(from + V::kLanes, 1, left - V::kLanes), even, odd);
       store_lanes(even, evens, 1, (left + 1) / 2);
       store_lanes(odd, odds, 1, left / 2);
     }

@@ -186,6 +186,8 @@ FC_INLINE MaskF lanes_equal(VecF, const int64_t* p, int64_t n, int64_t value) {
   const __m256d halves = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
   return {_mm256_castpd_ps(_mm256_permute4x64_pd(halves, 0xd8))};
 }
+FC_INLINE void hold(VecF& a) { asm("" : "+x"(a.v)); }
+FC_INLINE void hold(VecD& a) { asm("" : "+x"(a.v)); }
 // even = a[0], a[2], ..., b[0], b[2], ...; odd = the others.
 FC_INLINE void deinterleave(VecF a, VecF b, VecF& even, VecF& odd) {
   const __m256d e = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));

@@ -147,6 +147,8 @@ FC_INLINE __mmask16 lanes_equal(VecF, const int64_t* p, int64_t n, int64_t value
   const unsigned low = lanes_equal(VecD(), p, n, value), high = lanes_equal(VecD(), p + 8, n - 8, value);
   return static_cast<__mmask16>(low | high << 8);
 }
+FC_INLINE void hold(VecF& a) { asm("" : "+v"(a.v)); }
+FC_INLINE void hold(VecD& a) { asm("" : "+v"(a.v)); }
 // even = a[0], a[2], ..., b[0], b[2], ...; odd = the others.
 FC_INLINE void deinterleave(VecF a, VecF b, VecF& even, VecF& odd) {
   const __m512i lanes = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

@@ -120,6 +120,17 @@ FC_MASK lanes_equal(Vec<T>, const int64_t* p, int64_t n, int64_t value) {
   for (int i = 0; i < Vec<T>::kLanes; ++i) m[i] = i < n && p[i] == value ? -1 : 0;
   return m;
 }
+// Makes the compiler hold a loaded value in a register, where it would read memory again at every use.
+template <class T>
+FC_INLINE void hold(Vec<T>& a) {
+#if defined(__x86_64__)
+  asm("" : "+x"(a.v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(a.v));
+#else
+  (void)a;
+#endif
+}
 // even = a[0], a[2], ..., b[0], b[2], ...; odd = the others.
 template <class T>
 FC_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T>& even, Vec<T>& odd) {
