@@ -169,6 +169,7 @@ def find_faces(photo: Photo, effort: Effort, device: str = "cpu") -> FacesResult
             float((torch.cat([t.flatten() for t in network(sample)]).double() - truth).abs().max())
             for network in (pnet, our_pnet)
         )
+        explanation = fastconv.explain(our_pnet)  # of the shapes just run: the pyramid's largest image
         nhwc = load_pnet().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         images_nhwc = [image.contiguous(memory_format=torch.channels_last) for image in images]
         timings = interleave(
@@ -181,4 +182,4 @@ def find_faces(photo: Photo, effort: Effort, device: str = "cpu") -> FacesResult
             device,
         )
     shown = Photo(photo.name, pixels, photo.source)
-    return FacesResult(shown, len(images), theirs, ours, torch_error, our_error, timings, fastconv.explain(our_pnet))
+    return FacesResult(shown, len(images), theirs, ours, torch_error, our_error, timings, explanation)
