@@ -245,3 +245,9 @@ def test_upsample_truth_is_the_unfused_pair():
     o = make_operands(workload)
     pair = torch_f.conv2d(torch_f.interpolate(o.x, scale_factor=2, mode="nearest"), o.weight, o.bias, padding=1)
     assert torch.equal(torch_call(workload, o)(), pair)
+
+
+def test_weights_are_packed_once():
+    layer = Workload("conv2d", WindowProblem.parse("ic256ih4oc256kh3ph1"), group="deep", name="layer")
+    for row in runner.measure(layer, QUICK)[2:]:
+        assert row.scratch_mib < 2  # packed weights alone take 2.25 MiB

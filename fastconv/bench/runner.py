@@ -86,8 +86,9 @@ def measure(workload: Workload, settings: Settings) -> list[Row]:
     check(workload)
     base = make_operands(workload, settings.device)
     truth = Truth.of(workload, base)
+    # Operands are made outside inference mode: weights made inside carry no version, and would be packed anew each call.
+    contenders = list(_contenders(workload, base, settings))
     with torch.inference_mode(), forced_backend(settings.backend):
-        contenders = list(_contenders(workload, base, settings))
         runnable = [contender for contender in contenders if _verify(contender, truth)]
         for contender in runnable:
             contender.row.scratch_mib = _scratch(contender, settings.device)
