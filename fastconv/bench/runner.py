@@ -86,7 +86,7 @@ def measure(workload: Workload, settings: Settings) -> list[Row]:
     check(workload)
     base = make_operands(workload, settings.device)
     truth = Truth.of(workload, base)
-    # Operands are made outside inference mode: weights made inside carry no version, and would be packed anew each call.
+    # Outside inference mode: weights made inside it carry no version and would be packed anew on each call.
     contenders = list(_contenders(workload, base, settings))
     with torch.inference_mode(), forced_backend(settings.backend):
         runnable = [contender for contender in contenders if _verify(contender, truth)]
