@@ -109,7 +109,7 @@ def verify(
 
 
 def _select_cases(op: str | None, quick: bool) -> Sequence[Case]:
-    cases = all_cases()
+    cases: Sequence[Case] = all_cases()
     if op is not None:
         ops = sorted({case.op for case in cases})
         if op not in ops:
