@@ -4,49 +4,14 @@
 #pragma once
 
 #include "depthwise_planes.h"
+#include "plane_transposition.h"
 
 namespace fastconv::cpu::FASTCONV_ISA::depthwise {
-
-constexpr int64_t kLaneChannels = 16;
-constexpr int64_t kMaxPixels = 1024;
-
-inline bool is_run(const TensorView& planes) {
-  const int64_t pixels = planes.size[2] * planes.size[3];
-  return planes.stride[3] == 1 && (planes.size[2] == 1 || planes.stride[2] == planes.size[3]) &&
-         pixels >= kTransposeBlock && pixels <= kMaxPixels;
-}
 
 template <class Acc>
 bool suits_transposition(const Plan<Acc>& plan) {
   return sizeof(Acc) == 4 && plan.spread == 1 && plan.collect == 1 && plan.insert_h == 1 && plan.insert_w == 1 &&
          is_run(plan.x) && is_run(plan.y);
-}
-
-// rows[i][j] -> columns[j][i] for i < height <= kLaneChannels, in whole blocks; the last block along the width is moved
-// back to end with it, so that nothing behind a row is read or written.
-inline void transpose_rows(const float* in, int64_t in_pitch, int64_t height, int64_t width, float* out,
-                           int64_t out_pitch) {
-  for (int64_t j = 0; j < width; j += kTransposeBlock) {
-    const int64_t at = min(j, width - kTransposeBlock);
-    int64_t i = 0;
-    for (; i + kTransposeBlock <= height; i += kTransposeBlock) {
-      transpose_block(in + i * in_pitch + at, in_pitch, out + at * out_pitch + i, out_pitch);
-    }
-    for (; i < height; ++i)
-      for (int64_t s = at; s < at + kTransposeBlock; ++s) out[s * out_pitch + i] = in[i * in_pitch + s];
-  }
-}
-inline void transpose_columns(const float* in, int64_t in_pitch, int64_t height, int64_t width, float* out,
-                              int64_t out_pitch) {
-  for (int64_t j = 0; j < width; j += kTransposeBlock) {
-    const int64_t at = min(j, width - kTransposeBlock);
-    int64_t i = 0;
-    for (; i + kTransposeBlock <= height; i += kTransposeBlock) {
-      transpose_block(in + at * in_pitch + i, in_pitch, out + i * out_pitch + at, out_pitch);
-    }
-    for (; i < height; ++i)
-      for (int64_t s = at; s < at + kTransposeBlock; ++s) out[i * out_pitch + s] = in[s * in_pitch + i];
-  }
 }
 
 // Units are (image, sixteen channels).
@@ -62,9 +27,7 @@ void run_small_planes(const Plan<Acc>& plan, const EpilogueArgs& args, const Cal
     run_in_slots(ctx, plan.N * blocks, work_of(plan), elements * 4, [&](void* scratch, int64_t begin, int64_t end) {
       float *x = static_cast<float*>(scratch), *y = x + in_pixels * kLaneChannels;
       float* wide = y + out_pixels * kLaneChannels;
-      TensorView out;
-      out.data = y;
-      out.stride[1] = 1, out.stride[2] = plan.Q * kLaneChannels, out.stride[3] = kLaneChannels;
+      const TensorView out = pixels_view(y, plan.P, plan.Q);
       LaneEpilogue<float> epilogue = shared;
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t n = unit / blocks, k0 = unit % blocks * kLaneChannels, count = min(kLaneChannels, plan.K - k0);

@@ -1,5 +1,5 @@
-// Average pooling, plain and adaptive: the sum of every window over its divisor. A division, not a product with the
-// reciprocal, so that the mean of equal numbers is that number; where the divisor is a power of two both are the same.
+// Average pooling, plain and adaptive: the sum of every window over its divisor. Divisors that are powers of two become
+// factors, which is the same and cheaper; others divide, so that the mean of equal numbers is that number.
 #pragma once
 
 #include "pooling_windows.h"
@@ -13,13 +13,16 @@ template <class Acc>
 struct Divisors {
   const Acc* height;  // P values
   const Acc* width;   // Q values, padded to whole vectors
+  bool reciprocal;    // the values are to be multiplied with
 
   template <class V>
   FC_INLINE V apply(V sum, int64_t p, int64_t q) const {
-    return sum / V(height[p] * width[q]);
+    const V area(height[p] * width[q]);
+    return reciprocal ? sum * area : sum / area;
   }
   FC_INLINE Vec<Acc> apply_lanes(Vec<Acc> sum, int64_t p, int64_t q) const {
-    return sum / (Vec<Acc>(height[p]) * Vec<Acc>::load(width + q));
+    const Vec<Acc> area = Vec<Acc>(height[p]) * Vec<Acc>::load(width + q);
+    return reciprocal ? sum * area : sum / area;
   }
 };
 
@@ -29,21 +32,28 @@ inline int64_t counted(const Axis& axis, int64_t i, bool adaptive, bool include_
   return max(1, min(start + axis.window, axis.extent + axis.pad) - start);
 }
 
+// Asked for reciprocals, or finding only powers of two, it gives the reciprocals.
 template <class Acc>
-Divisors<Acc> make_divisors(const PoolProblem& c, Workspace& workspace) {
+Divisors<Acc> make_divisors(const PoolProblem& c, Workspace& workspace, bool reciprocal = false) {
   const Axis vertical = vertical_axis(c), horizontal = horizontal_axis(c);
   const int64_t padded = c.Q + Vec<Acc>::kLanes;
   Acc* height = static_cast<Acc*>(workspace.allocate(static_cast<size_t>(c.P + padded) * sizeof(Acc)));
   Acc* width = height + c.P;
+  bool powers = true;
+  const auto keep = [&](int64_t count, Acc& out) {
+    powers = powers && count > 0 && (count & (count - 1)) == 0;
+    out = static_cast<Acc>(count);
+  };
   for (int64_t p = 0; p < c.P; ++p) {
-    const int64_t count = counted(vertical, p, c.adaptive, c.count_include_pad);
-    height[p] = static_cast<Acc>(c.divisor_override ? c.divisor_override : count);
+    keep(c.divisor_override ? c.divisor_override : counted(vertical, p, c.adaptive, c.count_include_pad), height[p]);
   }
-  for (int64_t q = 0; q < padded; ++q) {
-    const int64_t count = q < c.Q ? counted(horizontal, q, c.adaptive, c.count_include_pad) : 1;
-    width[q] = static_cast<Acc>(c.divisor_override ? 1 : count);
+  for (int64_t q = 0; q < c.Q; ++q) {
+    keep(c.divisor_override ? 1 : counted(horizontal, q, c.adaptive, c.count_include_pad), width[q]);
   }
-  return {height, width};
+  for (int64_t q = c.Q; q < padded; ++q) width[q] = 1;
+  reciprocal = reciprocal || powers;
+  for (int64_t i = 0; reciprocal && i < c.P + padded; ++i) height[i] = 1 / height[i];
+  return {height, width, reciprocal};
 }
 
 // The mean of whole, dense planes (global pooling of NCHW): a plane is one run.

@@ -74,24 +74,14 @@ void max_backward_planes(const PoolCall& call, const CallContext& ctx) {
   });
 }
 
-// height[p] * width[q]: the reciprocals of the divisors. A product a window and pixel costs a tenth of a division, and
-// a last place.
-template <class Acc>
-Divisors<Acc> make_reciprocals(const PoolProblem& c, Workspace& workspace) {
-  const Divisors<Acc> divisors = make_divisors<Acc>(c, workspace);
-  Acc *height = const_cast<Acc*>(divisors.height), *width = const_cast<Acc*>(divisors.width);
-  for (int64_t p = 0; p < c.P; ++p) height[p] = 1 / height[p];
-  for (int64_t q = 0; q < c.Q; ++q) width[q] = 1 / width[q];
-  return divisors;
-}
-
 template <class T>
 void avg_backward_channels(const PoolCall& call, const CallContext& ctx) {
   using Acc = accumulate_t<T>;
   using V = Vec<Acc>;
   const PoolProblem& c = call.problem;
   const Axis vertical = vertical_axis(c), horizontal = horizontal_axis(c);
-  const Divisors<Acc> share = make_reciprocals<Acc>(c, *ctx.workspace);
+  // A product a window and pixel costs a tenth of a division, and half a last place.
+  const Divisors<Acc> share = make_divisors<Acc>(c, *ctx.workspace, true);
   for_channel_rows(ctx, c.N, c.H, c.C, work_of<T>(c), [&](int64_t n, int64_t h, int64_t k0, int64_t k1) {
     const int64_t p0 = vertical.first_over(h), p1 = vertical.last_over(h);
     for (int64_t w = 0; w < c.W; ++w) {
@@ -118,7 +108,7 @@ void avg_backward_planes(const PoolCall& call, const CallContext& ctx) {
   using V = Vec<Acc>;
   const PoolProblem& c = call.problem;
   const Axis vertical = vertical_axis(c), horizontal = horizontal_axis(c);
-  const Divisors<Acc> share = make_reciprocals<Acc>(c, *ctx.workspace);
+  const Divisors<Acc> share = make_divisors<Acc>(c, *ctx.workspace, true);
   const int64_t down_elements = round_up(c.Q, V::kLanes);
   run_in_slots(ctx, c.N * c.C * c.H, work_of<T>(c), (down_elements + c.W) * int64_t{sizeof(Acc)},
                [&](void* memory, int64_t begin, int64_t end) {

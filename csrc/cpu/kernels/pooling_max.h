@@ -36,22 +36,26 @@ void max_channels(const PoolCall& call, const CallContext& ctx) {
   using V = Vec<accumulate_t<T>>;
   const PoolProblem& c = call.problem;
   const Axis vertical = vertical_axis(c), horizontal = horizontal_axis(c);
+  const Taps* taps = make_taps(horizontal, *ctx.workspace);
   const int64_t bytes = work_of<T>(c) + c.N * c.C * c.P * c.Q * 8;
   for_channel_rows(ctx, c.N, c.P, c.C, bytes, [&](int64_t n, int64_t p, int64_t k0, int64_t k1) {
     const int64_t h0 = vertical.begin(p), h1 = vertical.end(p);
+    const int64_t row_step = call.x.stride[2] * vertical.dilation, step = call.x.stride[3] * horizontal.dilation;
     for (int64_t q = 0; q < c.Q; ++q) {
-      const int64_t w0 = horizontal.begin(q), w1 = horizontal.end(q);
-      const bool empty = h0 >= h1 || w0 >= w1;
+      const auto [w0, columns] = taps[q];
+      const bool empty = h0 >= h1 || columns == 0;
       const T* x = call.x.as<const T>() + call.x.offset(n, 0, h0, w0);
       T* y = call.y.as<T>() + call.y.offset(n, 0, p, q);
       int64_t* index = call.indices.as<int64_t>() + call.indices.offset(n, 0, p, q);
       for (int64_t k = k0; k < k1; k += V::kLanes) {
         const int64_t lanes = k1 - k;
         V best(-__builtin_inf()), place(empty ? -1 : 0);
-        for (int64_t h = h0; h < h1; h += vertical.dilation) {
-          for (int64_t w = w0; w < w1; w += horizontal.dilation) {
-            const T* tap = x + (h - h0) * call.x.stride[2] + (w - w0) * call.x.stride[3] + k;
-            take_larger(load_lanes(tap, 1, lanes), V(static_cast<double>((h - h0) * c.W + w - w0)), best, place);
+        const T* row = x + k;
+        for (int64_t h = h0; h < h1; h += vertical.dilation, row += row_step) {
+          V here(static_cast<double>((h - h0) * c.W));
+          const T* tap = row;
+          for (int64_t s = 0; s < columns; ++s, tap += step, here = here + V(horizontal.dilation * 1.0)) {
+            take_larger(load_lanes(tap, 1, lanes), here, best, place);
           }
         }
         store_lanes(best, y + k, 1, lanes);
@@ -59,6 +63,23 @@ void max_channels(const PoolCall& call, const CallContext& ctx) {
       }
     }
   });
+}
+
+// Output rows of a plane that are worked on together, so that the input rows they need (of `row_bytes` each, staged or
+// reduced) stay in L1, unless one window alone needs more.
+inline int64_t band_height(const PoolProblem& c, const Axis& vertical, int64_t row_bytes) {
+  const int64_t span = (vertical.window - 1) * vertical.dilation + 1, fit = (32 << 10) / row_bytes - span;
+  const int64_t share = ceil_div(c.P, ceil_div(2 * thread_pool().threads(), c.N * c.C));
+  return max(1, min(share, max(4, fit) / vertical.stride + 1));
+}
+
+// Whether max_planes serves: neighbouring outputs at most two columns apart, scratch for the rows of a window in
+// bounds.
+template <class Acc>
+bool suits_phases(const PoolProblem& c, const Axis& vertical, const Axis& horizontal) {
+  if (vertical.adaptive || horizontal.adaptive || horizontal.stride > 2) return false;
+  const int64_t row_bytes = (c.Q * horizontal.stride + horizontal.window * horizontal.dilation) * int64_t{sizeof(Acc)};
+  return ((vertical.window - 1) * vertical.dilation + 4 * vertical.stride + 1) * row_bytes <= 2 * kScratchBytes;
 }
 
 // Column lanes: rows staged by phase with -infinity around them, see stage_row.
@@ -72,14 +93,17 @@ void max_planes(const PoolCall& call, const Axis& vertical, const Axis& horizont
   const int64_t row_elements = phases * pitch, span_h = (vertical.window - 1) * vertical.dilation + 1;
   const int64_t height = band_height(c, vertical, row_elements * int64_t{sizeof(Acc)}), bands = ceil_div(c.P, height);
   const int64_t staged_elements = ((height - 1) * vertical.stride + span_h) * row_elements;
-  const int64_t scratch = (q_padded + staged_elements) * int64_t{sizeof(Acc)};
+  const int64_t scratch = (2 * q_padded + staged_elements) * int64_t{sizeof(Acc)};
   const int64_t bytes = work_of<T>(c) + c.N * c.C * c.P * c.Q * 8;
   run_in_slots(ctx, c.N * c.C * bands, bytes, scratch, [&](void* memory, int64_t begin, int64_t end) {
-    // first[q]: distance of the first tap inside the image from the window's corner; below 0 where there is none.
-    Acc *first = static_cast<Acc*>(memory), *staged = first + q_padded;
+    // first[q]: distance of the first tap inside the image from the window's corner; corner[q]: the corner's column.
+    Acc *first = static_cast<Acc*>(memory), *corner = first + q_padded, *staged = corner + q_padded;
+    bool some_empty = false;
     for (int64_t q = 0; q < q_padded; ++q) {
-      const bool some = q < c.Q && horizontal.begin(q) < horizontal.end(q);
-      first[q] = static_cast<Acc>(some ? horizontal.begin(q) - (q * horizontal.stride - horizontal.pad) : -1);
+      const int64_t column = q * horizontal.stride - horizontal.pad;
+      corner[q] = static_cast<Acc>(column);
+      first[q] = static_cast<Acc>(q < c.Q ? horizontal.begin(q) - column : 0);
+      some_empty = some_empty || (q < c.Q && horizontal.begin(q) >= horizontal.end(q));
     }
     for (int64_t j = 0; j < staged_elements; ++j) staged[j] = -static_cast<Acc>(__builtin_inf());
     for (int64_t unit = begin; unit < end; ++unit) {
@@ -105,13 +129,17 @@ void max_planes(const PoolCall& call, const Axis& vertical, const Axis& horizont
             }
           }
           store_lanes(best, y + q * call.y.stride[3], call.y.stride[3], c.Q - q);
-          Acc distance[V::kLanes];
-          place.store(distance);
-          for (int64_t i = 0; i < V::kLanes && q + i < c.Q; ++i) {
-            const int64_t corner = from * c.W + (q + i) * horizontal.stride - horizontal.pad;
-            const bool empty = from >= to || first[q + i] < 0;
-            index[(q + i) * call.indices.stride[3]] = empty ? -1 : corner + static_cast<int64_t>(distance[i]);
+          place = place + V::load(corner + q);
+          if (call.indices.stride[3] == 1) {
+            store_places(place, from * c.W, index + q, c.Q - q);
+          } else {
+            int64_t places[V::kLanes];
+            store_places(place, from * c.W, places, V::kLanes);
+            for (int64_t i = 0; i < V::kLanes && q + i < c.Q; ++i) index[(q + i) * call.indices.stride[3]] = places[i];
           }
+        }
+        for (int64_t q = 0; q < c.Q && (some_empty || from >= to); ++q) {
+          if (from >= to || horizontal.begin(q) >= horizontal.end(q)) index[q * call.indices.stride[3]] = -1;
         }
       }
     }

@@ -1,15 +1,16 @@
 // Windows of max and average pooling, and the reduction of every window to one value, in two ways:
 //
 //   channel lanes (NHWC): a pixel's window is walked tap by tap, four vectors of channels at a time;
-//   column lanes (NCHW and every other layout): rows are reduced along the width first, then down the window's rows.
-//     Strides of 1 and 2 keep the lanes on neighbouring outputs (rows split by phase, see stage_row); larger strides
-//     and adaptive windows reduce down the rows in vectors first and then along the width one by one.
+//   column lanes (NCHW and every other layout): first down a window's rows, then along the width. Strides of 1 and 2
+//     keep the lanes on neighbouring outputs there too (columns split by phase, see stage_row); larger strides and
+//     adaptive windows go along the width one by one. Small planes are transposed and take the channel lanes.
 //
 // Max and sum share the code: an Op has an identity, a combination and its own last step.
 #pragma once
 
 #include "../../common/calls.h"
 #include "lanes.h"
+#include "plane_transposition.h"
 
 namespace fastconv::cpu::FASTCONV_ISA::pooling {
 
@@ -48,6 +49,19 @@ inline Axis make_axis(int64_t extent, int64_t count, int64_t window, int64_t str
   if (adaptive) return {extent, count, 0, 0, 0, 1, true};
   return {extent, count, window, stride, pad, dilation, false};
 }
+// The taps of every window along the width, found once a call: it takes divisions.
+struct Taps {
+  int64_t first, count;
+};
+inline const Taps* make_taps(const Axis& axis, Workspace& workspace) {
+  Taps* taps = static_cast<Taps*>(workspace.allocate(static_cast<size_t>(axis.count) * sizeof(Taps)));
+  for (int64_t i = 0; i < axis.count; ++i) {
+    const int64_t first = axis.begin(i);
+    taps[i] = {first, max(0, ceil_div(axis.end(i) - first, axis.dilation))};
+  }
+  return taps;
+}
+
 inline Axis vertical_axis(const PoolProblem& c) {
   return make_axis(c.H, c.P, c.window_h, c.stride_h, c.pad_top, c.dilation_h, c.adaptive);
 }
@@ -137,50 +151,87 @@ void for_channel_rows(const CallContext& ctx, int64_t N, int64_t rows, int64_t C
   });
 }
 
-// x and y have dense channels.
+// Output row (n, p), channels [k0, k1); x and y have dense channels.
+template <class Op, class T, class Divisor>
+void reduce_row(const TensorView& x_view, const TensorView& y_view, const Axis& vertical, const Axis& horizontal,
+                const Taps* taps, const Divisor& divisor, int64_t n, int64_t p, int64_t k0, int64_t k1) {
+  constexpr int64_t kLanes = Vec<accumulate_t<T>>::kLanes;
+  const int64_t row_step = x_view.stride[2] * vertical.dilation, column_step = x_view.stride[3] * horizontal.dilation;
+  const int64_t h0 = vertical.begin(p), rows = max(0, ceil_div(vertical.end(p) - h0, vertical.dilation));
+  for (int64_t q = 0; q < horizontal.count; ++q) {
+    const auto [w0, columns] = taps[q];
+    const T* x = x_view.as<const T>() + x_view.offset(n, 0, h0, w0);
+    T* y = y_view.as<T>() + y_view.offset(n, 0, p, q);
+    int64_t k = k0;
+    for (; k + 4 * kLanes <= k1; k += 4 * kLanes) {
+      reduce_pixel<Op, 4>(x + k, rows, columns, row_step, column_step, kLanes, divisor, p, q, y + k);
+    }
+    for (; k < k1; k += kLanes) {
+      reduce_pixel<Op, 1>(x + k, rows, columns, row_step, column_step, k1 - k, divisor, p, q, y + k);
+    }
+  }
+}
+
 template <class Op, class T, class Divisor>
 void reduce_channels(const PoolCall& call, const Divisor& divisor, const CallContext& ctx) {
-  constexpr int64_t kLanes = Vec<accumulate_t<T>>::kLanes;
   const PoolProblem& c = call.problem;
   const Axis vertical = vertical_axis(c), horizontal = horizontal_axis(c);
-  const int64_t row_step = call.x.stride[2] * vertical.dilation, column_step = call.x.stride[3] * horizontal.dilation;
+  const Taps* taps = make_taps(horizontal, *ctx.workspace);
   for_channel_rows(ctx, c.N, c.P, c.C, work_of<T>(c), [&](int64_t n, int64_t p, int64_t k0, int64_t k1) {
-    const int64_t h0 = vertical.begin(p), rows = max(0, ceil_div(vertical.end(p) - h0, vertical.dilation));
-    for (int64_t q = 0; q < c.Q; ++q) {
-      const int64_t w0 = horizontal.begin(q);
-      const int64_t columns = max(0, ceil_div(horizontal.end(q) - w0, horizontal.dilation));
-      const T* x = call.x.as<const T>() + call.x.offset(n, 0, h0, w0);
-      T* y = call.y.as<T>() + call.y.offset(n, 0, p, q);
-      int64_t k = k0;
-      for (; k + 4 * kLanes <= k1; k += 4 * kLanes) {
-        reduce_pixel<Op, 4>(x + k, rows, columns, row_step, column_step, kLanes, divisor, p, q, y + k);
+    reduce_row<Op, T>(call.x, call.y, vertical, horizontal, taps, divisor, n, p, k0, k1);
+  });
+}
+
+// Small float32 planes, sixteen at a time, through pixels in the cache. Units are (image, sixteen channels).
+template <class Op, class Divisor>
+void reduce_small_planes(const PoolCall& call, const Divisor& divisor, const CallContext& ctx) {
+  const PoolProblem& c = call.problem;
+  const Axis vertical = vertical_axis(c), horizontal = horizontal_axis(c);
+  const int64_t blocks = ceil_div(c.C, kLaneChannels), in_pixels = c.H * c.W, out_pixels = c.P * c.Q;
+  const Taps* taps = make_taps(horizontal, *ctx.workspace);
+  const int64_t scratch = (in_pixels + out_pixels) * kLaneChannels * int64_t{sizeof(float)};
+  run_in_slots(ctx, c.N * blocks, work_of<float>(c), scratch, [&](void* memory, int64_t begin, int64_t end) {
+    TensorView x = pixels_view(memory, c.H, c.W);
+    TensorView y = pixels_view(x.as<float>() + in_pixels * kLaneChannels, c.P, c.Q);
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t n = unit / blocks, k0 = unit % blocks * kLaneChannels, count = min(kLaneChannels, c.C - k0);
+      transpose_rows(call.x.as<const float>() + call.x.offset(n, k0, 0, 0), call.x.stride[1], count, in_pixels,
+                     x.as<float>(), kLaneChannels);
+      for (int64_t p = 0; p < c.P; ++p) {
+        reduce_row<Op, float>(x, y, vertical, horizontal, taps, divisor, 0, p, 0, count);
       }
-      for (; k < k1; k += kLanes) {
-        reduce_pixel<Op, 1>(x + k, rows, columns, row_step, column_step, k1 - k, divisor, p, q, y + k);
-      }
+      transpose_columns(y.as<const float>(), kLaneChannels, count, out_pixels,
+                        call.y.as<float>() + call.y.offset(n, k0, 0, 0), call.y.stride[1]);
     }
   });
 }
 
-// Output rows of a plane that are worked on together, so that the input rows they need (of `row_bytes` each, staged or
-// reduced) stay in L1, unless one window alone needs more.
-inline int64_t band_height(const PoolProblem& c, const Axis& vertical, int64_t row_bytes) {
-  const int64_t span = (vertical.window - 1) * vertical.dilation + 1, fit = (32 << 10) / row_bytes - span;
-  const int64_t share = ceil_div(c.P, ceil_div(2 * thread_pool().threads(), c.N * c.C));
-  return max(1, min(share, max(4, fit) / vertical.stride + 1));
+// `rows` rows of x combined, W columns from w = 0 on, into the phases of `out`; column 0 lies `pad` virtual columns in.
+template <class Op, class T>
+FC_INLINE void reduce_down(const T* x, int64_t rows, int64_t row_step, int64_t stride, int64_t W, int64_t pad,
+                           int64_t phases, int64_t pitch, accumulate_t<T>* out) {
+  using V = Vec<accumulate_t<T>>;
+  const auto column = [&](int64_t w, int64_t lanes) {
+    const T* in = x + w * stride;
+    V best(Op::kIdentity);
+    for (int64_t r = 0; r < rows; ++r, in += row_step) best = Op::combine(best, load_lanes(in, stride, lanes));
+    return best;
+  };
+  if (phases == 1) {
+    for (int64_t w = 0; w < W; w += V::kLanes) store_lanes(column(w, W - w), out + pad + w, 1, W - w);
+    return;
+  }
+  auto *evens = out + pad % 2 * pitch + pad / 2, *odds = out + (pad + 1) % 2 * pitch + (pad + 1) / 2;
+  for (int64_t w = 0; w < W; w += 2 * V::kLanes, evens += V::kLanes, odds += V::kLanes) {
+    V even, odd;
+    const int64_t left = W - w;
+    deinterleave(column(w, left), left > V::kLanes ? column(w + V::kLanes, left - V::kLanes) : V(0), even, odd);
+    store_lanes(even, evens, 1, (left + 1) / 2);
+    store_lanes(odd, odds, 1, left / 2);
+  }
 }
 
-// Whether the windows suit phases of rows: neighbouring outputs at most two columns apart, and scratch for the rows of
-// one window within bounds.
-template <class Acc>
-bool suits_phases(const PoolProblem& c, const Axis& vertical, const Axis& horizontal) {
-  if (vertical.adaptive || horizontal.adaptive || horizontal.stride > 2) return false;
-  const int64_t row_bytes = (c.Q * horizontal.stride + horizontal.window * horizontal.dilation) * int64_t{sizeof(Acc)};
-  return ((vertical.window - 1) * vertical.dilation + 4 * vertical.stride + 1) * row_bytes <= 2 * kScratchBytes;
-}
-
-// One plane at a time, rows reduced along the width by phases. Scratch: one staged row, then the reduced rows of a
-// band.
+// One plane at a time. Scratch: the rows of a band of outputs, reduced down, with the identity around them.
 template <class Op, class T, class Divisor>
 void reduce_planes_by_phase(const PoolCall& call, const Axis& vertical, const Axis& horizontal, const Divisor& divisor,
                             const CallContext& ctx) {
@@ -188,41 +239,37 @@ void reduce_planes_by_phase(const PoolCall& call, const Axis& vertical, const Ax
   using V = Vec<Acc>;
   const PoolProblem& c = call.problem;
   const int64_t phases = horizontal.stride, span = (horizontal.window - 1) * horizontal.dilation + 1;
-  const int64_t reduced_pitch = round_up(c.Q, V::kLanes),
-                pitch = round_up(reduced_pitch + (span - 1) / phases, V::kLanes);
-  const int64_t span_h = (vertical.window - 1) * vertical.dilation + 1;
-  const int64_t height = band_height(c, vertical, reduced_pitch * int64_t{sizeof(Acc)}), bands = ceil_div(c.P, height);
-  const int64_t rows = (height - 1) * vertical.stride + span_h;
-  const int64_t scratch = (phases * pitch + rows * reduced_pitch) * int64_t{sizeof(Acc)};
+  // A row holds the columns of every window, and the whole image.
+  const int64_t columns = max(round_up(c.Q, V::kLanes) + (span - 1) / phases, (horizontal.pad + c.W) / phases + 1);
+  const int64_t pitch = round_up(columns, V::kLanes), row_elements = phases * pitch;
+  const int64_t share = ceil_div(c.P, ceil_div(2 * thread_pool().threads(), c.N * c.C));
+  const int64_t height = max(1, min(share, kScratchBytes / 16 / (row_elements * int64_t{sizeof(Acc)})));  // 16 KiB: L1
+  const int64_t bands = ceil_div(c.P, height), elements = height * row_elements;
+  const int64_t scratch = elements * int64_t{sizeof(Acc)};
   run_in_slots(ctx, c.N * c.C * bands, work_of<T>(c), scratch, [&](void* memory, int64_t begin, int64_t end) {
-    Acc *staged = static_cast<Acc*>(memory), *reduced = staged + phases * pitch;
-    for (int64_t j = 0; j < phases * pitch; ++j) staged[j] = static_cast<Acc>(Op::kIdentity);
+    Acc* reduced = static_cast<Acc*>(memory);
+    for (int64_t j = 0; j < elements; ++j) reduced[j] = static_cast<Acc>(Op::kIdentity);
+    const int64_t row_stride = call.x.stride[2], x_stride = call.x.stride[3], y_stride = call.y.stride[3];
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t plane = unit / bands, n = plane / c.C, k = plane % c.C;
       const int64_t p0 = unit % bands * height, p1 = min(c.P, p0 + height);
-      const int64_t h0 = max(0, p0 * vertical.stride - vertical.pad), h1 = max(h0, vertical.end(p1 - 1));
-      const T* x = call.x.as<const T>() + call.x.offset(n, k, h0, 0);
-      for (int64_t h = h0; h < h1; ++h, x += call.x.stride[2]) {
-        stage_row(x, call.x.stride[3], c.W, 1, -horizontal.pad, phases, pitch, staged);
-        Acc* out = reduced + (h - h0) * reduced_pitch;
+      const T* x = call.x.as<const T>() + call.x.offset(n, k, 0, 0);
+      for (int64_t p = p0; p < p1; ++p) {
+        const int64_t from = vertical.begin(p), rows = max(0, ceil_div(vertical.end(p) - from, vertical.dilation));
+        reduce_down<Op>(x + from * row_stride, rows, vertical.dilation * row_stride, x_stride, c.W, horizontal.pad,
+                        phases, pitch, reduced + (p - p0) * row_elements);
+      }
+      T* y = call.y.as<T>() + call.y.offset(n, k, p0, 0);
+      const Acc* row = reduced;
+      for (int64_t p = p0; p < p1; ++p, row += row_elements, y += call.y.stride[2]) {
         for (int64_t q = 0; q < c.Q; q += V::kLanes) {
-          V best = V::load(staged + q);
+          V best = V::load(row + q);
           for (int64_t s = 1; s < horizontal.window; ++s) {
             const int64_t column = s * horizontal.dilation;
-            best = Op::combine(best, V::load(staged + column % phases * pitch + column / phases + q));
+            const int64_t at = phases == 1 ? column : column % 2 * pitch + column / 2;
+            best = Op::combine(best, V::load(row + at + q));
           }
-          best.store(out + q);
-        }
-      }
-      for (int64_t p = p0; p < p1; ++p) {
-        const int64_t from = vertical.begin(p), to = vertical.end(p);
-        T* y = call.y.as<T>() + call.y.offset(n, k, p, 0);
-        for (int64_t q = 0; q < c.Q; q += V::kLanes) {
-          V best(Op::kIdentity);
-          for (int64_t h = from; h < to; h += vertical.dilation) {
-            best = Op::combine(best, V::load(reduced + (h - h0) * reduced_pitch + q));
-          }
-          store_lanes(divisor.apply_lanes(best, p, q), y + q * call.y.stride[3], call.y.stride[3], c.Q - q);
+          store_lanes(divisor.apply_lanes(best, p, q), y + q * y_stride, y_stride, c.Q - q);
         }
       }
     }
@@ -267,9 +314,12 @@ void reduce_windows(const PoolCall& call, const Divisor& divisor, const CallCont
   const PoolProblem& c = call.problem;
   if (c.C > 1 && call.x.stride[1] == 1 && call.y.stride[1] == 1) return reduce_channels<Op, T>(call, divisor, ctx);
   const Axis vertical = vertical_axis(c), horizontal = horizontal_axis(c);
-  suits_phases<accumulate_t<T>>(c, vertical, horizontal)
-      ? reduce_planes_by_phase<Op, T>(call, vertical, horizontal, divisor, ctx)
-      : reduce_planes_by_window<Op, T>(call, vertical, horizontal, divisor, ctx);
+  if constexpr (sizeof(T) == 4) {
+    if (c.C > 1 && is_run(call.x) && is_run(call.y)) return reduce_small_planes<Op>(call, divisor, ctx);
+  }
+  const bool phases = !vertical.adaptive && !horizontal.adaptive && horizontal.stride <= 2;
+  phases ? reduce_planes_by_phase<Op, T>(call, vertical, horizontal, divisor, ctx)
+         : reduce_planes_by_window<Op, T>(call, vertical, horizontal, divisor, ctx);
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA::pooling
