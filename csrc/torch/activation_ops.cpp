@@ -27,7 +27,7 @@ TensorView folded_view(const Tensor& t, DType dtype) {
 Tensor contiguous(const Tensor& t, DType dtype) {
   if (t.is_contiguous()) return t;
   Tensor copy = empty(sizes_of(t), dtype, MemoryFormat::kContiguous, t);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), t.get(), 0));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), t.get(), 0));
   return copy;
 }
 
@@ -107,7 +107,7 @@ void activation_(Tensor x, std::string act, double act_param, OptionalTensor alp
   const char* op = "activation_";
   if (x.dim() > 4 && !(is_dense(x) && (!alpha || alpha->numel() == 1)) && !x.is_contiguous()) {
     Tensor y = activation(x, act, act_param, alpha, backend);
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(x.get(), y.get(), 0));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(x.get(), y.get(), 0));
     return;
   }
   run_activation(x, x, std::nullopt, act, act_param, alpha, 0, backend, op);
@@ -230,7 +230,7 @@ Tensor channel_sum(Tensor dy, std::string backend_name) {
   Tensor sum = empty({dy.size(1)}, call.dtype, MemoryFormat::kContiguous, dy);
   if (sum.numel() == 0) return sum;
   if (dy.numel() == 0) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(sum.get()));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(sum.get()));
     return sum;
   }
   dy = walkable(dy);

@@ -59,7 +59,7 @@ Tensor walkable(const Tensor& t) {
   if (view.is_nhwc() || view.is_nchw()) return t;
   // clone keeps the order of the strides and closes the gaps; a broadcast or overlapping tensor becomes contiguous.
   Tensor copy = empty(sizes_of(t), dtype_of(t, "conv2d"), format_of(t), t);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), t.get(), 0));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), t.get(), 0));
   return copy;
 }
 

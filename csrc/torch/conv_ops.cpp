@@ -23,7 +23,7 @@ DType common_dtype(const Tensor& a, const Tensor& b, const char* op) {
   return dtype;
 }
 
-void zero(const Tensor& t) { STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(t.get())); }
+void zero(const Tensor& t) { TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(t.get())); }
 
 void require_dy(const Tensor& dy, const ConvProblem& p, const char* op) {
   require(sizes_of(dy) == Ints({p.N, p.C == 0 ? 0 : p.K, p.P, p.Q}), op, ": expected dy to have shape [", p.N, ", ",

@@ -45,7 +45,7 @@ void fill_full_param(EpilogueHolder& holder, const Tensor& alpha, const Tensor& 
   if (shared) size[0] = 1;
   Tensor copy =
       size.size() == 4 ? empty(size, dtype, format_of(y), y) : empty(size, dtype, MemoryFormat::kContiguous, y);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), alpha.get(), 0));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), alpha.get(), 0));
   holder.alpha = copy;
   holder.args.full_param = as_view(copy, dtype);
   if (shared) holder.args.full_param.stride[0] = 0;
@@ -81,7 +81,7 @@ void fill_epilogue(EpilogueHolder& holder, const EpilogueTensors& tensors, const
   } else if (alpha.numel() == 1) {  // on a GPU: not worth a synchronisation
     args.param_kind = ParamKind::kPerChannel;
     holder.alpha = empty({channels}, accumulate_dtype(dtype), MemoryFormat::kContiguous, y);
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(holder.alpha->get(), alpha.get(), 0));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(holder.alpha->get(), alpha.get(), 0));
     args.channel_param = data_or_null(holder.alpha);
   } else if (alpha.dim() == 1 && alpha.numel() == channels) {
     args.param_kind = ParamKind::kPerChannel;

@@ -18,6 +18,7 @@ struct Header {
   int32_t kind;
   int32_t dtype;
   int32_t extents[13];
+  int32_t words;  // of the whole tensor, modulo 2^32: a slice of one is not a packed weight
 };
 static_assert(sizeof(Header) <= kHeaderBytes);
 
@@ -42,7 +43,8 @@ Tensor make_packed(PackedKind kind, const ConvProblem& p, DType dtype, size_t by
   Tensor packed = empty({words}, DType::kFloat32, MemoryFormat::kContiguous, like);
   if (words == 0) return packed;
   char* data = static_cast<char*>(data_of(packed));
-  const Header header = make_header(kind, p, dtype);
+  Header header = make_header(kind, p, dtype);
+  header.words = static_cast<int32_t>(words);
   std::memcpy(data, &header, sizeof header);
   pack(data + kHeaderBytes);
   return packed;
@@ -65,7 +67,8 @@ ConvProblem weight_problem(const Tensor& weight, int64_t groups, const char* op)
 const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem& problem, DType dtype,
                         const char* op) {
   if (packed.numel() == 0) return nullptr;
-  const Header wanted = make_header(kind, problem, dtype);
+  Header wanted = make_header(kind, problem, dtype);
+  wanted.words = static_cast<int32_t>(packed.numel());
   const char* data = static_cast<const char*>(packed.const_data_ptr());
   const bool fits = packed.is_cpu() && packed.is_contiguous() &&
                     packed.numel() * 4 > static_cast<int64_t>(kHeaderBytes) &&

@@ -63,7 +63,7 @@ PoolProblem make_adaptive(const Ints& input, const Ints& output, const char* op)
   return p;
 }
 
-void zero(const Tensor& t) { STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(t.get())); }
+void zero(const Tensor& t) { TORCH_ERROR_CODE_CHECK(aoti_torch_zero_(t.get())); }
 
 bool indices_in_range(const TensorView& indices, int64_t pixels) {
   const int64_t* data = indices.as<const int64_t>();
@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor> pool_forward(const char* op, Slot slot, Tensor x, con
       want_indices ? empty({p.N, p.C, p.P, p.Q}, int64, format, x) : empty({0}, int64, MemoryFormat::kContiguous, x);
   if (y.numel() == 0) return {y, indices};
   if (p.H == 0 || p.W == 0) {  // only adaptive windows get here: the mean of nothing
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_fill__Scalar(y.get(), std::nan("")));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_aten_fill__Scalar(y.get(), std::nan("")));
     return {y, indices};
   }
   x = walkable(x);
@@ -124,7 +124,7 @@ Tensor pool_backward(const char* op, Slot slot, Tensor dy, const OptionalTensor&
   if (indices) {
     require_same_device(*indices, dy, op);
     int32_t dtype;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(indices->get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(indices->get(), &dtype));
     require(dtype == aoti_torch_dtype_int64() && same_sizes(*indices, dy), op,
             ": expected indices to be int64 and to have dy's shape ", shape_text(dy), ", but got ",
             shape_text(*indices));

@@ -55,7 +55,7 @@ Tensor col2im(Tensor x, Ints output_size, Ints kernel_size, Ints stride, Ints pa
   if (y.numel() == 0) return y;
   if (!x.is_contiguous()) {
     Tensor copy = empty(sizes_of(x), call.dtype, MemoryFormat::kContiguous, x);
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), x.get(), 0));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), x.get(), 0));
     x = copy;
   }
   call.image = view_of(y, call.dtype);

@@ -57,7 +57,7 @@ void* current_stream([[maybe_unused]] const Tensor& t, Backend backend) {
   if (backend != Backend::kCuda) return nullptr;
 #if defined(FASTCONV_WITH_CUDA)
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   return stream;
 #else
   return nullptr;

@@ -2,6 +2,10 @@
 // ways, one function where it has one.
 #pragma once
 
+#include <torch/csrc/stable/accelerator.h>
+
+#include <optional>
+
 #include "../common/algorithm_table.h"
 #include "../cpu/cpu_kernels.h"
 #include "tensor_utils.h"
@@ -24,6 +28,17 @@ const AlgorithmTable<Call>& algorithms(Backend backend);
 // conv2d and upsample_conv2d share their call, so the latter has its own name.
 const AlgorithmTable<Conv2dCall>& upsample_algorithms(Backend backend);
 
+// Makes t's GPU the current one for a scope; nothing on the CPU.
+class OnDeviceOf {
+ public:
+  OnDeviceOf(const Tensor& t, Backend backend) {
+    if (backend == Backend::kCuda) guard_.emplace(t.get_device_index());
+  }
+
+ private:
+  std::optional<torch::stable::accelerator::DeviceGuard> guard_;
+};
+
 // torch's current stream of t's device; null for the others.
 void* current_stream(const Tensor& t, Backend backend);
 
@@ -32,6 +47,7 @@ template <class Call>
 void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend backend, const std::string& algo,
                    const char* op, const Tensor& like) {
   if (table.empty()) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no algorithm for it"));
+  const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like);
   select_algorithm(table, call, op, algo).run(call, CallContext{&workspace, current_stream(like, backend)});
 }

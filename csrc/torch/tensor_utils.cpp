@@ -9,7 +9,7 @@ namespace {
 
 int32_t device_type_of(const Tensor& t) {
   int32_t type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
   return type;
 }
 
@@ -43,7 +43,7 @@ int32_t torch_dtype(DType dtype) {
 
 DType dtype_of(const Tensor& t, const char* op) {
   int32_t code;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
   for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16}) {
     if (code == torch_dtype(dtype)) return dtype;
   }
@@ -79,9 +79,8 @@ bool is_channels_last(const Tensor& t) {
 
 Tensor empty_strided(const Ints& size, const Ints& stride, int32_t torch_dtype, const Tensor& like) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(), stride.data(),
-                                                         torch_dtype, device_type_of(like), like.get_device_index(),
-                                                         &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(), stride.data(),
+                                                  torch_dtype, device_type_of(like), like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -121,9 +120,9 @@ Tensor with_strides_of(const Tensor& t, const Tensor& like) {
   if (same_strides(t, like)) return t;
   const auto size = like.sizes(), stride = like.strides();
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
   Tensor copy = empty_strided(Ints(size.begin(), size.end()), Ints(stride.begin(), stride.end()), dtype, like);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), t.get(), 0));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(copy.get(), t.get(), 0));
   return copy;
 }
 
@@ -149,7 +148,7 @@ OptionalTensor accumulate_vector(const OptionalTensor& t, DType dtype, int64_t s
   const bool converted = dtype_of(*t, op) == wanted;
   if (converted && (size <= 1 || t->stride(0) == 1)) return t;
   Tensor vector = empty({size}, wanted, MemoryFormat::kContiguous, *t);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(vector.get(), t->get(), 0));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(vector.get(), t->get(), 0));
   return vector;
 }
 

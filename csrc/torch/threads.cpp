@@ -21,12 +21,12 @@ void run(int64_t size, int64_t grain, cpu::RangeFunction function, void* context
   const auto call = [](int64_t begin, int64_t end, void* body) {
     static_cast<Body*>(body)->function(static_cast<Body*>(body)->context, begin, end);
   };
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, size, grain, call, &body));
+  TORCH_ERROR_CODE_CHECK(torch_parallel_for(0, size, grain, call, &body));
 }
 
 int threads() {
   uint32_t count;
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
+  TORCH_ERROR_CODE_CHECK(torch_get_num_threads(&count));
   return static_cast<int>(count);
 }
 

@@ -16,6 +16,13 @@ def _batched(x: Tensor) -> tuple[Tensor, bool]:
     return (x, False) if x.dim() == 4 else (x.unsqueeze(0), True)
 
 
+def _step(stride: IntOrPair | None, kernel: tuple[int, int]) -> tuple[int, int]:
+    """The stride; None and an empty list stand for the kernel's size."""
+    if stride is None or (isinstance(stride, list | tuple) and len(stride) == 0):
+        return kernel
+    return pair(stride)
+
+
 def max_pool2d(
     input: Tensor,
     kernel_size: IntOrPair,
@@ -56,7 +63,7 @@ def max_pool2d(
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).max_pool2d
         kernel = pair(kernel_size)
-        step = kernel if stride is None or (not isinstance(stride, int) and len(stride) == 0) else pair(stride)
+        step = _step(stride, kernel)
         window = (kernel, step, pair(padding), pair(dilation), ceil_mode)
         if dispatch.records(x):
             y, indices = operator(x, *window, True, backend)
@@ -111,7 +118,7 @@ def avg_pool2d(
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).avg_pool2d
         kernel = pair(kernel_size)
-        step = kernel if stride is None or (not isinstance(stride, int) and len(stride) == 0) else pair(stride)
+        step = _step(stride, kernel)
         rest = (kernel, step, pair(padding), ceil_mode, count_include_pad, divisor_override or 0, backend)
         y = operator(x, *rest) if dispatch.records(x) else dispatch.call(operator, x, *rest)
     except Exception as error:
