@@ -52,9 +52,9 @@ def _check(x: Any, op: str, alpha: Any) -> None:
         lambda: f"prelu: Type promoting not supported. Got {_type_name(x.dtype)} and {_type_name(alpha.dtype)}",
     )
     checks.float_dtype(op, x)
+    full = alpha.dim() > 1 and tuple(alpha.shape) in (tuple(x.shape[1:]), tuple(x.shape))
     if alpha.numel() != 1:
         checks.require(x.dim() > 0, "Not allow zero-dim input tensor.")
-        full = alpha.dim() > 1 and tuple(alpha.shape) in (tuple(x.shape[1:]), tuple(x.shape))
         channels = x.shape[1] if x.dim() >= 2 else 1
         checks.require(
             full or channels == alpha.numel(),
@@ -63,10 +63,10 @@ def _check(x: Any, op: str, alpha: Any) -> None:
                 f"channel size = {channels}."
             ),
         )
-        checks.require(
-            full or alpha.dim() <= 1,
-            lambda: f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {alpha.dim()}",
-        )
+    checks.require(
+        full or alpha.dim() <= 1,
+        lambda: f"prelu: Expected `weight` to be a scalar or 1D tensor, but got: ndim = {alpha.dim()}",
+    )
     checks.one_device(op, x, weight=alpha)
     return None
 
