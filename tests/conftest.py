@@ -24,3 +24,15 @@ def keep_isa() -> Iterator[None]:
     before = introspection.isa()
     yield
     introspection.select_isa(before)
+
+
+@pytest.fixture
+def fresh_cache() -> Iterator[None]:
+    """An empty cache of packed weights, and the capacity of before put back."""
+    from fastconv.functional import cache
+
+    capacity = cache.stats()["capacity"]
+    cache.clear()
+    yield
+    cache.set_capacity(capacity)
+    cache.clear()
