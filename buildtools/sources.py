@@ -51,8 +51,12 @@ def cpu_tasks(build_dir: Path) -> list[Task]:
 
 def torch_tasks(build_dir: Path, torch: TorchInstall, with_cuda: bool) -> list[Task]:
     includes = [f"-isystem{path}" for path in torch.include_dirs] + [f"-isystem{sysconfig.get_path('include')}"]
-    flags = COMMON_FLAGS + TORCH_FLAGS + includes + (["-DFASTCONV_WITH_CUDA", "-DUSE_CUDA"] if with_cuda else [])
-    return [Task.of(source, build_dir, flags) for source in sorted((ROOT / "csrc" / "torch").glob("*.cpp"))]
+    flags = COMMON_FLAGS + includes + (["-DFASTCONV_WITH_CUDA", "-DUSE_CUDA"] if with_cuda else [])
+    # torch's copy of pybind11 refuses the stable ABI's macro: the one file that includes it includes nothing of torch.
+    return [
+        Task.of(source, build_dir, flags + ([] if source.stem == "module" else TORCH_FLAGS))
+        for source in sorted((ROOT / "csrc" / "torch").glob("*.cpp"))
+    ]
 
 
 def link_flags(torch: TorchInstall) -> list[str]:

@@ -31,4 +31,8 @@ void select_isa(const std::string& name);
 double measure_fma_gflops(int threads);
 double measure_copy_gbs(int64_t bytes);
 
+// The largest workspace of one call since the last reset, in bytes.
+size_t peak_workspace_bytes();
+void reset_peak_workspace_bytes();
+
 }  // namespace fastconv::ops

@@ -1,11 +1,10 @@
 // The Python module fastconv._C: importing it registers the operators (registration.cpp), and it answers questions
-// about them. Nothing here takes a tensor, so pybind11 needs nothing of torch.
+// about them. Nothing here takes a tensor, and nothing of torch is included: see torch_tasks in buildtools/sources.py.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "introspection.h"
 #include "threads.h"
-#include "workspace.h"
 
 namespace py = pybind11;
 

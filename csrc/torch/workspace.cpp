@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "introspection.h"
+
 namespace fastconv::ops {
 
 namespace {

@@ -20,8 +20,4 @@ class TorchWorkspace final : public Workspace {
   size_t bytes_ = 0;
 };
 
-// The largest workspace of one call since the last reset, in bytes.
-size_t peak_workspace_bytes();
-void reset_peak_workspace_bytes();
-
 }  // namespace fastconv::ops
