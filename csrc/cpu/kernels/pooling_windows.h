@@ -283,6 +283,7 @@ void reduce_planes_by_window(const PoolCall& call, const Axis& vertical, const A
   using Acc = accumulate_t<T>;
   using V = Vec<Acc>;
   const PoolProblem& c = call.problem;
+  const Taps* taps = make_taps(horizontal, *ctx.workspace);
   const int64_t scratch = (round_up(c.W, V::kLanes) + c.Q) * int64_t{sizeof(Acc)};
   run_in_slots(ctx, c.N * c.C * c.P, work_of<T>(c), scratch, [&](void* memory, int64_t begin, int64_t end) {
     Acc *down = static_cast<Acc*>(memory), *out = down + round_up(c.W, V::kLanes);
@@ -300,8 +301,8 @@ void reduce_planes_by_window(const PoolCall& call, const Axis& vertical, const A
       }
       for (int64_t q = 0; q < c.Q; ++q) {
         Acc best = static_cast<Acc>(Op::kIdentity);
-        const int64_t w1 = horizontal.end(q);
-        for (int64_t w = horizontal.begin(q); w < w1; w += horizontal.dilation) best = Op::combine(best, down[w]);
+        const Acc* tap = down + taps[q].first;
+        for (int64_t s = 0; s < taps[q].count; ++s, tap += horizontal.dilation) best = Op::combine(best, *tap);
         out[q] = divisor.apply(best, p, q);
       }
       store_run(call.y.as<T>() + call.y.offset(n, k, p, 0), call.y.stride[3], c.Q, out);
