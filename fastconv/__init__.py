@@ -27,6 +27,8 @@ from .backends import backend
 from .convert import convert, replace
 from .introspection import algorithms, build_info
 
+backends.check_process_default()
+
 __all__ = [
     "algorithms",
     "backend",

@@ -29,6 +29,12 @@ if _process_default:
     _checked(_process_default, "FASTCONV_BACKEND")
 
 
+def check_process_default() -> None:
+    """Refuses a FASTCONV_BACKEND that cannot run here."""
+    if _process_default and (reason := why_unavailable(_process_default)) is not None:
+        raise NotImplementedError(f"FASTCONV_BACKEND: {_process_default} is not available: {reason}")
+
+
 class backend:
     """Forces a backend inside a `with` block.
 

@@ -44,12 +44,9 @@ Backend backend_named(const std::string& name) {
 }
 
 Backend backend_of(const Tensor& t, const std::string& name, const char* op) {
-  const bool on_cpu = t.is_cpu();
-  if (name.empty()) return on_cpu ? Backend::kCpu : Backend::kCuda;
-  const Backend backend = backend_named(name);
-  if (on_cpu != (backend != Backend::kCuda)) {
-    throw NotServed(concat(op, ": backend ", name, " does not take tensors of this device"));
-  }
+  const Backend backend = name.empty() ? Backend::kCpu : backend_named(name);
+  if (!t.is_cpu()) return Backend::kCuda;  // a backend is forced for CPU tensors
+  if (backend == Backend::kCuda) throw NotServed(concat(op, ": backend cuda does not take tensors of the CPU"));
   return backend;
 }
 

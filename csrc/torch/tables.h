@@ -16,8 +16,8 @@ namespace fastconv::ops {
 enum class Backend { kCpu, kCudaEmulated, kCuda };
 
 const char* backend_name(Backend backend);
-// `name` empty: by the tensor's device. Throws std::invalid_argument for an unknown name, NotServed for a backend that
-// cannot take this tensor or is not in this build.
+// `name` empty: by the tensor's device; else the backend for CPU tensors. Throws std::invalid_argument for an unknown
+// name, NotServed for a CPU tensor on "cuda".
 Backend backend_of(const Tensor& t, const std::string& name, const char* op);
 // By name alone, for introspection.
 Backend backend_named(const std::string& name);

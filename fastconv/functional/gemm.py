@@ -149,7 +149,9 @@ def _run(
     compiling = dispatch.is_compiling()
     alpha = act_param if isinstance(act_param, Tensor) else None
     recorded = dispatch.records(a, b, bias, residual, alpha)
-    if compiling or recorded:
+    plain = residual is None and act == "identity" and act_param is None
+    # A call that is taken apart never reaches the operator that would refuse its operands; nor does a captured one.
+    if compiling or (recorded and not plain):
         _check_gemm(a, b, bias, transpose_a, transpose_b, residual, act, act_param)
     param, alpha = (0.0, None) if act == "identity" and act_param is None else split_param(act, act_param)
     backend = dispatch.forced_backend()
