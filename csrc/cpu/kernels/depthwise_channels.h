@@ -4,7 +4,8 @@
 //   input row i -> x[0..IW) in registers -> for each output row t with 0 <= r = i - t * stride < R:
 //                                             acc[t][j] += x[j * stride + s] * w[r][s]
 //
-// 3x3 stride 1: 24 + 18 loads for 72 FMAs. Rows outside the image are skipped, columns outside are zero vectors, in the
+// 3x3 stride 1: 24 + 18 loads for 72 FMAs; 0.85-0.97 of a copy's bandwidth from 56 x 56 up, 5x5 at 28 x 28 at 80 % of
+// the FMA peak. Rows outside the image are skipped, columns outside are zero vectors, in the
 // first and last tile of a row only. Sources that are not float32/float64 with dense channels are first staged, band by
 // band, as zero-padded rows of the accumulate type; then no tile sees a border.
 #pragma once
@@ -225,7 +226,8 @@ BandFunction<Acc> choose_channel_tile(const Plan<Acc>& plan) {
 }
 
 // x as it lies: units are (image, chunk of channels, pair of rows), the last fastest, so that a thread's rows follow
-// each other. Channels are split only where there are too few rows to go round.
+// each other. Channels are split only where there are too few rows to go round: whole rows stream, while chunks that
+// keep the filter's rows in L1 doubled the time at 112 x 112 x 32 (Xeon with AVX-512, 2 threads: 56 -> 121 us).
 template <class Acc>
 void run_channels_direct(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const CallContext& ctx) {
   const BandFunction<Acc> run = choose_channel_tile(plan);
