@@ -4,10 +4,12 @@
 //   input row i -> x[0..IW) in registers -> for each output row t with 0 <= r = i - t * stride < R:
 //                                             acc[t][j] += x[j * stride + s] * w[r][s]
 //
-// 3x3 stride 1: 24 + 18 loads for 72 FMAs; 0.85-0.97 of a copy's bandwidth from 56 x 56 up, 5x5 at 28 x 28 at 80 % of
-// the FMA peak. Rows outside the image are skipped, columns outside are zero vectors, in the
+// 3x3 stride 1: 24 + 18 loads for 72 FMAs. Rows outside the image are skipped, columns outside are zero vectors, in the
 // first and last tile of a row only. Sources that are not float32/float64 with dense channels are first staged, band by
 // band, as zero-padded rows of the accumulate type; then no tile sees a border.
+//
+// Measured (2 threads of an AVX-512 Xeon, float32): 3x3 from 56 x 56 up at 0.85-0.98 of a copy's bandwidth; 5x5 on
+// 28 x 28 at 190 GFLOP/s, about three quarters of the FMA peak.
 #pragma once
 
 #include "depthwise_plan.h"
