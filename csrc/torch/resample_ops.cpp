@@ -15,7 +15,14 @@ ConvProblem make_windows(const Ints& image, const Ints& kernel_size, const Ints&
   require(image.size() == 4, op, ": expected the image to have 4 dimensions, but got ", image.size());
   require(image[1] > 0, op, ": expected the image to have channels");
   const Ints sides{padding[0], padding[0], padding[1], padding[1]};
-  return make_problem(image, {1, image[1], kernel_size[0], kernel_size[1]}, {stride, sides, dilation, 1}, op);
+  const ConvProblem p =
+      make_problem(image, {1, image[1], kernel_size[0], kernel_size[1]}, {stride, sides, dilation, 1}, op);
+  // Each extent fits, their product need not: wrapped around, a matrix of any size could come of it.
+  const double elements = static_cast<double>(p.N > 0 ? p.N : 1) * static_cast<double>(p.C * p.R) *
+                          static_cast<double>(p.S) * static_cast<double>(p.P) * static_cast<double>(p.Q);
+  require(elements < 0x1p59, op, ": expected a matrix that fits in memory, but got ", p.P, "x", p.Q, " windows of ",
+          p.C, "x", p.R, "x", p.S);
+  return p;
 }
 
 }  // namespace

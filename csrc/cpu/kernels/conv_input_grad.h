@@ -50,6 +50,10 @@ struct InputGradPhase {
 
 FC_INLINE int64_t phase_count(const ConvProblem& p) { return p.stride_h * p.stride_w; }
 
+// Packing visits every phase, also those beyond the image, which it does not know: strides past any in use are left to
+// the call, which does.
+constexpr int64_t kMostPackedPhases = 4096;
+
 // Bytes of one phase's filters, whole cache lines.
 inline int64_t phase_packed_bytes(const ConvProblem& p, DType dtype, const InputGradPhase& phase) {
   const int64_t channels = p.channels_per_group(), reduction = phase.taps() * p.filters_per_group();
@@ -137,9 +141,16 @@ inline void input_grad_by_phases(const Conv2dInputGradCall& call, const void* pa
 }
 
 // What modules and the cache keep; which of the two forms it is, the problem says.
-inline size_t input_grad_packed_bytes(const ConvProblem& p, DType dtype) {
+inline size_t input_grad_form_bytes(const ConvProblem& p, DType dtype) {
   if (!FewChannels::serves(p, dtype)) return phases_packed_bytes(p, dtype);
   return static_cast<size_t>(FewChannels(p, dtype).packed_bytes(p, dtype));
+}
+
+// Asked without an image; 0: to be packed by the call.
+inline size_t input_grad_packed_bytes(const ConvProblem& p, DType dtype) {
+  const bool many =
+      p.stride_h > kMostPackedPhases || p.stride_w > kMostPackedPhases || phase_count(p) > kMostPackedPhases;
+  return many ? 0 : input_grad_form_bytes(p, dtype);
 }
 
 inline void input_grad_pack(const ConvProblem& p, const TensorView& w, void* packed) {
@@ -150,15 +161,26 @@ inline void input_grad_pack(const ConvProblem& p, const TensorView& w, void* pac
   });
 }
 
-inline void conv2d_input_grad(const Conv2dInputGradCall& call, const CallContext& context) {
+// A single row of dy is as good at any stride. At 1 it has one phase; else as many as the stride, most of them beyond
+// the image.
+inline Conv2dInputGradCall with_phases_in_the_image(Conv2dInputGradCall call) {
+  ConvProblem& p = call.problem;
+  if (call.packed_w) return call;  // for this very stride
+  if (p.P == 1 && p.stride_h > p.H) p.stride_h = 1;
+  if (p.Q == 1 && p.stride_w > p.W) p.stride_w = 1;
+  return call;
+}
+
+inline void conv2d_input_grad(const Conv2dInputGradCall& given, const CallContext& context) {
+  if (given.dx.numel() == 0) return;
+  const Conv2dInputGradCall call = with_phases_in_the_image(given);
   const ConvProblem& p = call.problem;
-  if (call.dx.numel() == 0) return;
   const bool few = FewChannels::serves(p, call.dtype);
   // Tensors of dx's extents do not lie as the phases side by side do.
   const bool by_phases = !few || call.epilogue.residual.present() || call.epilogue.full_param.present();
   const void* packed = few && by_phases ? nullptr : call.packed_w;
   if (!packed) {
-    const size_t bytes = by_phases ? phases_packed_bytes(p, call.dtype) : input_grad_packed_bytes(p, call.dtype);
+    const size_t bytes = by_phases ? phases_packed_bytes(p, call.dtype) : input_grad_form_bytes(p, call.dtype);
     void* fresh = context.workspace->allocate(bytes + 64);
     by_phases ? pack_phases(p, call.w, fresh) : input_grad_pack(p, call.w, fresh);
     packed = fresh;

@@ -155,7 +155,12 @@ void run(const Conv2dCall& call, const void* packed, const CallContext& context)
 
 }  // namespace phases
 
+// The summed filters grow with the number of phases: for large factors, into gigabytes. 0 bytes: not worth having.
+constexpr int64_t kMostUpsamplePhases = 256;
+
 inline size_t upsample_phase_packed_bytes(const ConvProblem& p, DType dtype) {
+  const int64_t rows = phases::vertical(p).phases(), columns = phases::horizontal(p).phases();
+  if (rows > kMostUpsamplePhases || columns > kMostUpsamplePhases || rows * columns > kMostUpsamplePhases) return 0;
   return dtype == DType::kFloat64 ? static_cast<size_t>(phases::elements<double>(p)) * sizeof(double)
                                   : static_cast<size_t>(phases::elements<float>(p)) * sizeof(float);
 }
