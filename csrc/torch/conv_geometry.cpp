@@ -15,8 +15,8 @@ Ints sizes_of(const Tensor& t) {
 void require_ints(const Ints& values, size_t count, int64_t least, const char* op, const char* name) {
   require(values.size() == count, op, ": expected ", name, " to have ", count, " values, but got ", values.size());
   for (const int64_t value : values) {
-    require(value >= least && value < kLargest, op, ": expected ", name, " to be at least ", least, ", but got ",
-            value);
+    require(value >= least, op, ": expected ", name, " to be at least ", least, ", but got ", value);
+    require(value < kLargest, op, ": expected ", name, " to be below ", kLargest, ", but got ", value);
   }
 }
 
