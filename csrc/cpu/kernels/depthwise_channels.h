@@ -189,22 +189,30 @@ void stage_pixels(const Plan<Acc>& plan, const Band& band, int64_t h0, int64_t h
                   int64_t pitch, Acc* out) {
   visit_storage<Acc>(plan.x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
+    using V = Vec<Acc>;
     const int64_t count = band.k1 - band.k0, stride = plan.x.stride[1];
     for (int64_t m = 0; m < plan.collect; ++m) {
       for (int64_t h = h0; h < h1; ++h) {
+        const T* row = plan.x.template as<const T>() + plan.x.offset(band.n, 0, h, 0);
+        int64_t next = -1, w = -1;  // the next virtual column with a source column, and that one
         for (int64_t j = 0; j < columns; ++j, out += pitch) {
-          const int64_t u = u0 + j, w = u / plan.insert_w;
-          if (u < 0 || u % plan.insert_w != 0 || w >= plan.W) {
+          const int64_t u = u0 + j;
+          if (u >= 0 && next < u) w = ceil_div(u, plan.insert_w), next = w * plan.insert_w;
+          if (u < 0 || u != next || w >= plan.W) {
             for (int64_t i = 0; i < count; ++i) out[i] = 0;
             continue;
           }
-          const T* in = plan.x.template as<const T>() + plan.x.offset(band.n, 0, h, w);
-          if (plan.spread == 1) {
-            load_run(in + plan.source_channel(band.k0, m) * stride, plan.collect * stride, count, out);
+          const T* in = row + w * plan.x.stride[3];
+          if (plan.spread == 1 && plan.collect == 1 && stride == 1) {
+            for (int64_t i = 0; i < count; i += V::kLanes) {
+              store_lanes(load_lanes(in + band.k0 + i, 1, count - i), out + i, 1, count - i);
+            }
           } else {
-            for (int64_t i = 0; i < count; ++i)
+            for (int64_t i = 0; i < count; ++i) {
               out[i] = to_accumulate(in[plan.source_channel(band.k0 + i, m) * stride]);
+            }
           }
+          if (plan.insert_w == 1) ++w, ++next;
         }
       }
     }
@@ -262,14 +270,18 @@ void run_channels_direct(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogu
 template <class Acc>
 void run_channels_staged(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const CallContext& ctx) {
   const BandFunction<Acc> run = choose_channel_tile(plan);
-  // Two blocks: a cache line of half precision a pixel, and bands high enough that few rows are staged twice.
-  const int64_t chunk = min(2 * kBlock<Acc>, plan.padded_channels()), chunks = ceil_div(plan.K, chunk);
-  const int64_t column_bytes = chunk * plan.collect * int64_t{sizeof(Acc)};
-  const int64_t columns_fit = kScratchBytes / (plan.span_h() * column_bytes);  // whole rows, but for very wide images
-  const int64_t width = max(AnyTile<Acc>::kWide, min(round_up(plan.Q, AnyTile<Acc>::kWide),
-                                                     (columns_fit - plan.span_w()) / plan.stride_w / 8 * 8));
+  constexpr int64_t kBudget = 2 * kScratchBytes;
+  // Whole rows, but for images so wide that the filter's rows of two blocks of channels do not fit.
+  const int64_t element = plan.collect * int64_t{sizeof(Acc)}, least = 2 * kBlock<Acc> * element;
+  const int64_t width =
+      max(AnyTile<Acc>::kWide, min(round_up(plan.Q, AnyTile<Acc>::kWide),
+                                   (kBudget / (plan.span_h() * least) - plan.span_w()) / plan.stride_w / 8 * 8));
   const int64_t columns = (width - 1) * plan.stride_w + plan.span_w();
-  const int64_t row_elements = columns * chunk, fit = kScratchBytes / (columns * column_bytes) - plan.span_h();
+  // As many channels as leave room for bands of six output rows: sources stream best in whole pixels.
+  const int64_t room = kBudget / ((plan.span_h() + 5 * plan.stride_h) * columns * element) / kBlock<Acc> * kBlock<Acc>;
+  const int64_t chunk = min(max(2 * kBlock<Acc>, room), plan.padded_channels()), chunks = ceil_div(plan.K, chunk);
+  const int64_t column_bytes = chunk * element, row_elements = columns * chunk;
+  const int64_t fit = kBudget / (columns * column_bytes) - plan.span_h();
   const int64_t across = ceil_div(plan.Q, width), strips = plan.N * chunks * across;
   const int64_t share = ceil_div(plan.P, ceil_div(2 * thread_pool().threads(), strips));
   const int64_t height = max(1, min(fit / plan.stride_h + 1, share)), bands = ceil_div(plan.P, height);

@@ -48,6 +48,7 @@ class LaneEpilogue {
     ceiling_ = args.act == Activation::kRelu6;
     const bool clamps = floor_ || args.act == Activation::kIdentity;
     simple_ = clamps && !args.residual.present();
+    floor_ = floor_ && simple_, ceiling_ = ceiling_ && simple_;  // else `activate` does it, behind the residual
     operands_ = y.dtype;
     write_to(y, 0);
   }
@@ -70,12 +71,6 @@ class LaneEpilogue {
 #pragma GCC unroll 8
       for (int i = 0; i < kRows * kColumns; ++i) acc[i] = fma(acc[i], scale, shift);
     }
-    if (!inline_) {
-      V tile[kRows * kColumns];  // a copy: the accumulators themselves must stay in registers
-      for (int i = 0; i < kRows * kColumns; ++i) tile[i] = acc[i];
-      finish_general(tile, kColumns, at);
-      return;
-    }
     if (floor_) {
 #pragma GCC unroll 8
       for (int i = 0; i < kRows * kColumns; ++i) acc[i] = max_nan(acc[i], V(0));
@@ -83,6 +78,13 @@ class LaneEpilogue {
     if (ceiling_) {
 #pragma GCC unroll 8
       for (int i = 0; i < kRows * kColumns; ++i) acc[i] = min_nan(acc[i], V(6));
+    }
+    if (!inline_) {
+      V tile[kRows * kColumns];  // a copy: the accumulators themselves must stay in registers
+      for (int i = 0; i < kRows * kColumns; ++i) tile[i] = acc[i];
+      if (!simple_) activate(tile, kColumns, at);
+      store_tile(tile, kColumns, at);
+      return;
     }
     const int64_t row = y_.stride[2], step = axis_ == kChannelLanes ? y_.stride[3] : V::kLanes;
     const int64_t wanted = axis_ == kChannelLanes ? V::kLanes : kColumns * V::kLanes;
@@ -120,9 +122,9 @@ class LaneEpilogue {
       }
   }
 
-  // Three short passes over a tile that lies in L1: residual, activation, store.
-  __attribute__((noinline)) void finish_general(V* tile, int pitch, const TileAt& at) const {
-    const int64_t lane_stride[] = {args_.residual.stride[axis_], args_.full_param.stride[axis_], y_.stride[axis_]};
+  // Residual and activation, in short passes over a tile that lies in L1.
+  __attribute__((noinline)) void activate(V* tile, int pitch, const TileAt& at) const {
+    const int64_t lane_stride[] = {args_.residual.stride[axis_], args_.full_param.stride[axis_]};
     if (args_.residual.present()) {
       visit_storage<Acc>(operands_, [&](auto tag) {
         using T = typename decltype(tag)::type;
@@ -146,11 +148,19 @@ class LaneEpilogue {
                     [&](int64_t, int64_t, V& v) { v = decltype(f)::template apply<V>(v, param); });
       });
     }
+  }
+
+  __attribute__((noinline)) void store_tile(const V* tile, int pitch, const TileAt& at) const {
+    const bool channels = axis_ == kChannelLanes;
+    const int64_t row = y_.stride[2], lane = y_.stride[axis_], step = channels ? y_.stride[3] : V::kLanes * lane;
+    const int64_t lanes = at.lanes, fewer = channels ? 0 : V::kLanes;  // lanes that a column leaves to the next
     visit_storage<Acc>(y_.dtype, [&](auto tag) {
       using T = typename decltype(tag)::type;
-      each_vector(tile, pitch, at, y_, at.k - first_channel_, [&](int64_t offset, int64_t lanes, V& v) {
-        store_lanes(v, y_.as<T>() + offset, lane_stride[2], lanes);
-      });
+      T* base = y_.as<T>() + y_.offset(at.n, at.k - first_channel_, at.p, at.q);
+      for (int i = 0; i < at.rows; ++i)
+        for (int j = 0; j < at.columns; ++j) {
+          store_lanes(tile[i * pitch + j], base + i * row + j * step, lane, lanes - j * fewer);
+        }
     });
   }
 
