@@ -10,7 +10,7 @@ from . import checks, dispatch
 
 def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor | None = None) -> Tensor:
     try:
-        if dispatch.is_compiling():
+        if dispatch.checks_first():
             _check(x, name, alpha)
         backend = dispatch.forced_backend()
         operators = dispatch.operators_of(backend)
@@ -205,7 +205,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
         if dim is None:
             dim = 0 if input.dim() in (0, 1, 3) else 1
         x = input if dtype is None else input.to(dtype)
-        if dispatch.is_compiling():
+        if dispatch.checks_first():
             _check_softmax(x, dim)
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).softmax

@@ -168,7 +168,7 @@ def _run(
     recorded = dispatch.records(x, weight, bias, scale, shift, residual, alpha)
     plain = scale is None and shift is None and residual is None and act == "identity" and act_param is None
     # A call that is taken apart never reaches the operator that would refuse its operands; nor does a captured one.
-    if dispatch.is_compiling() or (recorded and not plain):
+    if dispatch.checks_first() or (recorded and not plain):
         fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
         name = "conv2d" if factor is None else "upsample_conv2d"
         conv_checks.conv2d(

@@ -26,6 +26,12 @@ def forced_backend() -> str:
     return _forced_while_compiling() if is_compiling() else backends.forced()
 
 
+def checks_first() -> bool:
+    """Whether arguments are checked before a call and not after its refusal: while a graph is captured, and on the
+    reference, which refuses nothing by itself."""
+    return is_compiling() or backends.forced() == "reference"
+
+
 def operators_of(backend: str) -> Operators:
     return ops.reference if backend == "reference" else ops.native
 

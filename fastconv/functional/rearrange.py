@@ -32,7 +32,7 @@ def im2col(
     Numerics: exact.
     """
     try:
-        if dispatch.is_compiling():
+        if dispatch.checks_first():
             _check_im2col(x, kernel_size, stride, padding, dilation)
         image = x if x.dim() == 4 else x.unsqueeze(0)
         backend = dispatch.forced_backend()
@@ -73,7 +73,7 @@ def col2im(
     Numerics: sums in float32 (float64 for float64) in a fixed order, rounded once.
     """
     try:
-        if dispatch.is_compiling():
+        if dispatch.checks_first():
             _check_col2im(x, output_size, kernel_size, stride, padding, dilation)
         columns = x if x.dim() == 3 else x.unsqueeze(0)
         backend = dispatch.forced_backend()
