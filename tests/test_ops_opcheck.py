@@ -236,6 +236,7 @@ class SmallNet(nn.Module):
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
 def test_compile_without_a_graph_break(train: bool, dynamic: bool) -> None:
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     net = SmallNet()
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for size in (16, 22) if dynamic else (16,):
@@ -250,6 +251,8 @@ def test_compile_without_a_graph_break(train: bool, dynamic: bool) -> None:
         pairs = zip(torch.autograd.grad(y, wanted, dy), torch.autograd.grad(expected, wanted, dy), strict=True)
         for ours, eager in pairs:
             torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-5)
+    # Checks and fakes must not tie the graph to one image size.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
