@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -41,8 +42,19 @@ def _measure(name: str, argument: int) -> float:
 
 @functools.cache
 def fma_peak_gflops(threads: int) -> float:
-    """float32 GFLOP/s that `threads` threads reach on nothing but fused multiply-adds in registers, measured now."""
-    return _measure("measure_fma_gflops", threads)
+    """float32 GFLOP/s that `threads` threads hold for a second on nothing but fused multiply-adds in registers.
+
+    A second, because a processor runs its first milliseconds of vector arithmetic at a clock that it does not keep (6 %
+    more on a Xeon with AVX-512), and a benchmark runs for longer than that. The upper quintile of the bursts: what the
+    machine can do, not what it did while others were using it.
+    """
+    probe = _probe("measure_fma_gflops")
+    bursts = [float(probe(threads))]
+    started = time.perf_counter()
+    while time.perf_counter() - started < 1.0:
+        bursts.append(float(probe(threads)))
+    settled = sorted(bursts[len(bursts) // 4 :])
+    return settled[len(settled) * 4 // 5]
 
 
 @functools.cache

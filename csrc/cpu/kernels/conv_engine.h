@@ -217,6 +217,11 @@ class EngineWorker {
     tile.residual_step = residual.step;
     tile.param_step = param.step;
     // A tile is `columns` pixels of one output row in two halves or, where rows are narrow, whole rows of two outputs.
+    // Pixels that follow each other without a gap and are read for the first time: the hardware's prefetchers do not
+    // see the order in which a tile's rows are read.
+    const bool ahead = b_.direct && panel == step.first_panel && t_.R * t_.S == 1 && tile.step == t_.C;
+    tile.ahead = tile.weights;
+    tile.ahead_step = ahead ? 64 / static_cast<int64_t>(sizeof(Acc)) : 0;
     const bool pairs = block.columns * 2 <= kTileRows && block.rows > 1;
     const int64_t width = balanced(block.columns, kTileRows);
     for (int64_t p = 0; p < block.rows; p += pairs ? 2 : 1) {
@@ -230,6 +235,7 @@ class EngineWorker {
         tile.rows1 = table_ + p1 * rows_per_output_;
         tile.column0 = q * tile.step + column_channel;
         tile.column1 = q1 * tile.step + column_channel;
+        if (ahead) tile.ahead = tile.rows0[0] + tile.column0 + width * tile.step;
         if (staged) {
           tile.out0 = stage + (p * block.columns + q) * b_.stage_pitch;
           tile.out1 = stage + (p1 * block.columns + q1) * b_.stage_pitch;

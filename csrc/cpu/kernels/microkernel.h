@@ -31,7 +31,9 @@ struct Tile {
   int64_t step;              // elements from pixel to pixel
   const Segment* segments;
   int64_t segment_count;
-  const T* weights;  // panel: [reduction][NR * lanes]
+  const T* ahead;      // fetched into cache along the way, a cache line a reduction step: the next tile's pixels
+  int64_t ahead_step;  // elements in a cache line, or 0
+  const T* weights;    // panel: [reduction][NR * lanes]
   T* out0;
   T* out1;
   int64_t out_step;
@@ -72,11 +74,14 @@ struct Microkernel {
     }
     const int64_t step3 = t.step * 3, step5 = t.step * 5;
     const int64_t row_offset[7] = {0, t.step, t.step * 2, step3, t.step * 4, step5, step3 * 2};
+    const T* ahead = t.ahead;
     for (const Segment *s = t.segments, *end = s + t.segment_count; s != end; ++s) {
       const T* a0 = t.rows0[s->row] + t.column0 + s->offset;
       const T* a1 = t.rows1[s->row] + t.column1 + s->offset;
       const T* w = t.weights + s->weight_row * (NR * kLanes);
       for (const T* w_end = w + s->length * (NR * kLanes); w != w_end; w += NR * kLanes, ++a0, ++a1) {
+        __builtin_prefetch(ahead);
+        ahead += t.ahead_step;
         V b[NR];
         FC_UNROLL
         for (int j = 0; j < NR; ++j) {
