@@ -25,7 +25,8 @@ class MeasurementUnavailable(RuntimeError):
     """The extension was built without the measuring loops, or is not built at all."""
 
 
-def _measure(name: str, argument: int) -> float:
+def _measure(name: str, argument: int, seconds: float) -> list[float]:
+    """Readings of one limit, taken for this long, at least three."""
     try:
         from fastconv import _C
     except ImportError as error:
@@ -33,11 +34,14 @@ def _measure(name: str, argument: int) -> float:
     probe = getattr(_C, name, None)
     if probe is None:
         raise MeasurementUnavailable(f"{name}: the compiled extension has no such measurement; rebuild fastconv")
+    readings: list[float] = []
+    started = time.perf_counter()
     try:
-        # The best of several: a ceiling is what the machine can do, not what it did while others were using it.
-        return max(float(probe(argument)) for _ in range(3))
+        while len(readings) < 3 or time.perf_counter() - started < seconds:
+            readings.append(float(probe(argument)))
     except NotImplementedError as error:
         raise MeasurementUnavailable(str(error)) from error
+    return readings
 
 
 @functools.cache
@@ -45,22 +49,18 @@ def fma_peak_gflops(threads: int) -> float:
     """float32 GFLOP/s that `threads` threads hold for a second on nothing but fused multiply-adds in registers.
 
     A second, because a processor runs its first milliseconds of vector arithmetic at a clock that it does not keep (6 %
-    more on a Xeon with AVX-512), and a benchmark runs for longer than that. The upper quintile of the bursts: what the
+    more on a Xeon with AVX-512), and a benchmark runs for longer than that. The upper quintile of the readings: what the
     machine can do, not what it did while others were using it.
     """
-    probe = _probe("measure_fma_gflops")
-    bursts = [float(probe(threads))]
-    started = time.perf_counter()
-    while time.perf_counter() - started < 1.0:
-        bursts.append(float(probe(threads)))
-    settled = sorted(bursts[len(bursts) // 4 :])
+    readings = _measure("measure_fma_gflops", threads, seconds=1.0)
+    settled = sorted(readings[len(readings) // 4 :])
     return settled[len(settled) * 4 // 5]
 
 
 @functools.cache
 def copy_gbs(size: int = COPY_BYTES) -> float:
     """GB/s (bytes read plus bytes written) of a plain copy of `size` bytes on torch's threads, measured now."""
-    return _measure("measure_copy_gbs", size)
+    return max(_measure("measure_copy_gbs", size, seconds=0.0))
 
 
 def ceilings(threads: int) -> dict[str, float | str | None]:
