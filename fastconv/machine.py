@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -25,8 +24,7 @@ class MeasurementUnavailable(RuntimeError):
     """The extension was built without the measuring loops, or is not built at all."""
 
 
-def _measure(name: str, argument: int, seconds: float) -> list[float]:
-    """Readings of one limit, taken for this long, at least three."""
+def _measure(name: str, argument: int) -> float:
     try:
         from fastconv import _C
     except ImportError as error:
@@ -34,33 +32,23 @@ def _measure(name: str, argument: int, seconds: float) -> list[float]:
     probe = getattr(_C, name, None)
     if probe is None:
         raise MeasurementUnavailable(f"{name}: the compiled extension has no such measurement; rebuild fastconv")
-    readings: list[float] = []
-    started = time.perf_counter()
     try:
-        while len(readings) < 3 or time.perf_counter() - started < seconds:
-            readings.append(float(probe(argument)))
+        # The best of several: a ceiling is what the machine can do, not what it did while others were using it.
+        return max(float(probe(argument)) for _ in range(3))
     except NotImplementedError as error:
         raise MeasurementUnavailable(str(error)) from error
-    return readings
 
 
 @functools.cache
 def fma_peak_gflops(threads: int) -> float:
-    """float32 GFLOP/s that `threads` threads hold for a second on nothing but fused multiply-adds in registers.
-
-    A second, because a processor runs its first milliseconds of vector arithmetic at a clock that it does not keep (6 %
-    more on a Xeon with AVX-512), and a benchmark runs for longer than that. The upper quintile of the readings: what the
-    machine can do, not what it did while others were using it.
-    """
-    readings = _measure("measure_fma_gflops", threads, seconds=1.0)
-    settled = sorted(readings[len(readings) // 4 :])
-    return settled[len(settled) * 4 // 5]
+    """float32 GFLOP/s that `threads` threads reach on nothing but fused multiply-adds in registers, measured now."""
+    return _measure("measure_fma_gflops", threads)
 
 
 @functools.cache
 def copy_gbs(size: int = COPY_BYTES) -> float:
     """GB/s (bytes read plus bytes written) of a plain copy of `size` bytes on torch's threads, measured now."""
-    return max(_measure("measure_copy_gbs", size, seconds=0.0))
+    return _measure("measure_copy_gbs", size)
 
 
 def ceilings(threads: int) -> dict[str, float | str | None]:
