@@ -111,6 +111,25 @@ def test_shared_memory_weights() -> None:
     agree(form, x, w)
 
 
+@each_form
+def test_a_storage_that_was_replaced_twice_does_not_come_back(form: Form) -> None:
+    """`.half()` and `.float()` replace a weight's storage and leave its version; a freed address may be used again."""
+    x, w = operands(form)
+    for _ in range(8):
+        agree(form, x, w)
+        for _ in range(2):
+            w.data = w.data.roll(1, 0)
+
+
+@each_form
+def test_a_weight_inside_vmap(form: Form) -> None:
+    x, w = operands(form)
+    weights = torch.stack((w, w + 1))
+    got = torch.vmap(lambda one: form[2](x, one))(weights)
+    for y, one in zip(got, weights, strict=True):
+        torch.testing.assert_close(y, form[2](x, one))
+
+
 # ---- BatchNorm folds -------------------------------------------------------------------------------------------------
 
 

@@ -20,16 +20,27 @@ from torch import Tensor
 from fastconv.ops import native
 
 DEFAULT_CAPACITY = 256 << 20  # bytes
-# Subclasses may lie about versions and data, or be traced; they are packed by the kernels, call by call.
 _PLAIN = (Tensor, torch.nn.Parameter)
+_Stamps = tuple[tuple[int, int], ...]  # (version, address) of each tensor
+
+
+def _can_be_watched(t: Tensor) -> bool:
+    """Subclasses may lie about versions and data, or be traced; tensors inside vmap have no address. The kernels pack
+    these call by call."""
+    return type(t) in _PLAIN and not t.is_inference() and not torch._C._functorch.is_functorch_wrapped_tensor(t)
 
 
 class _Entry:
-    __slots__ = ("bytes", "refs", "stamps", "used", "value")
+    __slots__ = ("bytes", "refs", "stamps", "storages", "used", "value")
 
-    def __init__(self, tensors: tuple[Tensor, ...], value: Any, size: int, drop: Callable[[Any], None]) -> None:
+    def __init__(
+        self, tensors: tuple[Tensor, ...], stamps: _Stamps, value: Any, size: int, drop: Callable[[Any], None]
+    ) -> None:
         self.refs = tuple(weakref.ref(t, drop) for t in tensors)
-        self.stamps = tuple((t._version, t.data_ptr()) for t in tensors)
+        self.stamps = stamps
+        # Kept alive: after `.half()` and `.float()` a freed address could come back under other values with the same
+        # version.
+        self.storages = tuple(t.untyped_storage() for t in tensors)
         self.value = value
         self.bytes = size
         self.used = 0
@@ -60,21 +71,23 @@ class _Cache:
                 entry.used = next(self._clock)
                 self.hits += 1
                 return entry.value
-        if any(type(t) not in _PLAIN or t.is_inference() for t in tensors):
+        if not all(_can_be_watched(t) for t in tensors):
             return uncached()
         self.misses += 1
+        # Taken before the value is made: a change by another thread in the meantime must count as one.
+        stamps = tuple((t._version, t.data_ptr()) for t in tensors)
         value = make()
-        self._put(key, tensors, value)
+        self._put(key, tensors, stamps, value)
         return value
 
-    def _put(self, key: tuple[Any, ...], tensors: tuple[Tensor, ...], value: Any) -> None:
+    def _put(self, key: tuple[Any, ...], tensors: tuple[Tensor, ...], stamps: _Stamps, value: Any) -> None:
         parts = value if isinstance(value, tuple) else (value,)
         size = sum(part.numel() * part.element_size() for part in parts if isinstance(part, Tensor))
         with self._lock:
             self.drop(key)
             if size > self.capacity:
                 return
-            entry = _Entry(tensors, value, size, lambda _: self.drop(key))
+            entry = _Entry(tensors, stamps, value, size, lambda _: self.drop(key))
             entry.used = next(self._clock)
             self._entries[key] = entry
             self.bytes += size
