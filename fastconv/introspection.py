@@ -13,6 +13,13 @@ from . import _C, backends
 _SAME_AS = {"linear": "gemm", "conv2d_bn_act": "conv2d"}
 OPERATORS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "conv2d_input_grad", "conv2d_weight_grad", "gemm")
 _COMPILED = ("cpu", "cuda", "cuda_emulated")
+# What a problem is described by: csrc/torch/introspection.cpp reads these.
+_CONV_FIELDS = (
+    "N", "C", "H", "W", "K", "R", "S", "stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left", "pad_right",
+    "dilation_h", "dilation_w", "groups", "scale_h", "scale_w", "channels_last", "weight_channels_last",
+)  # fmt: skip
+_GEMM_FIELDS = ("M", "N", "K", "batch", "transpose_a", "transpose_b")
+_COMMON_FIELDS = ("dtype", "act", "bias", "scale", "shift", "residual")
 
 
 class Algorithm(NamedTuple):
@@ -66,8 +73,9 @@ def algorithms(op: str, backend: str = "cpu") -> list[Algorithm]:
     name = _SAME_AS.get(op, op)
     if name in OPERATORS:
         return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
-    if not callable(getattr(functional, op, None)) and op not in _operator_names():
-        known = sorted({*OPERATORS, *_SAME_AS, *functional.__all__})
+    if not callable(getattr(functional, str(op), None)) and op not in _operator_names():
+        functions = (f for f in functional.__all__ if callable(getattr(functional, f)))
+        known = sorted({*OPERATORS, *_SAME_AS, *functions})
         raise ValueError(f"fastconv.algorithms: expected op to be one of {', '.join(known)}, but got {op!r}")
     return []
 
@@ -90,12 +98,21 @@ def explain(op: str, backend: str = "cpu", **problem: Any) -> Explanation:
         backend: cpu, cuda or cuda_emulated.
         problem: N, C, H, W, K, R, S, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
             dilation_w, groups, scale_h, scale_w (conv2d and its kin; defaults 1, no padding), or M, N, K, batch,
-            transpose_a, transpose_b (gemm), and dtype, act, channels_last, bias, scale, shift, residual.
+            transpose_a, transpose_b (gemm), and dtype, act, channels_last, weight_channels_last, bias, scale, shift,
+            residual.
+
+    Raises:
+        ValueError: a name or a value of these that does not exist, or that makes no problem.
 
     Example: ``print(fastconv.explain("conv2d", C=64, H=56, W=56, K=64, R=3, S=3, pad_top=1, pad_bottom=1, pad_left=1,
     pad_right=1, channels_last=True))``
     """
     name = _SAME_AS.get(op, op)
+    fields = (*(_GEMM_FIELDS if name == "gemm" else _CONV_FIELDS), *_COMMON_FIELDS)
+    if unknown := [field for field in problem if field not in fields]:
+        raise ValueError(f"explain: expected the problem in terms of {', '.join(fields)}, but got {unknown[0]!r}")
+    if isinstance(dtype := problem.get("dtype"), torch.dtype):
+        problem["dtype"] = str(dtype).removeprefix("torch.")
     summaries = dict(_C.algorithms(name, backend))
     rows = [Candidate(n, summaries[n], tuple(r), p) for n, r, p in _C.reasons(name, backend, problem)]
     able = [row for row in rows if not row.reasons]

@@ -209,3 +209,21 @@ def test_a_derivative_without_a_kernel_gives_its_reasons() -> None:
 def test_unknown_operators_list_the_known(op: str) -> None:
     with pytest.raises(ValueError, match=r"conv2d.*gemm"):
         fastconv.algorithms(op)
+
+
+def test_the_known_operators_are_functions() -> None:
+    with pytest.raises(ValueError) as caught:
+        fastconv.algorithms("conv3d")
+    listed = str(caught.value).split("one of ")[1].split(", but")[0].split(", ")
+    assert {"conv2d", "gemm", "relu"} <= set(listed)
+    for op in listed:
+        fastconv.algorithms(op)
+
+
+def test_explain_takes_the_terms_it_lists() -> None:
+    with pytest.raises(ValueError, match=r"^explain: expected the problem in terms of N, C, .*, but got 'c'$"):
+        fastconv.explain("conv2d", c=64)
+    with pytest.raises(ValueError, match=r"^explain: expected the problem in terms of M, N, K, .*, but got 'groups'$"):
+        fastconv.explain("gemm", groups=2)
+    by_name, by_dtype = (fastconv.explain("conv2d", C=64, dtype=dtype) for dtype in ("float16", torch.float16))
+    assert str(by_name) == str(by_dtype)

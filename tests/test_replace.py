@@ -176,3 +176,8 @@ def test_copies_and_pickles() -> None:
     for twin in (copy.deepcopy(model), torch.load(buffer, weights_only=False)):
         assert [type(a) for a in twin.modules()] == [type(a) for a in model.modules()]
         torch.testing.assert_close(twin(x), model(x))
+
+
+def test_only_modules() -> None:
+    with pytest.raises(TypeError, match=r"^replace: expected model to be a torch.nn.Module, but got int$"):
+        replace(3)  # type: ignore[arg-type]

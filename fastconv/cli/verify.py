@@ -53,6 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.line(f"MISSED {text}")
     if len(report.failures) > _SHOWN_FAILURES:
         console.line(f"... and {len(report.failures) - _SHOWN_FAILURES} more")
+    if not report.outcomes:
+        console.line("nothing ran: no backend asked for has this operator and algorithm")
     console.line(f"{shown.summary(report)}; peak resident memory {peak_rss_bytes() / (1 << 20):.0f} MiB")
     if arguments.json:
         path = Path(arguments.json)

@@ -24,6 +24,8 @@ def replace(model: nn.Module) -> nn.Module:
     Args:
         model: any module, in training or evaluation mode; changed in place.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"replace: expected model to be a torch.nn.Module, but got {type(model).__name__}")
     for module in model.modules():
         stand_in = replacement_class(module)
         if stand_in is not None:
