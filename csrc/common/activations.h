@@ -1,7 +1,7 @@
 // Every activation once: value, first and second derivative with respect to its input. `a` is the activation's
 // parameter (negative slope of leaky_relu and prelu, alpha of elu), ignored by the others. V is float, double, or a
 // SIMD vector of either; see math.h for the operations V must have. To add one: a functor, an enumerator, a row in
-// visit_activation, and a row in fastconv/ops/activations.py (a test compares names and values).
+// visit_activation, and a row in fastconv/functional/arguments.py (a test compares names and values).
 #pragma once
 
 #include <cstdint>
