@@ -45,7 +45,7 @@ __all__ = [
 
 
 def explain(what: Any, *args: Any, **problem: Any) -> Any:
-    """What runs and why: `explain(converted)` layer by layer, `explain("conv2d", C=64, ...)` for one problem.
+    """What runs and why: `explain(converted)` by layers, `explain("conv2d", "mb1ic64ih56oc64kh3ph1")` for one problem.
 
     Args:
         what: a module that `convert` or `replace` made, or an operator's name: see `fastconv.introspection.explain`.

@@ -90,24 +90,28 @@ def algorithm_names(op: str, backend: str = "cpu") -> list[str]:
     return [algorithm.name for algorithm in algorithms(op, backend)]
 
 
-def explain(op: str, backend: str = "cpu", **problem: Any) -> Explanation:
+def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) -> Explanation:
     """Which algorithm serves a problem, with the reasons against each.
 
     Args:
         op: one of `fastconv.introspection.OPERATORS`.
+        text: the problem as `fastconv bench` takes it, for example "mb1ic64ih56oc64kh3ph1" or "m512k512n512".
         backend: cpu, cuda or cuda_emulated.
-        problem: N, C, H, W, K, R, S, stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
-            dilation_w, groups, scale_h, scale_w (conv2d and its kin; defaults 1, no padding), or M, N, K, batch,
-            transpose_a, transpose_b (gemm), and dtype, act, channels_last, weight_channels_last, bias, scale, shift,
-            residual.
+        problem: fields that add to the text or stand alone: N, C, H, W, K, R, S, stride_h, stride_w, pad_top,
+            pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups, scale_h, scale_w (conv2d and its kin;
+            defaults 1, no padding), or M, N, K, batch, transpose_a, transpose_b (gemm), and dtype, act, channels_last,
+            weight_channels_last, bias, scale, shift, residual.
 
     Raises:
         ValueError: a name or a value of these that does not exist, or that makes no problem.
 
-    Example: ``print(fastconv.explain("conv2d", C=64, H=56, W=56, K=64, R=3, S=3, pad_top=1, pad_bottom=1, pad_left=1,
-    pad_right=1, channels_last=True))``
+    Example: ``print(fastconv.explain("conv2d", "mb1ic64ih56oc64kh3ph1", channels_last=True, act="relu"))``
     """
     name = _SAME_AS.get(op, op)
+    if text:
+        from fastconv.bench.problem import parse_problem
+
+        problem = {**parse_problem("gemm" if name == "gemm" else op, text).kernel_fields(), **problem}
     fields = (*(_GEMM_FIELDS if name == "gemm" else _CONV_FIELDS), *_COMMON_FIELDS)
     if unknown := [field for field in problem if field not in fields]:
         raise ValueError(f"explain: expected the problem in terms of {', '.join(fields)}, but got {unknown[0]!r}")

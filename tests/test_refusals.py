@@ -227,3 +227,20 @@ def test_explain_takes_the_terms_it_lists() -> None:
         fastconv.explain("gemm", groups=2)
     by_name, by_dtype = (fastconv.explain("conv2d", C=64, dtype=dtype) for dtype in ("float16", torch.float16))
     assert str(by_name) == str(by_dtype)
+
+
+@pytest.mark.parametrize(
+    ("op", "text", "chosen"),
+    [
+        ("conv2d", "mb1ic64ih56oc64kh3ph1", "implicit_gemm"),
+        ("conv2d", "g32mb1ic32ih8oc32kh3ph1", "depthwise"),
+        ("conv2d", "mb1ic64ih8oc32kh1", "pointwise"),
+        ("upsample_conv2d", "mb1ic16ih8oc16kh3ph1", "phase"),
+        ("conv_transpose2d", "mb1ic16ih8oc24kh4sh2ph1", "phases"),
+        ("gemm", "m8k16n4", "tiled"),
+    ],
+)
+def test_explain_reads_the_problem_strings_of_bench(op: str, text: str, chosen: str) -> None:
+    explanation = fastconv.explain(op, text)
+    assert explanation.chosen == chosen
+    assert chosen in str(explanation)

@@ -158,32 +158,12 @@ def problem_fields(workload: Workload, layout: str) -> dict[str, Any]:
     p = workload.problem
     common = {"dtype": workload.dtype, "act": workload.act, "bias": workload.bias, "residual": workload.residual}
     if isinstance(p, GemmProblem):
-        return {"M": p.m, "N": p.n, "K": p.k, "batch": max(p.batch, 1), **common}
-    # A transposed convolution is the input gradient of a convolution from its output to its input.
-    (height, width), channels, filters = (p.height, p.width), p.in_channels, p.out_channels
-    if p.transposed:
-        (height, width), channels, filters = p.out_size, p.out_channels, p.in_channels
-    scale = {"scale_h": p.upsample[0], "scale_w": p.upsample[1]} if workload.op == "upsample_conv2d" else {}
+        return {**p.kernel_fields(), **common}
+    channels_last = layout == "nhwc"
     return {
-        "N": p.batch,
-        "C": channels,
-        "H": height,
-        "W": width,
-        "K": filters,
-        "R": p.kernel[0],
-        "S": p.kernel[1],
-        "stride_h": p.stride[0],
-        "stride_w": p.stride[1],
-        "dilation_h": p.dilation[0],
-        "dilation_w": p.dilation[1],
-        "pad_top": p.padding[0],
-        "pad_bottom": p.padding[0],
-        "pad_left": p.padding[1],
-        "pad_right": p.padding[1],
-        "groups": p.groups,
-        "channels_last": layout == "nhwc",
-        "weight_channels_last": layout == "nhwc",
-        **scale,
+        **p.kernel_fields(),
+        "channels_last": channels_last,
+        "weight_channels_last": channels_last,
         **common,
     }
 

@@ -109,6 +109,32 @@ class WindowProblem:
                 hint = "asymmetric padding is not part of this notation"
                 raise ValueError(f"problem: expected {key} to be {size}, but got {given[key]} in {text!r} ({hint})")
 
+    def kernel_fields(self) -> dict[str, int]:
+        """The problem in the kernels' names. A transposed convolution is told as the one whose input gradient it is."""
+        image, filters = (self.height, self.width), self.out_channels
+        if self.transposed:
+            image, filters = self.out_size, self.in_channels
+        return {
+            "N": self.batch,
+            "C": self.out_channels if self.transposed else self.in_channels,
+            "H": image[0],
+            "W": image[1],
+            "K": filters,
+            "R": self.kernel[0],
+            "S": self.kernel[1],
+            "stride_h": self.stride[0],
+            "stride_w": self.stride[1],
+            "pad_top": self.padding[0],
+            "pad_bottom": self.padding[0],
+            "pad_left": self.padding[1],
+            "pad_right": self.padding[1],
+            "dilation_h": self.dilation[0],
+            "dilation_w": self.dilation[1],
+            "groups": self.groups,
+            "scale_h": self.upsample[0],
+            "scale_w": self.upsample[1],
+        }
+
     @property
     def out_size(self) -> tuple[int, int]:
         """(P, Q), the output's height and width."""
@@ -196,6 +222,10 @@ class GemmProblem:
         """Reads `mMkKnN` or `bBmMkKnN`."""
         v = _pairs(text, _GEMM_KEYS, ("m", "k", "n"))
         return cls(v["m"], v["k"], v["n"], v.get("b", 0))
+
+    def kernel_fields(self) -> dict[str, int]:
+        """The problem in the kernels' names."""
+        return {"M": self.m, "K": self.k, "N": self.n, "batch": max(self.batch, 1)}
 
     @property
     def a_shape(self) -> tuple[int, ...]:

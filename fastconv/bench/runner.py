@@ -123,7 +123,7 @@ def _choice(workload: Workload, layout: str, backend: str) -> str:
     """`auto`, with the algorithm that the package chooses where it can tell."""
     if workload.op not in introspection.OPERATORS or backend not in ("cpu", "cuda", "cuda_emulated"):
         return "auto"
-    chosen = introspection.explain(workload.op, backend, **problem_fields(workload, layout)).chosen
+    chosen = introspection.explain(workload.op, backend=backend, **problem_fields(workload, layout)).chosen
     return f"auto: {chosen}" if chosen else "auto"
 
 

@@ -174,7 +174,7 @@ def _why_left(node: fx.Node) -> str:
         return "no convolution after it"
     if node.meta.get("pinned"):
         return "it writes to memory that is read under another name"
-    return "fastconv has no kernel for it"
+    return "not one of the operations that convert takes over"
 
 
 def spec_operation(spec: ir.Spec) -> str:

@@ -33,7 +33,7 @@ def choose_algorithm(op: str, problem: dict[str, Any], backend: str) -> Choice:
     """The algorithm that the table gives this problem, its summary, and what spoke against those before it."""
     if not introspection.algorithms(op, backend):
         return Choice(backend, "the one implementation that this backend has")
-    found = introspection.explain(op, backend, **problem)
+    found = introspection.explain(op, backend=backend, **problem)
     rows = found.candidates
     if found.chosen is None:
         return Choice("none", "; ".join(f"{row.name}: {', '.join(row.reasons)}" for row in rows))
