@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fastconv import machine
-from fastconv.backends import BACKENDS
 from fastconv.bench.timing import peak_rss_bytes
 from fastconv.cli.common import make_folder
 from fastconv.cli.console import FAILED, OK, CommandError, Console, Progress
@@ -24,7 +23,7 @@ def add_parser(commands: Any) -> None:
         "instruction set, and compares the outputs with a float64 reference in plain Python. Exits with 1 when one "
         "misses or an algorithm was never reached: that is what CI calls.",
     )
-    parser.add_argument("--backend", metavar="NAME", help="only this one of cpu, cuda_emulated, cuda (default: all here)")
+    parser.add_argument("--backend", metavar="NAME", help="one of cpu, cuda_emulated, cuda (default: all here)")
     parser.add_argument("--op", metavar="NAME", help="only this operator")
     parser.add_argument("--algo", metavar="NAME", help="only this algorithm")
     parser.add_argument("--isa", metavar="NAME", help="only this instruction set of the cpu backend (default: all)")
