@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.fastconv-ready
 
-.PHONY: help setup build test demo verify bench lint format typecheck emulator-test cuda-check clean
+.PHONY: help setup build test demo verify bench lint format cuda-check clean
 
 help:
 	@echo "make demo        real photos through torch and fastconv, an HTML report in fastconv-demo/"
