@@ -91,7 +91,7 @@ struct PoolCall {
   TensorView indices;
 };
 
-// Elementwise over dense tensors of one and the same stride order: `outer` runs over the channel blocks, see below.
+// Elementwise, over tensors of the same extents and any strides.
 struct ActivationCall {
   DType dtype = DType::kFloat32;
   Activation act = Activation::kIdentity;

@@ -28,11 +28,6 @@ struct ConvProblem {
   FC_HOST_DEVICE int64_t gemm_k() const { return channels_per_group() * R * S; }
   FC_HOST_DEVICE bool is_depthwise() const { return groups == C && groups > 1; }
   FC_HOST_DEVICE bool has_padding() const { return pad_top | pad_left | pad_bottom | pad_right; }
-  // 1x1, unit stride, no padding: a plain GEMM over pixels.
-  FC_HOST_DEVICE bool is_pointwise() const {
-    return R == 1 && S == 1 && stride_h == 1 && stride_w == 1 && !has_padding() && scale_h == 1 && scale_w == 1;
-  }
-  FC_HOST_DEVICE int64_t multiply_adds() const { return N * K * P * Q * gemm_k(); }
 };
 
 // Extent of the convolution's output along one axis; 0 or less means that the filter does not fit.

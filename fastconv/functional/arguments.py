@@ -82,8 +82,3 @@ def split_param(act: str, act_param: ActParam) -> tuple[float, Tensor | None]:
             raise ValueError("a tensor is prelu's parameter")  # the checks find better words
         return 0.0, act_param
     return float(act_param), None
-
-
-def wants_grad(*tensors: Any) -> bool:
-    """Whether autograd would record a call on these."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
