@@ -35,6 +35,7 @@ struct GemmCall {
   void* d = nullptr;
   int64_t d_stride_batch = 0, d_stride_m = 0, d_stride_n = 1;
   const void* packed_b = nullptr;  // from gemm_pack_b, when the caller has it (batch == 1)
+  bool allow_tf32 = false;         // float32 on tensor cores with ten bits of mantissa may be chosen unasked
   // Column n is the epilogue's channel; residual and full_param are views with size (batch, N, M, 1).
   EpilogueArgs epilogue;
 };
@@ -47,6 +48,7 @@ struct Conv2dCall {
   TensorView w;                    // (K, C / groups, R, S)
   TensorView y;                    // (N, K, P, Q)
   const void* packed_w = nullptr;  // from the matching pack function, when the caller has it
+  bool allow_tf32 = false;
   EpilogueArgs epilogue;
 };
 
@@ -58,6 +60,7 @@ struct Conv2dInputGradCall {
   TensorView w;   // (K, C / groups, R, S)
   TensorView dx;  // (N, C, H, W)
   const void* packed_w = nullptr;
+  bool allow_tf32 = false;
   EpilogueArgs epilogue;  // its channel is dx's channel c
 };
 
@@ -67,6 +70,7 @@ struct Conv2dWeightGradCall {
   TensorView dy;  // (N, K, P, Q)
   TensorView x;   // (N, C, H, W)
   TensorView dw;  // (K, C / groups, R, S)
+  bool allow_tf32 = false;
 };
 
 // Windows of max and average pooling. Bottom and right padding are implied by P and Q (ceil_mode).

@@ -2,12 +2,12 @@
 // against the vector type of simd/<isa>.h, and compiled once per table.
 #pragma once
 
-#include "../common/calls.h"
+#include "../common/op_kernels.h"
 #include "parallel.h"
 
 namespace fastconv::cpu {
 
-struct Kernels {
+struct Kernels : OpKernels {
   const char* isa = nullptr;
   int vector_bytes = 0;
 
@@ -37,23 +37,6 @@ struct Kernels {
   void (*gemm)(const GemmCall&, const CallContext&) = nullptr;
   size_t (*gemm_packed_b_bytes)(int64_t K, int64_t N, DType) = nullptr;
   void (*gemm_pack_b)(const GemmCall&, void* packed) = nullptr;
-
-  // Pooling (kernels/pooling.h).
-  void (*max_pool2d)(const PoolCall&, const CallContext&) = nullptr;
-  void (*max_pool2d_backward)(const PoolCall&, const CallContext&) = nullptr;
-  void (*avg_pool2d)(const PoolCall&, const CallContext&) = nullptr;
-  void (*avg_pool2d_backward)(const PoolCall&, const CallContext&) = nullptr;
-
-  // Elementwise, reductions, rearrangements (kernels/elementwise.h, softmax.h, im2col.h, upsample.h).
-  void (*activation)(const ActivationCall&, const CallContext&) = nullptr;
-  void (*prelu_param_grad)(const PreluParamGradCall&, const CallContext&) = nullptr;
-  void (*softmax)(const SoftmaxCall&, const CallContext&) = nullptr;
-  void (*softmax_backward)(const SoftmaxCall&, const CallContext&) = nullptr;
-  void (*im2col)(const Im2colCall&, const CallContext&) = nullptr;
-  void (*col2im)(const Im2colCall&, const CallContext&) = nullptr;
-  void (*upsample_nearest2d)(const UpsampleCall&, const CallContext&) = nullptr;
-  void (*upsample_nearest2d_backward)(const UpsampleCall&, const CallContext&) = nullptr;
-  void (*channel_sum)(const ChannelSumCall&, const CallContext&) = nullptr;
 
   // Measurement (kernels/machine.h): iterations of independent FMAs on one thread; returns FLOPs done.
   double (*fma_burst)(int64_t iterations) = nullptr;

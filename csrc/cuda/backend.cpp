@@ -1,7 +1,55 @@
+// The CUDA backend's tables. Within a table the first row with nothing against it, and preferred, serves a call.
 #include "backend.h"
+
+#include "algorithms.h"
+
+namespace fastconv::cuda {
+namespace {
+
+const AlgorithmTable<GemmCall>& gemm_algorithms() {
+  static const AlgorithmTable<GemmCall> table = {kGemmSimt};
+  return table;
+}
+
+const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
+  static const AlgorithmTable<Conv2dCall> table = {kConv2dDirect};
+  return table;
+}
+
+const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
+  static const AlgorithmTable<Conv2dCall> table = {};
+  return table;
+}
+
+const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
+  static const AlgorithmTable<Conv2dInputGradCall> table = {};
+  return table;
+}
+
+const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms() {
+  static const AlgorithmTable<Conv2dWeightGradCall> table = {};
+  return table;
+}
+
+const OpKernels& op_kernels() {
+  static const OpKernels kernels = [] {
+    OpKernels k;
+    return k;
+  }();
+  return kernels;
+}
+
+}  // namespace
+}  // namespace fastconv::cuda
 
 const fastconv::cuda::Backend* fastconv_cuda_backend() {
   using namespace fastconv::cuda;
-  static const Backend backend{kBackendAbi, &gemm_algorithms(), &conv2d_algorithms()};
+  static const Backend backend{kBackendAbi,
+                               &gemm_algorithms(),
+                               &conv2d_algorithms(),
+                               &upsample_conv2d_algorithms(),
+                               &conv2d_input_grad_algorithms(),
+                               &conv2d_weight_grad_algorithms(),
+                               &op_kernels()};
   return &backend;
 }

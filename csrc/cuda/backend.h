@@ -1,23 +1,26 @@
-// What the CUDA backend offers to the torch layer: its algorithm tables, of the same type as the CPU's. The same
-// function exists twice: in the extension itself when nvcc built the kernels (backend "cuda"), and in the shared
-// library fastconv/_emulated.so, which the host compiler built from the same sources (backend "cuda_emulated").
+// What the CUDA backend offers to the torch layer: algorithm tables and single kernels, of the same types as the CPU's.
+// The same function exists twice: in the extension itself when nvcc built the kernels (backend "cuda"), and in the
+// shared library fastconv/_emulated.so, which the host compiler built from the same sources (backend "cuda_emulated").
 #pragma once
 
 #include "../common/algorithm_table.h"
+#include "../common/op_kernels.h"
 
 namespace fastconv::cuda {
 
-const AlgorithmTable<GemmCall>& gemm_algorithms();
-const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
-
 // Changes whenever a struct that crosses the library's border does: the two sides must come from one build.
-constexpr uint64_t kBackendAbi =
-    sizeof(GemmCall) | sizeof(Conv2dCall) << 16 | sizeof(CallContext) << 32 | sizeof(Algorithm<GemmCall>) << 40;
+constexpr uint64_t kBackendAbi = sizeof(GemmCall) | sizeof(Conv2dCall) << 12 | sizeof(CallContext) << 24 |
+                                 sizeof(Algorithm<GemmCall>) << 32 | sizeof(OpKernels) << 40 |
+                                 (sizeof(PoolCall) + sizeof(Conv2dInputGradCall)) << 50;
 
 struct Backend {
   uint64_t abi;  // kBackendAbi of the side that fills it
   const AlgorithmTable<GemmCall>* gemm;
   const AlgorithmTable<Conv2dCall>* conv2d;
+  const AlgorithmTable<Conv2dCall>* upsample_conv2d;
+  const AlgorithmTable<Conv2dInputGradCall>* conv2d_input_grad;
+  const AlgorithmTable<Conv2dWeightGradCall>* conv2d_weight_grad;
+  const OpKernels* kernels;
 };
 
 }  // namespace fastconv::cuda

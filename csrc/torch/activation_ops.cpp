@@ -81,12 +81,12 @@ void run_activation(Tensor x, const Tensor& y, const OptionalTensor& dy, const s
     };
     call.x = flat(x), call.y = flat(y);
     if (dy) call.dy = flat(*dy);
-    run_kernel(&cpu::Kernels::activation, call, backend, op, x);
+    run_kernel(&OpKernels::activation, call, backend, op, x);
     return;
   }
   call.x = folded_view(x, call.dtype), call.y = folded_view(y, call.dtype);
   if (dy) call.dy = folded_view(*dy, call.dtype);
-  run_kernel(&cpu::Kernels::activation, call, backend, op, x);
+  run_kernel(&OpKernels::activation, call, backend, op, x);
 }
 
 }  // namespace
@@ -171,7 +171,7 @@ Tensor prelu_alpha_grad(Tensor dy, Tensor x, Ints alpha_size, std::string backen
     }
     call.dparam.stride[0] = count;
   }
-  run_kernel(&cpu::Kernels::prelu_param_grad, call, backend, op, x);
+  run_kernel(&OpKernels::prelu_param_grad, call, backend, op, x);
   return dalpha;
 }
 
@@ -200,7 +200,7 @@ Tensor softmax(Tensor x, int64_t dim, std::string backend_name) {
   Tensor y = empty(sizes_of(x), dtype, MemoryFormat::kContiguous, x);
   if (y.numel() == 0) return y;
   call.x = data_of(x), call.y = data_of(y);
-  run_kernel(&cpu::Kernels::softmax, call, backend, op, x);
+  run_kernel(&OpKernels::softmax, call, backend, op, x);
   return y;
 }
 
@@ -217,7 +217,7 @@ Tensor softmax_backward(Tensor dy, Tensor y, int64_t dim, std::string backend_na
   Tensor dx = empty(sizes_of(y), dtype, MemoryFormat::kContiguous, y);
   if (dx.numel() == 0) return dx;
   call.x = data_of(y), call.dy = data_of(dy), call.y = data_of(dx);
-  run_kernel(&cpu::Kernels::softmax_backward, call, backend, op, y);
+  run_kernel(&OpKernels::softmax_backward, call, backend, op, y);
   return dx;
 }
 
@@ -236,7 +236,7 @@ Tensor channel_sum(Tensor dy, std::string backend_name) {
   dy = walkable(dy);
   call.dy = view_of(dy, call.dtype);
   call.sum = data_of(sum);
-  run_kernel(&cpu::Kernels::channel_sum, call, backend, op, dy);
+  run_kernel(&OpKernels::channel_sum, call, backend, op, dy);
   return sum;
 }
 

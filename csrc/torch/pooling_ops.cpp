@@ -77,7 +77,7 @@ bool indices_in_range(const TensorView& indices, int64_t pixels) {
   return true;
 }
 
-using Slot = void (*cpu::Kernels::*)(const PoolCall&, const CallContext&);
+using Slot = OpKernels::Kernel<PoolCall> OpKernels::*;
 
 std::tuple<Tensor, Tensor> pool_forward(const char* op, Slot slot, Tensor x, const PoolProblem& p, bool want_indices,
                                         const std::string& backend_name) {
@@ -143,14 +143,14 @@ std::tuple<Tensor, Tensor> max_pool2d(Tensor x, Ints kernel_size, Ints stride, I
                                       bool ceil_mode, bool return_indices, std::string backend) {
   const char* op = "max_pool2d";
   const PoolProblem p = make_pool(sizes_of(x), {kernel_size, stride, padding, dilation, ceil_mode}, op);
-  return pool_forward(op, &cpu::Kernels::max_pool2d, x, p, return_indices, backend);
+  return pool_forward(op, &OpKernels::max_pool2d, x, p, return_indices, backend);
 }
 
 Tensor max_pool2d_backward(Tensor dy, Tensor indices, Ints input_size, Ints kernel_size, Ints stride, Ints padding,
                            Ints dilation, bool ceil_mode, std::string backend) {
   const char* op = "max_pool2d_backward";
   const PoolProblem p = make_pool(input_size, {kernel_size, stride, padding, dilation, ceil_mode}, op);
-  return pool_backward(op, &cpu::Kernels::max_pool2d_backward, dy, indices, p, backend);
+  return pool_backward(op, &OpKernels::max_pool2d_backward, dy, indices, p, backend);
 }
 
 namespace {
@@ -170,7 +170,7 @@ Tensor avg_pool2d(Tensor x, Ints kernel_size, Ints stride, Ints padding, bool ce
   const char* op = "avg_pool2d";
   const PoolProblem p =
       make_average(sizes_of(x), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, op);
-  return std::get<0>(pool_forward(op, &cpu::Kernels::avg_pool2d, x, p, false, backend));
+  return std::get<0>(pool_forward(op, &OpKernels::avg_pool2d, x, p, false, backend));
 }
 
 Tensor avg_pool2d_backward(Tensor dy, Ints input_size, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode,
@@ -178,21 +178,21 @@ Tensor avg_pool2d_backward(Tensor dy, Ints input_size, Ints kernel_size, Ints st
   const char* op = "avg_pool2d_backward";
   const PoolProblem p =
       make_average(input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, op);
-  return pool_backward(op, &cpu::Kernels::avg_pool2d_backward, dy, std::nullopt, p, backend);
+  return pool_backward(op, &OpKernels::avg_pool2d_backward, dy, std::nullopt, p, backend);
 }
 
 Tensor adaptive_avg_pool2d(Tensor x, Ints output_size, std::string backend) {
   const char* op = "adaptive_avg_pool2d";
   const PoolProblem p = make_adaptive(sizes_of(x), output_size, op);
   require((p.H > 0 && p.W > 0) || (p.P == 1 && p.Q == 1), op, ": expected a non-empty image, but got ", shape_text(x));
-  return std::get<0>(pool_forward(op, &cpu::Kernels::avg_pool2d, x, p, false, backend));
+  return std::get<0>(pool_forward(op, &OpKernels::avg_pool2d, x, p, false, backend));
 }
 
 Tensor adaptive_avg_pool2d_backward(Tensor dy, Ints input_size, std::string backend) {
   const char* op = "adaptive_avg_pool2d_backward";
   require(dy.dim() == 4, op, ": expected dy to have 4 dimensions, but got ", dy.dim());
   const PoolProblem p = make_adaptive(input_size, {dy.size(2), dy.size(3)}, op);
-  return pool_backward(op, &cpu::Kernels::avg_pool2d_backward, dy, std::nullopt, p, backend);
+  return pool_backward(op, &OpKernels::avg_pool2d_backward, dy, std::nullopt, p, backend);
 }
 
 std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor x, Ints output_size, bool return_indices, std::string backend) {
@@ -200,14 +200,14 @@ std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor x, Ints output_size, bool 
   const PoolProblem p = make_adaptive(sizes_of(x), output_size, op);
   require(p.C > 0 && p.H > 0 && p.W > 0, op, ": expected extents other than the batch to be positive, but got ",
           shape_text(x));
-  return pool_forward(op, &cpu::Kernels::max_pool2d, x, p, return_indices, backend);
+  return pool_forward(op, &OpKernels::max_pool2d, x, p, return_indices, backend);
 }
 
 Tensor adaptive_max_pool2d_backward(Tensor dy, Tensor indices, Ints input_size, std::string backend) {
   const char* op = "adaptive_max_pool2d_backward";
   require(dy.dim() == 4, op, ": expected dy to have 4 dimensions, but got ", dy.dim());
   const PoolProblem p = make_adaptive(input_size, {dy.size(2), dy.size(3)}, op);
-  return pool_backward(op, &cpu::Kernels::max_pool2d_backward, dy, indices, p, backend);
+  return pool_backward(op, &OpKernels::max_pool2d_backward, dy, indices, p, backend);
 }
 
 }  // namespace fastconv::ops

@@ -39,7 +39,7 @@ Tensor im2col(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilati
   x = walkable(x);
   call.image = view_of(x, call.dtype);
   call.columns = data_of(columns);
-  run_kernel(&cpu::Kernels::im2col, call, backend, op, x);
+  run_kernel(&OpKernels::im2col, call, backend, op, x);
   return columns;
 }
 
@@ -67,7 +67,7 @@ Tensor col2im(Tensor x, Ints output_size, Ints kernel_size, Ints stride, Ints pa
   }
   call.image = view_of(y, call.dtype);
   call.columns = data_of(x);
-  run_kernel(&cpu::Kernels::col2im, call, backend, op, x);
+  run_kernel(&OpKernels::col2im, call, backend, op, x);
   return y;
 }
 
@@ -85,7 +85,7 @@ Tensor upsample_nearest2d(Tensor x, Ints scale_factor, std::string backend_name)
   x = walkable(x);
   call.small = view_of(x, call.dtype);
   call.large = view_of(y, call.dtype);
-  run_kernel(&cpu::Kernels::upsample_nearest2d, call, backend, op, x);
+  run_kernel(&OpKernels::upsample_nearest2d, call, backend, op, x);
   return y;
 }
 
@@ -105,7 +105,7 @@ Tensor upsample_nearest2d_backward(Tensor dy, Ints scale_factor, std::string bac
   dy = walkable(dy);
   call.small = view_of(dx, call.dtype);
   call.large = view_of(dy, call.dtype);
-  run_kernel(&cpu::Kernels::upsample_nearest2d_backward, call, backend, op, dy);
+  run_kernel(&OpKernels::upsample_nearest2d_backward, call, backend, op, dy);
   return dx;
 }
 

@@ -16,12 +16,6 @@ const cuda::Backend& cuda_backend(Backend backend) {
 #endif
 }
 
-template <class Call>
-const AlgorithmTable<Call>& none() {
-  static const AlgorithmTable<Call> table;
-  return table;
-}
-
 }  // namespace
 
 const char* backend_name(Backend backend) {
@@ -61,6 +55,10 @@ void* current_stream([[maybe_unused]] const Tensor& t, Backend backend) {
 #endif
 }
 
+const OpKernels& op_kernels(Backend backend) {
+  return backend == Backend::kCpu ? cpu::kernels() : *cuda_backend(backend).kernels;
+}
+
 template <>
 const AlgorithmTable<GemmCall>& algorithms<GemmCall>(Backend backend) {
   return backend == Backend::kCpu ? cpu::gemm_algorithms() : *cuda_backend(backend).gemm;
@@ -72,17 +70,17 @@ const AlgorithmTable<Conv2dCall>& algorithms<Conv2dCall>(Backend backend) {
 }
 
 const AlgorithmTable<Conv2dCall>& upsample_algorithms(Backend backend) {
-  return backend == Backend::kCpu ? cpu::upsample_conv2d_algorithms() : none<Conv2dCall>();
+  return backend == Backend::kCpu ? cpu::upsample_conv2d_algorithms() : *cuda_backend(backend).upsample_conv2d;
 }
 
 template <>
 const AlgorithmTable<Conv2dInputGradCall>& algorithms<Conv2dInputGradCall>(Backend backend) {
-  return backend == Backend::kCpu ? cpu::conv2d_input_grad_algorithms() : none<Conv2dInputGradCall>();
+  return backend == Backend::kCpu ? cpu::conv2d_input_grad_algorithms() : *cuda_backend(backend).conv2d_input_grad;
 }
 
 template <>
 const AlgorithmTable<Conv2dWeightGradCall>& algorithms<Conv2dWeightGradCall>(Backend backend) {
-  return backend == Backend::kCpu ? cpu::conv2d_weight_grad_algorithms() : none<Conv2dWeightGradCall>();
+  return backend == Backend::kCpu ? cpu::conv2d_weight_grad_algorithms() : *cuda_backend(backend).conv2d_weight_grad;
 }
 
 }  // namespace fastconv::ops

@@ -52,17 +52,18 @@ void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend 
   select_algorithm(table, call, op, algo).run(call, CallContext{&workspace, current_stream(like, backend)});
 }
 
-// Runs the one kernel of an operation.
+// The single kernels of a backend.
+const OpKernels& op_kernels(Backend backend);
+
+// Runs the one kernel of an operation, with a workspace on `like`'s device.
 template <class Call>
-void run_kernel(void (*cpu::Kernels::*slot)(const Call&, const CallContext&), const Call& call, Backend backend,
-                const char* op, const Tensor& like) {
-  if (backend != Backend::kCpu) {
-    throw NotServed(concat(op, ": backend ", backend_name(backend), " has no kernel for it"));
-  }
-  const auto kernel = cpu::kernels().*slot;
-  if (!kernel) throw NotServed(concat(op, ": no kernel in the ", cpu::kernels().isa, " build"));
+void run_kernel(OpKernels::Kernel<Call> OpKernels::* slot, const Call& call, Backend backend, const char* op,
+                const Tensor& like) {
+  const auto kernel = op_kernels(backend).*slot;
+  if (!kernel) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no kernel for it"));
+  const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like);
-  kernel(call, CallContext{&workspace, nullptr});
+  kernel(call, CallContext{&workspace, current_stream(like, backend)});
 }
 
 }  // namespace fastconv::ops

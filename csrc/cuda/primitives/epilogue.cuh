@@ -1,10 +1,8 @@
-// The epilogue of csrc/common/epilogue.h as compile-time pieces, so that what a call does not use costs nothing. Three
-// kinds, chosen on the host by visit_epilogue():
-//   PlainEpilogue          the narrowing cast
-//   ChannelEpilogue<Act>   bias, scale, shift, and an activation known at compile time (identity, relu)
-//   GeneralEpilogue        everything else, decided at run time: residual, any activation, any parameter
-// The list is short on purpose: kernels are instantiated for each kind, and the third is memory-bound on its tensors or
-// dominated by its activation. Its code is long: kernels call finish() from one place, a loop that is not unrolled.
+// The epilogue of csrc/common/epilogue.h in two kinds, chosen on the host by visit_epilogue():
+//   ChannelEpilogue   bias, scale, shift, and ReLU or nothing: what nearly every layer asks for
+//   GeneralEpilogue   everything else, decided at run time: residual, any activation, any parameter
+// Two and no more, because kernels are instantiated for each; double, which is there for gradient checks, has the
+// second only. The general one's code is long: kernels call finish() from one place, a loop that is not unrolled.
 #pragma once
 
 #include "../../common/epilogue.h"
@@ -13,27 +11,25 @@
 namespace fastconv::cuda {
 
 template <class T>
-struct PlainEpilogue {
-  using Acc = accumulate_t<T>;
-  struct Channel {};
-  __device__ Channel channel(int64_t) const { return {}; }
-  __device__ T finish(Channel, Acc acc, int64_t, int64_t, int64_t, int64_t) const { return from_accumulate<T>(acc); }
-};
-
-template <class T, class Act>
 struct ChannelEpilogue {
   using Acc = accumulate_t<T>;
-  const Acc* bias;
+  const Acc* bias;  // null: absent
   const Acc* scale;
   const Acc* shift;
+  bool relu;
   struct Channel {
     Acc bias, scale, shift;
   };
   __device__ Channel channel(int64_t k) const {
     return {bias ? bias[k] : Acc(0), scale ? scale[k] : Acc(1), shift ? shift[k] : Acc(0)};
   }
+  // The value before the narrowing cast; finish() with it.
+  __device__ Acc value(const Channel& c, Acc acc) const {
+    const Acc v = c.scale * (acc + c.bias) + c.shift;
+    return relu ? activations::Relu::apply<Acc>(v, Acc(0)) : v;
+  }
   __device__ T finish(const Channel& c, Acc acc, int64_t, int64_t, int64_t, int64_t) const {
-    return from_accumulate<T>(Act::template apply<Acc>(c.scale * (acc + c.bias) + c.shift, Acc(0)));
+    return from_accumulate<T>(value(c, acc));
   }
 };
 
@@ -54,15 +50,11 @@ struct GeneralEpilogue {
 template <class T, class F>
 void visit_epilogue(const EpilogueArgs& args, F&& f) {
   using Acc = accumulate_t<T>;
-  if (args.is_identity()) return f(PlainEpilogue<T>{});
-  const Acc* bias = static_cast<const Acc*>(args.bias);
-  const Acc* scale = static_cast<const Acc*>(args.scale);
-  const Acc* shift = static_cast<const Acc*>(args.shift);
-  if (!args.residual.present() && args.act == Activation::kIdentity) {
-    return f(ChannelEpilogue<T, activations::Identity>{bias, scale, shift});
-  }
-  if (!args.residual.present() && args.act == Activation::kRelu) {
-    return f(ChannelEpilogue<T, activations::Relu>{bias, scale, shift});
+  if constexpr (sizeof(T) < 8) {
+    if (!args.residual.present() && (args.act == Activation::kIdentity || args.act == Activation::kRelu)) {
+      return f(ChannelEpilogue<T>{static_cast<const Acc*>(args.bias), static_cast<const Acc*>(args.scale),
+                                  static_cast<const Acc*>(args.shift), args.act == Activation::kRelu});
+    }
   }
   f(GeneralEpilogue<T>{args});
 }

@@ -1,5 +1,5 @@
-// GEMM on CUDA: the algorithm table.
-#include "backend.h"
+// The GEMM row "simt".
+#include "algorithms.h"
 #include "kernels/gemm_simt.cuh"
 
 namespace fastconv::cuda {
@@ -57,11 +57,7 @@ void run_simt(const GemmCall& call, const CallContext& context) {
 
 }  // namespace
 
-const AlgorithmTable<GemmCall>& gemm_algorithms() {
-  static const AlgorithmTable<GemmCall> table = {
-      {"simt", "register-tiled, double-buffered GEMM on CUDA cores", simt_reasons, nullptr, run_simt},
-  };
-  return table;
-}
+const Algorithm<GemmCall> kGemmSimt = {"simt", "register-tiled, double-buffered GEMM on CUDA cores", simt_reasons,
+                                       nullptr, run_simt};
 
 }  // namespace fastconv::cuda

@@ -1,5 +1,5 @@
-// conv2d on CUDA: the algorithm table.
-#include "backend.h"
+// The conv2d row "direct".
+#include "algorithms.h"
 #include "kernels/conv2d_direct.cuh"
 
 namespace fastconv::cuda {
@@ -56,11 +56,7 @@ void run_direct(const Conv2dCall& call, const CallContext& context) {
 
 }  // namespace
 
-const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {
-      {"direct", "the definition, tap by tap, on CUDA cores; any problem", direct_reasons, nullptr, run_direct},
-  };
-  return table;
-}
+const Algorithm<Conv2dCall> kConv2dDirect = {"direct", "the definition, tap by tap, on CUDA cores; any problem",
+                                             direct_reasons, nullptr, run_direct};
 
 }  // namespace fastconv::cuda

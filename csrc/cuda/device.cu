@@ -1,0 +1,50 @@
+#include "device.h"
+
+#include "primitives/cuda.h"
+
+#if defined(FASTCONV_EMULATED)
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#else
+#include <mutex>
+#endif
+
+namespace fastconv::cuda {
+
+#if defined(FASTCONV_EMULATED)
+
+const DeviceInfo& current_device() {
+  static const DeviceInfo turing{75, 68, 64 << 10}, ampere{80, 108, 163 << 10}, hopper{90, 132, 227 << 10};
+  const char* wanted = std::getenv("FASTCONV_EMULATED_ARCH");
+  if (!wanted || !*wanted || !std::strcmp(wanted, "90")) return hopper;
+  if (!std::strcmp(wanted, "80")) return ampere;
+  if (!std::strcmp(wanted, "75")) return turing;
+  throw std::invalid_argument(std::string("FASTCONV_EMULATED_ARCH: expected one of 75, 80, 90, but got '") + wanted +
+                              "'");
+}
+
+#else
+
+const DeviceInfo& current_device() {
+  constexpr int kMaxDevices = 64;
+  static DeviceInfo devices[kMaxDevices];
+  static std::once_flag asked[kMaxDevices];
+  static const DeviceInfo none;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return none;
+  std::call_once(asked[device], [device] {
+    const auto attribute = [device](cudaDeviceAttr which) {
+      int value = 0;
+      return cudaDeviceGetAttribute(&value, which, device) == cudaSuccess ? value : 0;
+    };
+    devices[device] = {attribute(cudaDevAttrComputeCapabilityMajor) * 10 + attribute(cudaDevAttrComputeCapabilityMinor),
+                       attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  });
+  return devices[device];
+}
+
+#endif
+
+}  // namespace fastconv::cuda
