@@ -1,11 +1,15 @@
 // Which access happens before which: vector clocks, the way race detectors keep them, with a shortcut for
-// __syncthreads. An agent is whatever accesses memory in its own order: today the threads of a block; asynchronous copy
-// engines and warpgroups take further numbers.
+// __syncthreads. An agent is whatever accesses memory in its own order: the threads of a block, and engines, which work
+// for them asynchronously (copies, warpgroups' matrix products).
 //
 // Every agent has a clock. An access carries (agent, clock). Observer o has seen it when o's view of that agent has
 // reached the clock. Views grow by synchronisation only: release() publishes a view, acquire() takes it in. After a
-// barrier of the whole block all views are equal: that common part is the floor, and a view is stored only for agents
+// barrier of the whole block all views are equal: that common part is the floor, and a view is stored only for threads
 // that have synchronised otherwise since. Kernels with nothing but __syncthreads thus cost O(threads) a barrier.
+//
+// What ordinary stores wrote is visible to an asynchronous engine only after a proxy fence somewhere between the store
+// and the engine's access. A view therefore has a second entry for each thread, its mark: how far that thread's stores
+// are known to be fenced. Marks travel with the rest of a view.
 #pragma once
 
 #include <algorithm>
@@ -18,13 +22,15 @@ using VectorClock = std::vector<uint32_t>;
 
 class Clocks {
  public:
-  // Agents 0 to threads - 1 are the block's threads, which take part in its barriers; the others do not.
-  void reset(int threads, int agents) {
+  // Agents 0 to threads - 1 are the block's threads, which take part in its barriers. The threads' marks follow, then
+  // the engines, which hold no views.
+  void reset(int threads, int engines) {
     threads_ = threads;
-    clock_.assign(agents, 1);
-    floor_.assign(agents, 0);
-    views_.assign(agents, {});
-    view_generation_.assign(agents, 0);
+    const size_t entries = static_cast<size_t>(2 * threads + engines);
+    clock_.assign(entries, 1);
+    floor_.assign(entries, 0);
+    views_.assign(threads, {});
+    view_generation_.assign(threads, 0);
     generation_ = 1;
     block_start_ = floor_;
   }
@@ -32,7 +38,10 @@ class Clocks {
   // Whatever came before belongs to another block: it is ordered, and what it wrote to shared memory is gone.
   void start_block() {
     block_barrier();
-    for (size_t agent = threads_; agent < clock_.size(); ++agent) floor_[agent] = clock_[agent]++;
+    for (int thread = 0; thread < threads_; ++thread) floor_[mark(thread)] = floor_[thread];
+    for (size_t agent = 2 * static_cast<size_t>(threads_); agent < clock_.size(); ++agent) {
+      floor_[agent] = clock_[agent]++;
+    }
     block_start_ = floor_;
   }
 
@@ -44,30 +53,63 @@ class Clocks {
     return view_generation_[observer] == generation_ && views_[observer][agent] >= clock;
   }
 
-  // Adds what `agent` has done and seen to `published`.
-  void release(int agent, VectorClock& published) {
+  // Adds what `thread` has done and seen to `published`.
+  void release(int thread, VectorClock& published) {
     join(published, floor_);
-    if (view_generation_[agent] == generation_) join(published, views_[agent]);
-    published[agent] = std::max(published[agent], clock_[agent]++);
+    if (view_generation_[thread] == generation_) join(published, views_[thread]);
+    published[thread] = std::max(published[thread], clock_[thread]++);
   }
 
-  void acquire(int agent, const VectorClock& published) {
-    if (view_generation_[agent] != generation_) {
-      views_[agent] = floor_;
-      view_generation_[agent] = generation_;
-    }
-    join(views_[agent], published);
-  }
+  void acquire(int thread, const VectorClock& published) { join(view(thread), published); }
 
   void block_barrier() {
-    for (size_t agent = 0; agent < clock_.size(); ++agent) {
-      if (view_generation_[agent] == generation_) join(floor_, views_[agent]);
+    for (int thread = 0; thread < threads_; ++thread) {
+      if (view_generation_[thread] == generation_) join(floor_, views_[thread]);
     }
     for (int thread = 0; thread < threads_; ++thread) floor_[thread] = clock_[thread]++;
     ++generation_;
   }
 
+  // ---- engines ----
+  int engine(int number) const { return 2 * threads_ + number; }
+  bool is_thread(int agent) const { return agent < threads_; }
+  // The next operation of an engine; its accesses carry the clock that is returned.
+  uint32_t begin_operation(int engine) { return ++clock_[engine]; }
+  // `thread` has waited for the operation. Nothing else follows from it: others may be in flight.
+  void acquire_operation(int thread, int engine, uint32_t clock) {
+    uint32_t& entry = view(thread)[engine];
+    entry = std::max(entry, clock);
+  }
+  // Adds the end of an operation to `published`.
+  void release_operation(int engine, uint32_t clock, VectorClock& published) const {
+    if (published.size() < clock_.size()) published.resize(clock_.size(), 0);
+    published[engine] = std::max(published[engine], clock);
+  }
+
+  // ---- the proxy fence ----
+  // All that `thread` has written or seen written is from now on visible to engines that it starts.
+  void proxy_fence(int thread) {
+    VectorClock& mine = view(thread);
+    for (int t = 0; t < threads_; ++t) mine[mark(t)] = std::max(mine[mark(t)], mine[t]);
+    mine[mark(thread)] = std::max(mine[mark(thread)], clock_[thread]++);
+  }
+  // Whether a store of `agent` at `clock` is fenced, as far as `observer` knows.
+  bool fenced(int observer, int agent, uint32_t clock) const {
+    if (!is_thread(agent) || clock <= floor_[mark(agent)]) return true;
+    return view_generation_[observer] == generation_ && views_[observer][mark(agent)] >= clock;
+  }
+
  private:
+  int mark(int thread) const { return threads_ + thread; }
+
+  VectorClock& view(int thread) {
+    if (view_generation_[thread] != generation_) {
+      views_[thread] = floor_;
+      view_generation_[thread] = generation_;
+    }
+    return views_[thread];
+  }
+
   static void join(VectorClock& into, const VectorClock& from) {
     if (into.size() < from.size()) into.resize(from.size(), 0);
     for (size_t i = 0; i < from.size(); ++i) into[i] = std::max(into[i], from[i]);

@@ -41,6 +41,10 @@ unsigned ballot(unsigned mask, bool predicate, Caller caller);
 using AtomicUpdate = void (*)(void* value, void* state);
 void atomic_access(void* address, size_t bytes, void* old, AtomicUpdate update, void* state, Caller caller);
 
+// The 32-bit address of a byte of shared memory, as PTX knows it, and back.
+uint32_t shared_address(const void* pointer, Caller caller);
+unsigned char* shared_pointer(uint32_t address);
+
 // Start of the block's dynamic shared memory, 1024-byte aligned.
 unsigned char* dynamic_shared_memory();
 

@@ -72,7 +72,7 @@ void memory_access(const void* address, size_t bytes, AccessKind kind, bool alig
                (shared ? " (shared memory)" : " (global memory)"));
   }
   if (shared) {
-    shared_access(address, bytes, kind, site);
+    shared_access(address, bytes, kind, running_thread(), site);
     return;
   }
   if (at - reinterpret_cast<uintptr_t>(m.argument) < m.argument_bytes && kind == AccessKind::kRead) return;

@@ -73,11 +73,25 @@ struct Warp {
 };
 
 // ---- shared_memory.cpp: what every byte of shared memory has seen -------------------------------------------------
+// By which way an access reaches memory. Ordinary stores and asynchronous engines see one another's data only after a
+// proxy fence; an mbarrier is touched by its own instructions only.
+enum class Through : uint8_t { kOrdinary, kAsynchronous, kMbarrier };
+
 struct SharedAccess {
   uint32_t clock = 0;  // 0: never
-  uint32_t site = 0;
+  uint32_t site = 0;   // pack()
   uint16_t agent = 0;
   bool atomic = false;
+  Through through = Through::kOrdinary;
+};
+
+// Who accesses. A thread accesses for itself; an engine under its own number, and ordered after what the threads had
+// seen that started it.
+struct Accessor {
+  int agent;
+  uint32_t clock;
+  int first_thread, threads;  // all of these must have seen what came before
+  Through through;
 };
 
 // Two readers are kept: enough for one to differ from any writer. With partial synchronisation a third, evicted reader
@@ -151,6 +165,15 @@ struct Machine {
 extern Machine* the_machine;
 inline Machine& machine() { return *the_machine; }
 
+// ---- engines: agents of the clocks beside the threads
+// ----------------------------------------------------------------
+constexpr int kWarpgroupThreads = 128;
+constexpr int kWarpgroupEngines = kMaxThreads / kWarpgroupThreads;  // wgmma, one for each warpgroup
+constexpr int kLoadEngines = 64;   // bulk loads: one for each mbarrier, as far as the number goes
+constexpr int kStoreEngines = 16;  // bulk stores: one for each thread that issues any, likewise
+constexpr int kFirstLoadEngine = kWarpgroupEngines, kFirstStoreEngine = kFirstLoadEngine + kLoadEngines;
+constexpr int kEngines = kFirstStoreEngine + kStoreEngines;
+
 // ---- reports.cpp ---------------------------------------------------------------------------------------------------
 // Records a finding of the running fiber. Source positions in `message` are written as "{0}" for `site` and "{1}" for
 // `other`, and resolved after the launch, on the host's stack. One report for each (rule, site, other) of a launch.
@@ -159,7 +182,11 @@ void report(const char* rule, const Site& site, const std::string& message, cons
 void clear_reports();
 std::vector<Report> take_reports();
 std::string describe(const Fiber& fiber);
+std::string describe_agent(int agent);  // "thread 5 (warp 0 lane 5)", or the engine
 std::string position(Caller caller);
+// A site in 32 bits, for the shadow of shared memory.
+uint32_t pack(const Site& site);
+Site unpack(uint32_t site);
 
 // ---- scheduler.cpp -------------------------------------------------------------------------------------------------
 void thread_left(Fiber& fiber);  // collectives.cpp: a thread returned from the kernel
@@ -169,7 +196,8 @@ void prepare_shared_memory();  // at the start of a launch
 void start_block_memory();     // NaN bytes into all shared memory
 void check_block_memory();     // stores that no callback saw
 bool is_shared(const void* address);
-void shared_access(const void* address, size_t bytes, AccessKind kind, const Site& site);
+Accessor running_thread();
+void shared_access(const void* address, size_t bytes, AccessKind kind, const Accessor& accessor, const Site& site);
 void global_access(const void* address, size_t bytes, AccessKind kind, const Site& site);
 // Any access of the running fiber: local memory passes, the rest goes to one of the two above.
 void memory_access(const void* address, size_t bytes, AccessKind kind, bool aligned, const Site& site);

@@ -44,6 +44,44 @@ std::string describe(const Fiber& fiber) {
          " lane " + std::to_string(c.lane) + ")";
 }
 
+std::string describe_agent(int agent) {
+  const Machine& m = machine();
+  if (m.clocks.is_thread(agent)) {
+    return "thread " + std::to_string(agent) + " (warp " + std::to_string(agent / 32) + " lane " +
+           std::to_string(agent % 32) + ")";
+  }
+  const int engine = agent - m.clocks.engine(0);
+  if (engine < kWarpgroupEngines) return "wgmma of warpgroup " + std::to_string(engine);
+  return engine < kFirstStoreEngine ? "an asynchronous load" : "an asynchronous store";
+}
+
+namespace {
+
+constexpr uint32_t kCallerSite = 0x80000000u;  // else an offset in the image
+
+std::vector<Caller>& callers() {
+  static auto* list = new std::vector<Caller>;
+  return *list;
+}
+
+}  // namespace
+
+uint32_t pack(const Site& site) {
+  if (site.code || !site.caller.file) return site.code;
+  std::vector<Caller>& list = callers();
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (list[i].line == site.caller.line && list[i].file == site.caller.file) {
+      return kCallerSite | static_cast<uint32_t>(i);
+    }
+  }
+  list.push_back(site.caller);
+  return kCallerSite | static_cast<uint32_t>(list.size() - 1);
+}
+
+Site unpack(uint32_t site) {
+  return site & kCallerSite ? Site{0, callers()[site & ~kCallerSite]} : Site{site, {nullptr, 0}};
+}
+
 void report(const char* rule, const Site& site, const std::string& message, const Site& other) {
   std::vector<Finding>& list = findings();
   if (list.size() >= kMaxReports) return;

@@ -201,7 +201,7 @@ std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*bod
   m.threads = static_cast<int>(shape.block.x * shape.block.y * shape.block.z);
   m.stacks.reserve(m.threads);
   m.fibers.resize(m.threads);
-  m.clocks.reset(m.threads, m.threads);
+  m.clocks.reset(m.threads, kEngines);
   m.last_range = 0;
   prepare_shared_memory();
   for (unsigned z = 0; z < shape.grid.z && !m.abandoned; ++z) {

@@ -9,6 +9,9 @@ namespace fastconv::emulator {
 namespace {
 
 constexpr unsigned char kPoison = 0xff;
+// Where 32-bit shared addresses begin. Both keep a pointer's remainder modulo 1024; dynamic shared memory, in which
+// swizzled tiles lie, fits the 18 bits that a matrix descriptor has for an address.
+constexpr uint32_t kDynamicWindow = 1 << 10, kStaticWindow = 1 << 18;
 alignas(1024) unsigned char dynamic_bytes[kMaxDynamicSharedBytes];
 
 std::string place(const SharedRegion& region, size_t offset) {
@@ -17,12 +20,10 @@ std::string place(const SharedRegion& region, size_t offset) {
 
 void report_race(const std::string& where, AccessKind kind, const Site& site, const SharedAccess& earlier,
                  bool earlier_wrote) {
-  const ThreadContext& other = *machine().fiber(earlier.agent).context;
   report("shared-race", site,
          std::string(verb(kind)) + " at {0} is not ordered after the " + (earlier_wrote ? "write" : "read") +
-             (earlier.site ? " at {1}" : "") + " by thread " + std::to_string(other.thread) + " (warp " +
-             std::to_string(other.warp) + " lane " + std::to_string(other.lane) + "), " + where,
-         Site{earlier.site, {nullptr, 0}});
+             (earlier.site ? " at {1}" : "") + " by " + describe_agent(earlier.agent) + ", " + where,
+         unpack(earlier.site));
 }
 
 void add_region(unsigned char* data, size_t bytes, const std::string& name) {
@@ -102,7 +103,13 @@ bool is_shared(const void* address) {
          static_cast<size_t>(a - reinterpret_cast<char*>(dynamic_bytes)) < kMaxDynamicSharedBytes;
 }
 
-void shared_access(const void* address, size_t bytes, AccessKind kind, const Site& site) {
+Accessor running_thread() {
+  const Machine& m = machine();
+  const int thread = m.current->context->thread;
+  return {thread, m.clocks.now(thread), thread, 1, Through::kOrdinary};
+}
+
+void shared_access(const void* address, size_t bytes, AccessKind kind, const Accessor& accessor, const Site& site) {
   Machine& m = machine();
   const unsigned char* a = static_cast<const unsigned char*>(address);
   SharedRegion* region = region_at(a);
@@ -112,11 +119,28 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Sit
                        std::string(verb(kind)) + " of " + std::to_string(bytes) + " bytes at {0}, " +
                            (region ? place(*region, offset) : "in no __shared__ variable of this kernel"));
   }
-  const int me = m.current->context->thread;
   const Clocks& clocks = m.clocks;
-  const SharedAccess mine{clocks.now(me), site.code, static_cast<uint16_t>(me), kind == AccessKind::kAtomic};
+  const SharedAccess mine{accessor.clock, pack(site), static_cast<uint16_t>(accessor.agent),
+                          kind == AccessKind::kAtomic, accessor.through};
+  const bool asynchronous = accessor.through == Through::kAsynchronous;
+  const auto by_all = [&](auto known) {
+    for (int t = accessor.first_thread; t < accessor.first_thread + accessor.threads; ++t) {
+      if (!known(t)) return false;
+    }
+    return true;
+  };
+  // Neighbouring bytes mostly have one history: the last answer is kept.
+  SharedAccess last;
+  bool last_seen = true;
+  const auto seen = [&](const SharedAccess& earlier) {
+    if (earlier.agent != last.agent || earlier.clock != last.clock) {
+      last = earlier;
+      last_seen = by_all([&](int t) { return clocks.seen(t, earlier.agent, earlier.clock); });
+    }
+    return last_seen;
+  };
   const auto unordered = [&](const SharedAccess& earlier) {
-    return earlier.clock && !clocks.seen(me, earlier.agent, earlier.clock) && !(earlier.atomic && mine.atomic);
+    return earlier.clock && !(earlier.atomic && mine.atomic) && !seen(earlier);
   };
   const size_t end = offset + bytes;
   for (size_t at = offset, next; at < end; at = next) {
@@ -127,19 +151,35 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Sit
     }
     next = at + (whole ? 4 : 1);
     SharedByte& byte = region->shadow[at];
-    if (kind != AccessKind::kWrite && !clocks.of_this_block(byte.write.agent, byte.write.clock)) {
+    const bool written = clocks.of_this_block(byte.write.agent, byte.write.clock);
+    if (kind != AccessKind::kWrite && !written) {
       report("uninitialised-shared-read", site,
              std::string(verb(kind)) + " at {0} of bytes that nobody has written in this block, " + place(*region, at));
+      return;
+    }
+    if (written && byte.write.through == Through::kMbarrier) {
+      report("mbarrier-access", site,
+             std::string(verb(kind)) + " at {0} of an mbarrier, initialised at {1}, which only its own instructions " +
+                 "may touch, " + place(*region, at),
+             unpack(byte.write.site));
       return;
     }
     if (unordered(byte.write)) {
       report_race(place(*region, at), kind, site, byte.write, true);
       return;
     }
+    if (asynchronous && written && byte.write.through == Through::kOrdinary &&
+        !by_all([&](int t) { return clocks.fenced(t, byte.write.agent, byte.write.clock); })) {
+      report("missing-proxy-fence", site,
+             std::string("asynchronous ") + verb(kind) + " at {0} of bytes that " + describe_agent(byte.write.agent) +
+                 " wrote at {1}, with no fence.proxy.async in between, " + place(*region, at),
+             unpack(byte.write.site));
+      return;
+    }
     if (kind == AccessKind::kRead) {
       SharedAccess* slot = &byte.read[1];
       for (SharedAccess& read : byte.read) {
-        if (clocks.seen(me, read.agent, read.clock)) {  // nothing is lost: whoever sees me has seen it
+        if (seen(read)) {  // nothing is lost: whoever sees me has seen it
           slot = &read;
           break;
         }
@@ -157,6 +197,23 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Sit
     byte.read[0] = byte.read[1] = SharedAccess();
     if (at % 4 == 3 && at >= offset + 3) whole = true;  // one access has written all four
   }
+}
+
+uint32_t shared_address(const void* pointer, Caller caller) {
+  const uintptr_t p = reinterpret_cast<uintptr_t>(pointer);
+  const uintptr_t dynamic = p - reinterpret_cast<uintptr_t>(dynamic_bytes);
+  if (dynamic < kMaxDynamicSharedBytes) return static_cast<uint32_t>(kDynamicWindow + dynamic);
+  const uintptr_t start = reinterpret_cast<uintptr_t>(machine().static_shared) & ~uintptr_t{1023};
+  if (!is_shared(pointer)) {
+    report_and_abandon("shared-address", Site{0, caller}, "at {0}: not a pointer to shared memory");
+  }
+  return static_cast<uint32_t>(kStaticWindow + (p - start));
+}
+
+unsigned char* shared_pointer(uint32_t address) {
+  if (address < kStaticWindow) return dynamic_bytes + (address - kDynamicWindow);
+  const uintptr_t start = reinterpret_cast<uintptr_t>(machine().static_shared) & ~uintptr_t{1023};
+  return reinterpret_cast<unsigned char*>(start) + (address - kStaticWindow);
 }
 
 }  // namespace fastconv::emulator
