@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -14,6 +15,7 @@ from fastconv import _C, introspection
 
 from .case import LAYOUTS, Case, Inputs
 from .cases import all_cases
+from .shares import in_shares
 from .tolerances import Comparison, compare_all
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -21,6 +23,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # of 2: no exact or elementwise NaN/Inf comparison (docs/numerics.md says why).
 TRANSFORMING = {"phase": 4.0}
 CHOSEN = ""  # the package's own choice of algorithm
+MUST_SERVE = ("cpu", "cuda_emulated", "cuda")
 BACKENDS = ("cpu", "cuda_emulated", "cuda")
 
 
@@ -42,6 +45,17 @@ class Outcome:
     @property
     def name(self) -> str:
         return self.algorithm or "(chosen)"
+
+    def add(self, other: Outcome) -> None:
+        """Counts another share of the cases in."""
+        self.passed += other.passed
+        self.refused += other.refused
+        self.failures += other.failures
+        self.worst = max(self.worst, other.worst)
+        self.refusal = self.refusal or other.refusal
+
+
+Outcomes = dict[tuple[str, ...], Outcome]
 
 
 @dataclass
@@ -76,6 +90,7 @@ def verify(
     algo: str | None = None,
     isa: str | None = None,
     quick: bool = False,
+    jobs: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
     """Compares every algorithm of the chosen backends with the reference.
@@ -84,7 +99,8 @@ def verify(
         backend: one of BACKENDS; None runs all that are available here.
         op, algo, isa: run only this operator, algorithm, instruction set of the CPU backend.
         quick: every seventh case, float32 only.
-        progress: called with (text, done, total) before each case.
+        jobs: processes to share the cases among; the outcomes do not depend on it.
+        progress: called with (text, done, total) before each case; with several jobs, after each share.
 
     Returns:
         The report; `report.ok` is what an exit code should say.
@@ -97,15 +113,44 @@ def verify(
     if algo is not None:
         _check_algorithm(algo, targets, cases)
     dtypes = DTYPES[:1] if quick else DTYPES
-    outcomes: dict[tuple[str, ...], Outcome] = {}
     started = time.perf_counter()
+    run = partial(run_cases, dtypes=dtypes, targets=targets, algo=algo)
+    if jobs > 1:
+        outcomes = merge(in_shares(run, cases, jobs, progress))
+    else:
+        outcomes = run(cases, progress=progress)
+    return Report(list(outcomes.values()), len(cases), time.perf_counter() - started)
+
+
+def run_cases(
+    cases: Sequence[Case],
+    *,
+    dtypes: Sequence[torch.dtype],
+    targets: Sequence[tuple[str, str]],
+    algo: str | None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Outcomes:
+    """The cases one after the other, in every dtype and layout."""
+    outcomes: Outcomes = {}
     for number, case in enumerate(cases):
         if progress is not None:
             progress(str(case), number, len(cases))
         for dtype in dtypes:
             for layout in LAYOUTS:
                 run_case(case, dtype, layout, targets, algo, outcomes)
-    return Report(list(outcomes.values()), len(cases), time.perf_counter() - started)
+    return outcomes
+
+
+def merge(shares: Iterable[Outcomes]) -> Outcomes:
+    """The outcomes of several shares of the cases as if one process had run them all."""
+    outcomes: Outcomes = {}
+    for share in shares:
+        for key, outcome in share.items():
+            if key in outcomes:
+                outcomes[key].add(outcome)
+            else:
+                outcomes[key] = outcome
+    return outcomes
 
 
 def _select_cases(op: str | None, quick: bool) -> Sequence[Case]:
@@ -157,7 +202,7 @@ def run_case(
     layout: str,
     targets: Sequence[tuple[str, str]],
     algo: str | None,
-    outcomes: dict[tuple[str, ...], Outcome],
+    outcomes: Outcomes,
 ) -> None:
     """One case in one dtype and layout on (backend, instruction set) targets, its results added to `outcomes`.
 
@@ -168,8 +213,6 @@ def run_case(
     same = case.torch_same(inputs)
     for backend, isa in targets:
         names = [CHOSEN, *introspection.algorithm_names(case.op, backend)]
-        if backend != "cpu" and len(names) == 1:
-            continue  # this backend does not have the operator
         for name in names if algo is None else [n for n in names if n == algo]:
             if case.elementwise and _rearranges(case, name):
                 continue
@@ -187,8 +230,8 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
     except Exception as error:
         refusal = _refusal(error)
         if refusal is not None:
-            # The CPU backend must serve every case by its own choice; an algorithm by name, or a GPU's, may refuse.
-            if outcome.backend == "cpu" and outcome.algorithm == CHOSEN:
+            # A compiled backend must serve every case by its own choice; an algorithm by name may refuse.
+            if outcome.backend in MUST_SERVE and outcome.algorithm == CHOSEN:
                 outcome.failures.append(f"{where}: not served: {refusal}")
             outcome.refused += 1
             outcome.refusal = refusal
