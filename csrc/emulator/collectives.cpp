@@ -28,7 +28,8 @@ void report_absent_threads() {
              " threads reach __syncthreads() at {0}; the others have returned from the kernel");
 }
 
-// True for the last lane to arrive, which then acts for all of them and calls wake().
+}  // namespace
+
 bool meet(unsigned mask, const char* function, void* operand, Caller caller, Rendezvous& complete) {
   Machine& m = machine();
   Fiber* me = m.current;
@@ -81,6 +82,7 @@ bool meet(unsigned mask, const char* function, void* operand, Caller caller, Ren
   return false;
 }
 
+namespace {
 template <class F>
 void for_each_lane(const Rendezvous& r, F f) {
   for (int lane = 0; lane < 32; ++lane) {
@@ -88,14 +90,14 @@ void for_each_lane(const Rendezvous& r, F f) {
   }
 }
 
+}  // namespace
+
 void wake(const Rendezvous& r) {
   Machine& m = machine();
   for_each_lane(r, [&](int, Fiber& fiber) {
     if (&fiber != m.current) m.ready.push(&fiber);
   });
 }
-
-}  // namespace
 
 void block_barrier(Caller caller) {
   Machine& m = machine();

@@ -59,19 +59,22 @@ void global_access(const void* address, size_t bytes, AccessKind kind, const Sit
                      std::string(verb(kind)) + " of " + count(bytes, "bytes") + " at {0}: " + nearest_range(low));
 }
 
+void check_alignment(const void* address, size_t bytes, AccessKind kind, const Site& site) {
+  const uintptr_t at = reinterpret_cast<uintptr_t>(address);
+  if (at % bytes == 0) return;
+  report("misaligned-access", site,
+         std::string(verb(kind)) + " of " + count(bytes, "bytes") + " at {0} from an address that is " +
+             std::to_string(at % bytes) + " modulo " + std::to_string(bytes) +
+             (is_shared(address) ? " (shared memory)" : " (global memory)"));
+}
+
 void memory_access(const void* address, size_t bytes, AccessKind kind, bool aligned, const Site& site) {
   Machine& m = machine();
   const uintptr_t at = reinterpret_cast<uintptr_t>(address);
   const uintptr_t stack = reinterpret_cast<uintptr_t>(m.stacks.low(m.current->context->thread));
   if (at - stack < StackPool::kStackBytes - StackPool::kGuardBytes) return;  // local memory
-  const bool shared = is_shared(address);
-  if (aligned && bytes > 1 && at % bytes != 0) {
-    report("misaligned-access", site,
-           std::string(verb(kind)) + " of " + count(bytes, "bytes") + " at {0} from an address that is " +
-               std::to_string(at % bytes) + " modulo " + std::to_string(bytes) +
-               (shared ? " (shared memory)" : " (global memory)"));
-  }
-  if (shared) {
+  if (aligned) check_alignment(address, bytes, kind, site);
+  if (is_shared(address)) {
     shared_access(address, bytes, kind, running_thread(), site);
     return;
   }

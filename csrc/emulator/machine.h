@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdio>
+#include <deque>
 #include <random>
 #include <string>
 #include <vector>
@@ -74,8 +75,9 @@ struct Warp {
 
 // ---- shared_memory.cpp: what every byte of shared memory has seen -------------------------------------------------
 // By which way an access reaches memory. Ordinary stores and asynchronous engines see one another's data only after a
-// proxy fence; an mbarrier is touched by its own instructions only.
-enum class Through : uint8_t { kOrdinary, kAsynchronous, kMbarrier };
+// proxy fence; an mbarrier is touched by its own instructions only. A cp.async is pending until its
+// thread waits for it, an ordinary store from then on.
+enum class Through : uint8_t { kOrdinary, kAsynchronous, kMbarrier, kPendingCopy };
 
 struct SharedAccess {
   uint32_t clock = 0;  // 0: never
@@ -123,6 +125,24 @@ inline const char* verb(AccessKind kind) {
   return kind == AccessKind::kRead ? "read" : kind == AccessKind::kWrite ? "write" : "atomic";
 }
 
+// ---- async_copies.cpp: cp.async -------------------------------------------------------------------------------------
+enum class CopyTiming { kLazy, kEager, kRandom };
+
+struct AsyncCopy {
+  unsigned char* target;
+  const unsigned char* source;  // null: zeros
+  size_t bytes;
+  int64_t group;  // of its thread, counted from the start of the block
+  Site site;
+  bool landed = false;
+};
+
+// The copies of one thread that it has not waited for, in the order of their issue.
+struct CopyQueue {
+  std::deque<AsyncCopy> copies;
+  int64_t closed_groups = 0;
+};
+
 struct Machine {
   Machine() = default;
 
@@ -147,6 +167,10 @@ struct Machine {
   BlockBarrier barrier;
   std::vector<Warp> warps;
 
+  std::vector<CopyQueue> copies;  // by thread
+  CopyTiming copy_timing = CopyTiming::kLazy;
+  std::mt19937 copy_random;
+
   bool checking = false;
   Image image;
   char* static_shared = nullptr;  // this host thread's copy of the image's thread_local segment
@@ -165,8 +189,7 @@ struct Machine {
 extern Machine* the_machine;
 inline Machine& machine() { return *the_machine; }
 
-// ---- engines: agents of the clocks beside the threads
-// ----------------------------------------------------------------
+// ---- engines: agents of the clocks beside the threads ---------------------------------------------------------------
 constexpr int kWarpgroupThreads = 128;
 constexpr int kWarpgroupEngines = kMaxThreads / kWarpgroupThreads;  // wgmma, one for each warpgroup
 constexpr int kLoadEngines = 64;   // bulk loads: one for each mbarrier, as far as the number goes
@@ -188,8 +211,15 @@ std::string position(Caller caller);
 uint32_t pack(const Site& site);
 Site unpack(uint32_t site);
 
-// ---- scheduler.cpp -------------------------------------------------------------------------------------------------
-void thread_left(Fiber& fiber);  // collectives.cpp: a thread returned from the kernel
+// ---- collectives.cpp ------------------------------------------------------------------------------------------------
+void thread_left(Fiber& fiber);  // a thread returned from the kernel
+// The calling lane's arrival at a warp function, with its argument. True for the last lane to arrive: it acts for all
+// of them and calls wake(). The others return when it has.
+bool meet(unsigned mask, const char* function, void* operand, Caller caller, Rendezvous& complete);
+void wake(const Rendezvous& r);
+
+// ---- async_copies.cpp -----------------------------------------------------------------------------------------------
+void check_unfinished_copies(const Fiber& fiber);  // of a thread that returned from the kernel
 
 // ---- shared_memory.cpp, global_memory.cpp ---------------------------------------------------------------------------
 void prepare_shared_memory();  // at the start of a launch
@@ -198,6 +228,8 @@ void check_block_memory();     // stores that no callback saw
 bool is_shared(const void* address);
 Accessor running_thread();
 void shared_access(const void* address, size_t bytes, AccessKind kind, const Accessor& accessor, const Site& site);
+void finish_copy(const void* address, size_t bytes);  // of the running fiber: no longer pending
+void check_alignment(const void* address, size_t bytes, AccessKind kind, const Site& site);
 void global_access(const void* address, size_t bytes, AccessKind kind, const Site& site);
 // Any access of the running fiber: local memory passes, the rest goes to one of the two above.
 void memory_access(const void* address, size_t bytes, AccessKind kind, bool aligned, const Site& site);

@@ -3,6 +3,7 @@
 //
 // Environment, read at every launch:
 //   FASTCONV_EMULATOR_SCHEDULE=fifo|lifo|rand:SEED   the order in which ready threads run
+//   FASTCONV_EMULATOR_COPIES=lazy|eager|rand:SEED    when asynchronous copies land
 //   FASTCONV_EMULATOR_CHECK=0                        no checks: faster, and a wild pointer is a wild pointer
 #pragma once
 

@@ -87,9 +87,15 @@ void fiber_main() {
   Fiber* me = m.current;
   me->done = true;
   --m.live;
+  if (m.checking) check_unfinished_copies(*me);
   thread_left(*me);
   run_another(me);
   __builtin_unreachable();
+}
+
+// Of "rand:SEED"; plain "rand" is rand:1.
+unsigned random_seed(const std::string& text) {
+  return text.size() > 5 ? static_cast<unsigned>(strtoul(text.c_str() + 5, nullptr, 10)) : 1u;
 }
 
 void read_environment() {
@@ -102,9 +108,22 @@ void read_environment() {
     m.schedule = Schedule::kLifo;
   } else if (name == "rand" || name.rfind("rand:", 0) == 0) {
     m.schedule = Schedule::kRandom;
-    m.random.seed(name.size() > 5 ? static_cast<unsigned>(strtoul(name.c_str() + 5, nullptr, 10)) : 1u);
+    m.random.seed(random_seed(name));
   } else {
     throw std::invalid_argument("FASTCONV_EMULATOR_SCHEDULE: expected fifo, lifo or rand:SEED, but got '" + name + "'");
+  }
+  const char* copies = getenv("FASTCONV_EMULATOR_COPIES");
+  const std::string timing = copies ? copies : "lazy";
+  if (timing == "lazy" || timing.empty()) {
+    m.copy_timing = CopyTiming::kLazy;
+  } else if (timing == "eager") {
+    m.copy_timing = CopyTiming::kEager;
+  } else if (timing == "rand" || timing.rfind("rand:", 0) == 0) {
+    m.copy_timing = CopyTiming::kRandom;
+    m.copy_random.seed(random_seed(timing));
+  } else {
+    throw std::invalid_argument("FASTCONV_EMULATOR_COPIES: expected lazy, eager or rand:SEED, but got '" + timing +
+                                "'");
   }
   const char* check = getenv("FASTCONV_EMULATOR_CHECK");
   m.checking = !(check && strcmp(check, "0") == 0);
@@ -154,6 +173,7 @@ void run_block(uint3 block) {
   for (Warp& warp : m.warps) warp.live = warp.existing;
   m.live = m.threads;
   m.ready.reset(m.threads);
+  for (CopyQueue& queue : m.copies) queue = CopyQueue();
   start_block_memory();
   for (int t = 0; t < m.threads; ++t) start_fiber(t, block);
   m.current = m.ready.pop(m.schedule, m.random);
@@ -201,6 +221,7 @@ std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*bod
   m.threads = static_cast<int>(shape.block.x * shape.block.y * shape.block.z);
   m.stacks.reserve(m.threads);
   m.fibers.resize(m.threads);
+  m.copies.resize(m.threads);
   m.clocks.reset(m.threads, kEngines);
   m.last_range = 0;
   prepare_shared_memory();

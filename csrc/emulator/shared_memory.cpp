@@ -26,6 +26,13 @@ void report_race(const std::string& where, AccessKind kind, const Site& site, co
          unpack(earlier.site));
 }
 
+void report_pending(const std::string& where, AccessKind kind, const Site& site, const SharedAccess& copy) {
+  report(kind == AccessKind::kWrite ? "pending-copy-overwrite" : "pending-copy-read", site,
+         std::string(verb(kind)) + " at {0} of bytes that the asynchronous copy at {1} may still be writing: " +
+             describe_agent(copy.agent) + ", which issued it, has not waited for it, " + where,
+         unpack(copy.site));
+}
+
 void add_region(unsigned char* data, size_t bytes, const std::string& name) {
   machine().shared_regions.emplace_back(data, bytes, name);
   memset(data, kPoison, bytes);
@@ -152,6 +159,10 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Acc
     next = at + (whole ? 4 : 1);
     SharedByte& byte = region->shadow[at];
     const bool written = clocks.of_this_block(byte.write.agent, byte.write.clock);
+    if (written && byte.write.through == Through::kPendingCopy) {
+      report_pending(place(*region, at), kind, site, byte.write);
+      return;
+    }
     if (kind != AccessKind::kWrite && !written) {
       report("uninitialised-shared-read", site,
              std::string(verb(kind)) + " at {0} of bytes that nobody has written in this block, " + place(*region, at));
@@ -214,6 +225,20 @@ unsigned char* shared_pointer(uint32_t address) {
   if (address < kStaticWindow) return dynamic_bytes + (address - kDynamicWindow);
   const uintptr_t start = reinterpret_cast<uintptr_t>(machine().static_shared) & ~uintptr_t{1023};
   return reinterpret_cast<unsigned char*>(start) + (address - kStaticWindow);
+}
+
+void finish_copy(const void* address, size_t bytes) {
+  Machine& m = machine();
+  const unsigned char* a = static_cast<const unsigned char*>(address);
+  SharedRegion& region = *region_at(a);
+  const int me = m.current->context->thread;
+  const size_t offset = static_cast<size_t>(a - region.data);
+  for (size_t at = offset; at < offset + bytes; ++at) {
+    SharedAccess& write = region.byte(at).write;
+    if (write.through != Through::kPendingCopy || write.agent != me) continue;  // overwritten meanwhile, and reported
+    write.through = Through::kOrdinary;
+    write.clock = m.clocks.now(me);
+  }
 }
 
 }  // namespace fastconv::emulator

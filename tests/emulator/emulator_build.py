@@ -35,6 +35,13 @@ def build_rules(name: str, flags: list[str]) -> ctypes.CDLL:
     return load_rules(library)
 
 
+def build_kernels(source: str) -> ctypes.CDLL:
+    """A file of test kernels with the emulator."""
+    require_toolchain()
+    library = BUILD / f"lib{Path(source).stem}.so"
+    return ctypes.CDLL(str(emulated.build_own([HERE / source], library, ROOT / "build", program=False)))
+
+
 def load_rules(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path), mode=os.RTLD_NOW | os.RTLD_LOCAL)
     library.rules_run.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
