@@ -13,7 +13,7 @@ help:
 	@echo "make verify      every kernel against the reference (exit code for CI)"
 	@echo "make bench       layers and networks against torch, results in bench/results/"
 	@echo "make lint        ruff, mypy, clang-format"
-	@echo "make cuda-check  compile the CUDA kernels with nvcc: registers, spills, shared memory"
+	@echo "make cuda-check  compile the CUDA kernels with nvcc: registers, spills, instructions"
 	@echo "make build       development build in place"
 	@echo "make clean       remove build products and the virtual environment"
 
@@ -51,7 +51,7 @@ format: $(STAMP)
 	git ls-files '*.cpp' '*.h' '*.cu' '*.cuh' | xargs $(BIN)/clang-format -i
 
 cuda-check: $(STAMP)
-	$(BIN)/python -m buildtools.cuda
+	$(BIN)/python -m buildtools.cuda_check
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) fastconv/*.so fastconv-demo fastconv-results

@@ -1,0 +1,68 @@
+"""make cuda-check: what it reads from the compilers' output, and what it complains of."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from buildtools import cuda, cuda_check  # noqa: E402
+
+PTXAS = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z15gemm_mma_kernelv' for 'sm_80'
+ptxas info    : Function properties for _Z15gemm_mma_kernelv
+    16 bytes stack frame, 24 bytes spill stores, 32 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 384 bytes smem, 400 bytes cmem[0]
+ptxas info    : Compiling entry function '_Z4copyv' for 'sm_90a'
+ptxas info    : Function properties for _Z4copyv
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 18 registers, used 0 barriers
+"""
+SASS = """Fatbin elf code:
+	code for sm_80
+		Function : _Z15gemm_mma_kernelv
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/                   HMMA.16816.F32 R4, R8, R16, R4 ;
+        /*0020*/              @!P0 LDGSTS.E.BYPASS.128 [R2], [R4.64] ;
+        /*0030*/              @UP1 LDSM.16.M88.4 R8, [R2] ;
+        /*0040*/                   HMMA.16816.F32 R4, R8, R16, R4 ;
+"""
+
+
+def usages() -> list[cuda_check.KernelUsage]:
+    found = cuda_check.parse_usage(PTXAS)
+    counts = cuda_check.parse_instructions(SASS)
+    for usage in found:
+        usage.instructions = dict(counts.get((usage.name, usage.architecture), {}))
+        usage.name = usage.name[4:] if usage.name.startswith("_Z15") else usage.name
+    return found
+
+
+def test_reads_ptxas_and_cuobjdump() -> None:
+    gemm, copy = usages()
+    assert (gemm.architecture, gemm.registers, gemm.spill_bytes, gemm.shared_bytes) == ("sm_80", 255, 56, 384)
+    assert gemm.instructions == {"HMMA": 2, "LDGSTS": 1, "LDSM": 1}
+    assert (copy.registers, copy.spill_bytes, copy.shared_bytes, copy.instructions) == (18, 0, 0, {})
+
+
+def test_complains_of_spills_and_of_missing_instructions() -> None:
+    gemm, copy = usages()
+    assert cuda_check.complaints([gemm, copy], True) == ["sm_80 gemm_mma_kernelv: 56 bytes spilled"]
+    gemm.spill_bytes, gemm.instructions["LDSM"] = 0, 0
+    assert cuda_check.complaints([gemm], True) == ["sm_80 gemm_mma_kernelv: no LDSM"]
+    assert cuda_check.complaints([gemm], False) == []
+
+
+@pytest.mark.parametrize(
+    ("listed", "flags"),
+    [
+        ("8.0;9.0a", ["compute_80,code=sm_80", "compute_90a,code=sm_90a"]),
+        ("8.6+PTX", ["compute_86,code=sm_86", "compute_86,code=compute_86"]),
+        ("Hopper", [f"compute_{n},code={c}_{n}" for n, c in (("75", "compute"), ("80", "sm"), ("80", "compute"))]
+         + ["compute_90a,code=sm_90a"]),
+    ],
+)  # fmt: skip
+def test_architectures_follow_torchs_list(listed: str, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", listed)
+    assert cuda.gencode_flags(cuda.wanted_architectures()) == [f"-gencode=arch={flag}" for flag in flags]
