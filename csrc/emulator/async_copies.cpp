@@ -73,11 +73,13 @@ void wait_copies(int pending_groups) {
   Machine& m = machine();
   CopyQueue& queue = my_copies();
   const int64_t finished_groups = queue.closed_groups - pending_groups;
-  while (!queue.copies.empty() && queue.copies.front().group < finished_groups) {
-    land(queue.copies.front());
-    if (m.checking) finish_copy(queue.copies.front().target, queue.copies.front().bytes);
-    queue.copies.pop_front();
+  size_t finished = 0;
+  for (; finished < queue.copies.size() && queue.copies[finished].group < finished_groups; ++finished) {
+    AsyncCopy& copy = queue.copies[finished];
+    land(copy);
+    if (m.checking) finish_copy(copy.target, copy.bytes);
   }
+  queue.copies.erase(queue.copies.begin(), queue.copies.begin() + static_cast<ptrdiff_t>(finished));
   time_passes();
 }
 

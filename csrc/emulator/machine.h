@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdio>
-#include <deque>
 #include <random>
 #include <string>
 #include <vector>
@@ -139,7 +138,7 @@ struct AsyncCopy {
 
 // The copies of one thread that it has not waited for, in the order of their issue.
 struct CopyQueue {
-  std::deque<AsyncCopy> copies;
+  std::vector<AsyncCopy> copies;
   int64_t closed_groups = 0;
 };
 

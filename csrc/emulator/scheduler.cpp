@@ -173,7 +173,10 @@ void run_block(uint3 block) {
   for (Warp& warp : m.warps) warp.live = warp.existing;
   m.live = m.threads;
   m.ready.reset(m.threads);
-  for (CopyQueue& queue : m.copies) queue = CopyQueue();
+  for (CopyQueue& queue : m.copies) {
+    queue.copies.clear();
+    queue.closed_groups = 0;
+  }
   start_block_memory();
   for (int t = 0; t < m.threads; ++t) start_fiber(t, block);
   m.current = m.ready.pop(m.schedule, m.random);

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+RULES_FOLDER = HERE / "rules"
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
@@ -27,7 +28,9 @@ def build_rules(name: str, flags: list[str]) -> ctypes.CDLL:
     """The rule kernels with their own copy of the emulator, compiled with extra `flags`."""
     require_toolchain()
     build_dir = BUILD / name
-    tasks = [*emulated.emulator_tasks(build_dir), Task.of(HERE / "rules.cu", build_dir, emulated.KERNEL_FLAGS)]
+    sources = sorted(RULES_FOLDER.glob("*.cu"))
+    tasks = emulated.emulator_tasks(build_dir)
+    tasks += [Task.of(source, build_dir, emulated.KERNEL_FLAGS) for source in sources]
     for task in tasks:
         task.flags = flags + task.flags
     library = build_dir / "librules.so"

@@ -1,5 +1,5 @@
-// D = A * B by one warp with cp.async, ldmatrix and mma.sync, for test_emulator_products.py: the whole chain from global
-// memory to accumulators, against NumPy. A is 16 x K and B K x 8, both row-major, K a multiple of kDepth.
+// D = A * B by one warp with cp.async, ldmatrix and mma.sync, for test_emulator_products.py: the whole chain from
+// global memory to accumulators, against NumPy. A is 16 x K and B K x 8, both row-major, K a multiple of kDepth.
 #include <cstdio>
 
 #include "../../csrc/cuda/primitives/cp_async.cuh"
@@ -90,7 +90,8 @@ FASTCONV_EXPORT int product(int kind, const void* a, const void* b, float* d, in
   LaunchConfig config;
   const size_t bytes = kind < 2 ? 2 : 4, depth = static_cast<size_t>(K);
   config.footprint.reads("a", a, 16 * depth * bytes).reads("b", b, 8 * depth * bytes).writes("d", d, 128 * 4);
-  if (kind == 0) return run(config, text, text_bytes, warp_product_16<half_t>, (const half_t*)a, (const half_t*)b, d, K);
+  if (kind == 0)
+    return run(config, text, text_bytes, warp_product_16<half_t>, (const half_t*)a, (const half_t*)b, d, K);
   if (kind == 1) {
     return run(config, text, text_bytes, warp_product_16<bfloat16_t>, (const bfloat16_t*)a, (const bfloat16_t*)b, d, K);
   }
