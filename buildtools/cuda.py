@@ -10,9 +10,9 @@ from .compile import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Machine code: sm_80 (mma.sync and cp.async) also runs on 8.6 and 8.9; sm_90a has Hopper's own instructions, which code
-# for plain sm_90 may not contain. PTX for the driver to compile: 8.0 for GPUs newer than Hopper, 7.5 for Turing, so that
-# no GPU from there on finds no kernel image. Kernels that need more than a GPU has are refused by their tables.
+# Machine code: sm_80 (mma.sync and cp.async) also runs on 8.6 and 8.9; sm_90a has Hopper's own instructions, which
+# code for plain sm_90 may not contain. PTX for the driver to compile: 8.0 for GPUs newer than Hopper, 7.5 for Turing,
+# so that no GPU from there on finds no kernel image. Kernels that need more than a GPU has are refused by their tables.
 ARCHITECTURES = ("7.5+PTX", "8.0", "8.0+PTX", "9.0a")
 
 NVCC_FLAGS = [

@@ -84,8 +84,9 @@ def parse_instructions(listing: str) -> dict[tuple[str, str], Counter[str]]:
             architecture = found[1]
         elif found := re.match(r"\s*Function : (\S+)", line):
             counter = counts.setdefault((found[1], architecture), Counter())
-        elif found := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)", line):
-            if found[1] in SHOWN:
+        else:
+            found = re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9]+)", line)
+            if found is not None and found[1] in SHOWN:
                 counter[found[1]] += 1
     return counts
 

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from buildtools import cuda, cuda_check  # noqa: E402
+from buildtools import cuda, cuda_check
 
 PTXAS = """ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '_Z15gemm_mma_kernelv' for 'sm_80'
