@@ -4,6 +4,7 @@
 #include "ops.h"
 #include "packed.h"
 #include "tables.h"
+#include "tf32.h"
 
 namespace fastconv::ops {
 
@@ -55,6 +56,7 @@ Tensor run_conv2d(const char* op, Tensor x, Tensor w, const Ints* scale_factor, 
   if (packed) {
     call.packed_w = packed_data(*packed, scale_factor ? PackedKind::kUpsample : PackedKind::kConv2d, p, call.dtype, op);
   }
+  fill_tf32(call, backend == Backend::kCuda, Fp32Use::kConv);
   run_algorithm(scale_factor ? upsample_algorithms(backend) : algorithms<Conv2dCall>(backend), call, backend, algo, op,
                 x);
   return y;
@@ -124,6 +126,7 @@ Tensor conv_transpose2d(Tensor x, Tensor weight, OptionalTensor bias, Ints strid
   call.dx = view_of(y, call.dtype);
   call.epilogue = holder.args;
   if (packed) call.packed_w = packed_data(*packed, PackedKind::kTranspose, p, call.dtype, op);
+  fill_tf32(call, backend == Backend::kCuda, Fp32Use::kConv);
   run_algorithm(algorithms<Conv2dInputGradCall>(backend), call, backend, algo, op, x);
   return y;
 }
@@ -144,6 +147,7 @@ Tensor conv2d_input_grad(Tensor dy, Tensor weight, Ints input_size, Ints stride,
   call.dy = view_of(dy, call.dtype);
   call.w = view_of(weight, call.dtype);
   call.dx = view_of(dx, call.dtype);
+  fill_tf32(call, backend == Backend::kCuda, Fp32Use::kConv);
   run_algorithm(algorithms<Conv2dInputGradCall>(backend), call, backend, algo, op, dy);
   return dx;
 }
@@ -168,6 +172,7 @@ Tensor conv2d_weight_grad(Tensor dy, Tensor x, Ints weight_size, Ints stride, In
   call.dy = view_of(dy, call.dtype);
   call.x = view_of(x, call.dtype);
   call.dw = view_of(dw, call.dtype);
+  fill_tf32(call, backend == Backend::kCuda, Fp32Use::kConv);
   run_algorithm(algorithms<Conv2dWeightGradCall>(backend), call, backend, algo, op, dy);
   return dw;
 }

@@ -3,6 +3,7 @@
 #include "ops.h"
 #include "packed.h"
 #include "tables.h"
+#include "tf32.h"
 
 namespace fastconv::ops {
 
@@ -65,6 +66,7 @@ Tensor gemm(Tensor a, Tensor b, OptionalTensor bias, bool transpose_a, bool tran
     p.C = call.K, p.K = call.N;
     call.packed_b = packed_data(*packed, PackedKind::kGemmB, p, call.dtype, op);
   }
+  fill_tf32(call, backend == Backend::kCuda, Fp32Use::kMatmul);
   run_algorithm(algorithms<GemmCall>(backend), call, backend, algo, op, a);
   return d;
 }

@@ -4,13 +4,28 @@
 #include <pybind11/stl.h>
 
 #include "introspection.h"
+#include "tf32.h"
 #include "threads.h"
 
 namespace py = pybind11;
 
+namespace {
+
+// The settings as torch's own documentation names them: an attribute read takes about a microsecond.
+bool tf32_setting(fastconv::ops::Fp32Use use) {
+  const py::gil_scoped_acquire gil;
+  const py::object backends = py::module_::import("torch").attr("backends");
+  const py::object owner = use == fastconv::ops::Fp32Use::kMatmul ? backends.attr("cuda").attr("matmul")
+                                                                  : backends.attr("cudnn").attr("conv");
+  return owner.attr("fp32_precision").cast<std::string>() == "tf32";
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_C, m) {
   using namespace fastconv;
   ops::install_thread_pool();
+  ops::tf32_allowed = tf32_setting;
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
       if (pointer) std::rethrow_exception(pointer);
@@ -24,6 +39,9 @@ PYBIND11_MODULE(_C, m) {
         "(name, summary) of every algorithm, in order of preference");
   m.def("reasons", &ops::list_reasons, py::arg("op"), py::arg("backend"), py::arg("problem"),
         "(name, reasons against it, whether it would be taken unasked) of every algorithm");
+  m.def(
+      "tf32_allowed", [](bool conv) { return ops::tf32_allowed(conv ? ops::Fp32Use::kConv : ops::Fp32Use::kMatmul); },
+      py::arg("conv"), "whether torch's settings allow TF32 in convolutions, else in matrix products");
   m.def("isa", &ops::isa_in_use);
   m.def("available_isas", &ops::available_isas);
   m.def("select_isa", &ops::select_isa, py::arg("name"));

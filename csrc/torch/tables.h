@@ -8,6 +8,7 @@
 
 #include "../common/algorithm_table.h"
 #include "../cpu/cpu_kernels.h"
+#include "describe.h"
 #include "tensor_utils.h"
 #include "workspace.h"
 
@@ -42,6 +43,20 @@ class OnDeviceOf {
 // torch's current stream of t's device; null for the others.
 void* current_stream(const Tensor& t, Backend backend);
 
+// Runs a kernel; a failure of the GPU, or a finding of the emulator, comes back with the operation and its problem in
+// front of the launch that it names.
+template <class Call, class Run>
+void run_named(Run&& run, const Call& call, Backend backend, const char* op) {
+  try {
+    run();
+  } catch (const NotServed&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(concat(op, " on ", backend_name(backend), ", ", describe(call), ", ",
+                                    dtype_name(call.dtype), ": ", error.what()));
+  }
+}
+
 // Selects from `table` and runs, with a workspace on `like`'s device.
 template <class Call>
 void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend backend, const std::string& algo,
@@ -49,7 +64,9 @@ void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend 
   if (table.empty()) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no algorithm for it"));
   const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like);
-  select_algorithm(table, call, op, algo).run(call, CallContext{&workspace, current_stream(like, backend)});
+  const Algorithm<Call>& algorithm = select_algorithm(table, call, op, algo);
+  const CallContext context{&workspace, current_stream(like, backend)};
+  run_named([&] { algorithm.run(call, context); }, call, backend, op);
 }
 
 // The single kernels of a backend.
@@ -63,7 +80,8 @@ void run_kernel(OpKernels::Kernel<Call> OpKernels::* slot, const Call& call, Bac
   if (!kernel) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no kernel for it"));
   const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like);
-  kernel(call, CallContext{&workspace, current_stream(like, backend)});
+  const CallContext context{&workspace, current_stream(like, backend)};
+  run_named([&] { kernel(call, context); }, call, backend, op);
 }
 
 }  // namespace fastconv::ops

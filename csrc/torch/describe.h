@@ -1,0 +1,26 @@
+// A call in words, for the error of a kernel that failed.
+#pragma once
+
+#include <string>
+
+#include "../common/calls.h"
+
+namespace fastconv::ops {
+
+std::string describe(const ConvProblem& problem);
+std::string describe(const PoolProblem& problem);
+std::string describe(const TensorView& view);  // its extents
+
+inline std::string describe(const Conv2dCall& c) { return describe(c.problem); }
+inline std::string describe(const Conv2dInputGradCall& c) { return describe(c.problem); }
+inline std::string describe(const Conv2dWeightGradCall& c) { return describe(c.problem); }
+inline std::string describe(const Im2colCall& c) { return describe(c.problem); }
+inline std::string describe(const PoolCall& c) { return describe(c.problem); }
+inline std::string describe(const ActivationCall& c) { return describe(c.x); }
+inline std::string describe(const PreluParamGradCall& c) { return describe(c.x); }
+inline std::string describe(const ChannelSumCall& c) { return describe(c.dy); }
+inline std::string describe(const UpsampleCall& c) { return describe(c.large); }
+std::string describe(const GemmCall& c);
+std::string describe(const SoftmaxCall& c);
+
+}  // namespace fastconv::ops
