@@ -30,22 +30,36 @@ struct EpilogueArgs {
   }
 };
 
-// One accumulator through the epilogue: what SIMT kernels call. T is the storage type of y.
+// The epilogue up to the activation, and the activation's parameter, of one element. T is the storage type of y.
 template <class T>
-FC_HOST_DEVICE FC_INLINE T apply_epilogue(const EpilogueArgs& e, accumulate_t<T> acc, int64_t n, int64_t k, int64_t p,
-                                          int64_t q) {
+FC_HOST_DEVICE FC_INLINE accumulate_t<T> epilogue_linear(const EpilogueArgs& e, accumulate_t<T> acc, int64_t n,
+                                                         int64_t k, int64_t p, int64_t q) {
   using Acc = accumulate_t<T>;
   if (e.bias) acc += static_cast<const Acc*>(e.bias)[k];
   if (e.scale) acc *= static_cast<const Acc*>(e.scale)[k];
   if (e.shift) acc += static_cast<const Acc*>(e.shift)[k];
   if (e.residual.present()) acc += to_accumulate(e.residual.as<const T>()[e.residual.offset(n, k, p, q)]);
-  Acc param = static_cast<Acc>(e.param);
-  if (e.param_kind == ParamKind::kPerChannel) param = static_cast<const Acc*>(e.channel_param)[k];
+  return acc;
+}
+template <class T>
+FC_HOST_DEVICE FC_INLINE accumulate_t<T> epilogue_param(const EpilogueArgs& e, int64_t n, int64_t k, int64_t p,
+                                                        int64_t q) {
+  using Acc = accumulate_t<T>;
+  if (e.param_kind == ParamKind::kPerChannel) return static_cast<const Acc*>(e.channel_param)[k];
   if (e.param_kind == ParamKind::kFull) {
-    param = to_accumulate(e.full_param.as<const T>()[e.full_param.offset(n, k, p, q)]);
+    return to_accumulate(e.full_param.as<const T>()[e.full_param.offset(n, k, p, q)]);
   }
+  return static_cast<Acc>(e.param);
+}
+
+// One accumulator through the epilogue: what SIMT kernels call.
+template <class T>
+FC_HOST_DEVICE FC_INLINE T apply_epilogue(const EpilogueArgs& e, accumulate_t<T> acc, int64_t n, int64_t k, int64_t p,
+                                          int64_t q) {
+  using Acc = accumulate_t<T>;
+  const Acc v = epilogue_linear<T>(e, acc, n, k, p, q), param = epilogue_param<T>(e, n, k, p, q);
   return from_accumulate<T>(
-      visit_activation(e.act, [&](auto f) { return decltype(f)::template apply<Acc>(acc, param); }));
+      visit_activation(e.act, [&](auto f) { return decltype(f)::template apply<Acc>(v, param); }));
 }
 
 }  // namespace fastconv
