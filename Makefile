@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.fastconv-ready
 
-.PHONY: help setup build test demo verify bench lint format cuda-check clean
+.PHONY: help setup build test demo verify bench lint format cuda-check gpu-check clean
 
 help:
 	@echo "make demo        real photos through torch and fastconv, an HTML report in fastconv-demo/"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench       layers and networks against torch, results in bench/results/"
 	@echo "make lint        ruff, mypy, clang-format"
 	@echo "make cuda-check  compile the CUDA kernels with nvcc: registers, spills, instructions"
+	@echo "make gpu-check   on a machine with a GPU: build, verify, sanitize, measure, test; needs no network"
 	@echo "make build       development build in place"
 	@echo "make clean       remove build products and the virtual environment"
 
@@ -52,6 +53,10 @@ format: $(STAMP)
 
 cuda-check: $(STAMP)
 	$(BIN)/python -m buildtools.cuda_check
+
+# No virtual environment: such a machine may have no network, and its own Python has torch and CUDA.
+gpu-check:
+	$(PYTHON) -m buildtools.gpu_check
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) fastconv/*.so fastconv-demo fastconv-results

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastconv import backends, introspection, machine
-from fastconv.bench import timing
+from fastconv.bench import gpu, timing
 from fastconv.bench.operations import (
     DTYPES,
     LAYOUTS,
@@ -88,7 +88,7 @@ def measure(workload: Workload, settings: Settings) -> list[Row]:
     truth = Truth.of(workload, base)
     # Outside inference mode: weights made inside it carry no version and would be packed anew on each call.
     contenders = list(_contenders(workload, base, settings))
-    with torch.inference_mode(), forced_backend(settings.backend):
+    with torch.inference_mode(), forced_backend(settings.backend), gpu.cudnn_search(settings.device):
         runnable = [contender for contender in contenders if _verify(contender, truth)]
         for contender in runnable:
             contender.row.scratch_mib = _scratch(contender, settings.device)
@@ -179,7 +179,8 @@ def fill_times(row: Row, measured: Timing) -> None:
 
 def finish(rows: list[Row], flops: int, traffic: int, settings: Settings) -> None:
     """Adds what is derived from the times: rates, shares of the measured ceilings, speed-up over torch."""
-    ceilings = {} if settings.device == "cuda" else machine.ceilings(settings.threads or torch.get_num_threads())
+    on_gpu = settings.device == "cuda"
+    ceilings = gpu.ceilings() if on_gpu else machine.ceilings(settings.threads or torch.get_num_threads())
     peak, copy = ceilings.get("fma_gflops"), ceilings.get("copy_gbs")
     torch_times = [row.median_ms for row in rows if row.backend == "torch" and row.median_ms is not None]
     high_water = timing.peak_rss_bytes() / _MIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastconv import machine
-from fastconv.bench import workloads
+from fastconv.bench import gpu, workloads
 from fastconv.bench.network_runner import measure_network
 from fastconv.bench.networks import NETWORKS
 from fastconv.bench.operations import Workload
@@ -16,6 +16,7 @@ SUITES = {
     "layers": "ResNet-50's and MobileNet's convolutions with bias and ReLU, batch 1",
     "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products, gradients",
     "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
+    "gpu": "layers, depthwise, pooling, upsample + conv and matrix products in bfloat16, batch 32",
 }
 
 OnStep = Callable[[int, int, str], None]
@@ -47,11 +48,13 @@ def run_suite(name: str, settings: Settings, quick: bool, on_step: OnStep) -> Ru
     if name == "networks":
         names = ["mobilenet_v2"] if quick else list(NETWORKS)
         return run_networks(names, [1] if quick else [1, 8], settings, on_step)
-    chosen = workloads.layer_suite(quick) if name == "layers" else workloads.operation_suite(quick)
+    chosen = {
+        "layers": workloads.layer_suite,
+        "ops": workloads.operation_suite,
+        "gpu": workloads.gpu_suite,
+    }[name](quick)
     return run_workloads(name, chosen, settings, on_step)
 
 
 def _ceilings(settings: Settings, threads: int) -> dict[str, object]:
-    if settings.device == "cuda":
-        return {"fma_gflops": None, "copy_gbs": None, "unavailable": "not measured on GPUs"}
-    return dict(machine.ceilings(threads))
+    return gpu.ceilings() if settings.device == "cuda" else dict(machine.ceilings(threads))

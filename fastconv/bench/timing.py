@@ -18,11 +18,15 @@ from pathlib import Path
 
 import torch
 
+from fastconv.bench import gpu
+
 Call = Callable[[], object]
 
 # A sample shorter than this is mostly clock resolution and scheduler noise, so short calls are repeated within one.
 _SAMPLE_SECONDS = 1e-3
-# Larger than the second-level caches of current CPUs and GPUs; a last-level cache shared by a whole server is not
+# On a GPU each call of a sample is timed by itself; more of them only take longer.
+_GPU_REPEATS = 5
+# Larger than the second-level caches of current CPUs; a last-level cache shared by a whole server is not
 # something one process can flush.
 _FLUSH_BYTES = 96 << 20
 
@@ -66,25 +70,21 @@ class Effort:
         return cls(seconds=0.05, min_rounds=3, max_rounds=5, cold_cache=cold_cache)
 
 
-def _synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def interleave(contenders: Mapping[str, Call], effort: Effort, device: str = "cpu") -> dict[str, Timing]:
     """Times every contender in turn, `rounds` times, starting each round with another one.
 
     Args:
         contenders: name -> a call without arguments that does the work once.
         effort: how many rounds, and whether caches are flushed before each sample (then a sample is one call).
-        device: "cuda" synchronises around each sample.
+        device: "cuda" goes by the GPU's own clock, always with a cold L2 cache (gpu.py).
 
     Returns:
         name -> Timing, in the order of `contenders`.
     """
     if not contenders:
         return {}
-    flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.float32, device=device) if effort.cold_cache else None
+    cold = effort.cold_cache and device == "cpu"
+    flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.float32) if cold else None
     estimates = {name: _warm_up(call, device) for name, call in contenders.items()}
     repeats = {
         name: 1 if flush is not None else max(1, min(1000, int(_SAMPLE_SECONDS / max(seconds, 1e-7))))
@@ -117,11 +117,11 @@ def _warm_up(call: Call, device: str) -> float:
 
 
 def _sample(call: Call, repeats: int, device: str) -> float:
-    _synchronize(device)
+    if device == "cuda":
+        return gpu.sample(call, min(repeats, _GPU_REPEATS))
     started = time.perf_counter()
     for _ in range(repeats):
         call()
-    _synchronize(device)
     return (time.perf_counter() - started) / repeats
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastconv.bench.operations import Workload
 from fastconv.bench.problem import GemmProblem, WindowProblem
 
@@ -185,3 +187,16 @@ def operation_suite(quick: bool = False) -> list[Workload]:
     groups = (depthwise_layers(), pooling(), upsample_convolutions(), transposed_convolutions(), matrix_products())
     chosen = [workload for group in groups for workload in (group[-1:] if quick else group)]
     return chosen if quick else [*chosen, *gradients()]
+
+
+def gpu_suite(quick: bool = False) -> list[Workload]:
+    """`--suite gpu`: bfloat16 at batch 32, and matrix products that fill a large GPU."""
+    batch = 2 if quick else 32
+    groups = (
+        resnet50_layers(batch), resnet50_transitions(batch), mobilenet_layers(batch)[1::2], depthwise_layers(batch),
+        pooling(batch), upsample_convolutions(batch), transposed_convolutions(batch), gradients(batch),
+    )  # fmt: skip
+    squares = (512,) if quick else (1024, 4096, 8192)
+    products = [Workload("gemm", GemmProblem(n, n, n), group="gemm", name=f"square {n}") for n in squares]
+    chosen = [workload for group in groups for workload in (group[-1:] if quick else group)] + products
+    return [replace(workload, dtype="bfloat16") for workload in chosen]

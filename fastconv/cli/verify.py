@@ -28,6 +28,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--algo", metavar="NAME", help="only this algorithm")
     parser.add_argument("--isa", metavar="NAME", help="only this instruction set of the cpu backend (default: all)")
     parser.add_argument("--quick", action="store_true", help="a part of the cases, float32 only")
+    parser.add_argument("--one-per-kernel", action="store_true", help="the largest case of each algorithm only")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes to share the cases (default: 1)")
     parser.add_argument("--json", metavar="PATH", help="also write every outcome as JSON")
     parser.set_defaults(run=run)
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             algo=arguments.algo,
             isa=arguments.isa,
             quick=arguments.quick,
+            one_per_kernel=arguments.one_per_kernel,
             jobs=max(1, arguments.jobs),
             progress=lambda text, done, total: progress.show(done, total, text),
         )

@@ -121,6 +121,16 @@ def poison(x: torch.Tensor, fill: str) -> torch.Tensor:
     return flat.reshape(x.shape)
 
 
+def on_device(inputs: Inputs, device: str) -> Inputs:
+    """The operands on another device, lying there as they lie here: gaps, overlaps and offsets included."""
+
+    def moved(t: torch.Tensor) -> torch.Tensor:
+        flat = torch.empty(0, dtype=t.dtype).set_(t.untyped_storage())
+        return torch.as_strided(flat.to(device), t.size(), t.stride(), t.storage_offset())
+
+    return {name: None if t is None else moved(t) for name, t in inputs.items()}
+
+
 def in_layout(x: torch.Tensor, layout: str) -> torch.Tensor:
     """A copy of x in `layout`; only images have one."""
     if layout not in LAYOUTS:

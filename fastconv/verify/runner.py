@@ -13,7 +13,7 @@ import torch
 
 from fastconv import _C, introspection
 
-from .case import LAYOUTS, Case, Inputs
+from .case import LAYOUTS, Case, Inputs, on_device
 from .cases import all_cases
 from .shares import in_shares
 from .tolerances import Comparison, compare_all
@@ -23,6 +23,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # of 2: no exact or elementwise NaN/Inf comparison (docs/numerics.md says why).
 TRANSFORMING = {"phase": 4.0}
 CHOSEN = ""  # the package's own choice of algorithm
+ON_GPU = ("cuda", "triton")  # backends of tensors that lie there
 MUST_SERVE = ("cpu", "cuda_emulated", "cuda")
 BACKENDS = ("cpu", "cuda_emulated", "cuda")
 
@@ -90,6 +91,7 @@ def verify(
     algo: str | None = None,
     isa: str | None = None,
     quick: bool = False,
+    one_per_kernel: bool = False,
     jobs: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Report:
@@ -99,6 +101,8 @@ def verify(
         backend: one of BACKENDS; None runs all that are available here.
         op, algo, isa: run only this operator, algorithm, instruction set of the CPU backend.
         quick: every seventh case, float32 only.
+        one_per_kernel: the largest case that each algorithm serves, in float32 and bfloat16 and no more: for tools that
+            slow a GPU down a hundredfold.
         jobs: processes to share the cases among; the outcomes do not depend on it.
         progress: called with (text, done, total) before each case; with several jobs, after each share.
 
@@ -115,7 +119,9 @@ def verify(
     dtypes = DTYPES[:1] if quick else DTYPES
     started = time.perf_counter()
     run = partial(run_cases, dtypes=dtypes, targets=targets, algo=algo)
-    if jobs > 1:
+    if one_per_kernel:
+        outcomes = run_one_per_kernel(cases, targets, algo)
+    elif jobs > 1:
         outcomes = merge(in_shares(run, cases, jobs, progress))
     else:
         outcomes = run(cases, progress=progress)
@@ -139,6 +145,23 @@ def run_cases(
             for layout in LAYOUTS:
                 run_case(case, dtype, layout, targets, algo, outcomes)
     return outcomes
+
+
+def run_one_per_kernel(cases: Sequence[Case], targets: Sequence[tuple[str, str]], algo: str | None) -> Outcomes:
+    """For each operator, algorithm and dtype the largest case that it serves."""
+    kept: list[Outcomes] = []
+    for op in sorted({case.op for case in cases}):
+        largest_first = sorted((case for case in cases if case.op == op), key=lambda case: case.flops(), reverse=True)
+        for target in targets:
+            for name in [CHOSEN, *introspection.algorithm_names(op, target[0])] if algo is None else [algo]:
+                for dtype in (torch.float32, torch.bfloat16):
+                    for case in largest_first:
+                        outcomes: Outcomes = {}
+                        run_case(case, dtype, "nhwc", [target], name, outcomes)
+                        if any(outcome.passed or outcome.failures for outcome in outcomes.values()):
+                            kept.append(outcomes)
+                            break
+    return merge(kept)
 
 
 def merge(shares: Iterable[Outcomes]) -> Outcomes:
@@ -226,7 +249,8 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
     place = f"{outcome.backend} {outcome.isa}".strip()
     where = f"{place} {case} {outcome.name} {outcome.dtype} {layout}"
     try:
-        actual = case.run(inputs, outcome.algorithm, outcome.backend)
+        on_gpu = outcome.backend in ON_GPU
+        actual = case.run(on_device(inputs, "cuda") if on_gpu else inputs, outcome.algorithm, outcome.backend)
     except Exception as error:
         refusal = _refusal(error)
         if refusal is not None:
