@@ -36,16 +36,17 @@ std::string nearest_range(uintptr_t address) {
 void global_access(const void* address, size_t bytes, AccessKind kind, const Site& site) {
   Machine& m = machine();
   const uintptr_t low = reinterpret_cast<uintptr_t>(address);
-  const std::vector<MemoryRange>& ranges = m.shape.ranges;
+  const std::vector<TrackedRange>& ranges = m.ranges;
   // Buffers may overlap (in-place operations): a read-only declaration does not forbid what another one allows.
   const MemoryRange* read_only = nullptr;
   for (size_t i = 0; i < ranges.size(); ++i) {
     const size_t index = i == 0 ? m.last_range : i <= m.last_range ? i - 1 : i;
-    const MemoryRange& range = ranges[index];
+    const MemoryRange& range = ranges[index].range;
     const uintptr_t start = reinterpret_cast<uintptr_t>(range.data);
     if (low < start || low + bytes > start + range.bytes) continue;
     if (kind == AccessKind::kRead || range.writable) {
       m.last_range = index;
+      if (ranges[index].races || ranges[index].scratch) track_global_access(ranges[index], address, bytes, kind, site);
       return;
     }
     read_only = &range;
@@ -96,7 +97,10 @@ DeviceBuffer::DeviceBuffer(size_t bytes) : bytes_(bytes) {
   memset(memory_, kPoison, total);
 }
 
-DeviceBuffer::~DeviceBuffer() { free(memory_); }
+DeviceBuffer::~DeviceBuffer() {
+  if (the_machine) forget_scratch(data_, bytes_);
+  free(memory_);
+}
 
 bool DeviceBuffer::intact() const {
   for (size_t i = 0; i < kRedZoneBytes; ++i) {

@@ -2,9 +2,12 @@
 // There is one machine a process; run() holds a lock while it works.
 #pragma once
 
+#include <array>
 #include <cstdio>
 #include <random>
+#include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "clocks.h"
@@ -142,6 +145,39 @@ struct CopyQueue {
   int64_t closed_groups = 0;
 };
 
+// ---- global_shadow.cpp: what written global memory has seen ---------------------------------------------------------
+struct GlobalAccess {
+  uint32_t clock = 0;  // 0: never
+  uint32_t block = 0;  // linear index
+  uint32_t site = 0;   // pack()
+  uint16_t agent = 0;
+  bool atomic = false;
+};
+
+// Two, for the reason given at SharedByte.
+using GlobalReaders = std::array<GlobalAccess, 2>;
+
+// Histories of the granules of an aligned page. A page starts with granules as large as its first access and is split
+// when a smaller one comes.
+constexpr size_t kGlobalPageBytes = 4096;
+struct GlobalPage {
+  size_t granule = 0;
+  std::vector<GlobalAccess> writes;
+  std::vector<GlobalReaders> reads;  // empty until something is read
+};
+
+struct TrackedRange {
+  MemoryRange range;
+  bool races;    // overlaps a range that the launch may write
+  bool scratch;  // overlaps scratch memory
+};
+
+// Memory that a launch has declared to start uninitialised; later launches may go on using it.
+struct ScratchMemory {
+  uintptr_t low;
+  std::vector<uint8_t> written;  // by byte
+};
+
 struct Machine {
   Machine() = default;
 
@@ -176,7 +212,13 @@ struct Machine {
   std::vector<SharedRegion> shared_regions;
   std::vector<int> region_of_variable;  // -1: not in use by this launch
   Clocks clocks;
-  size_t last_range = 0;  // where the last global access was found
+  std::vector<TrackedRange> ranges;
+  size_t last_range = 0;                                   // where the last global access was found
+  std::unordered_map<uintptr_t, GlobalPage> global_pages;  // by address / kGlobalPageBytes
+  // Blocks ordered by atomics: those that have touched an address, and those that the running block has thus seen.
+  std::unordered_map<uintptr_t, std::set<uint32_t>> released_blocks;
+  std::set<uint32_t> seen_blocks;
+  std::vector<ScratchMemory> scratch;
 
   Fiber& fiber(int thread) { return fibers[thread]; }
   void block_current(const char* wait, Caller caller);  // run others until somebody makes this fiber ready
@@ -219,6 +261,13 @@ void wake(const Rendezvous& r);
 
 // ---- async_copies.cpp -----------------------------------------------------------------------------------------------
 void check_unfinished_copies(const Fiber& fiber);  // of a thread that returned from the kernel
+
+// ---- global_shadow.cpp ----------------------------------------------------------------------------------------------
+void prepare_global_memory();  // at the start of a launch
+void forget_scratch(const void* data, size_t bytes);
+// An access by the running fiber inside a declared range.
+void track_global_access(const TrackedRange& tracked, const void* address, size_t bytes, AccessKind kind,
+                         const Site& site);
 
 // ---- shared_memory.cpp, global_memory.cpp ---------------------------------------------------------------------------
 void prepare_shared_memory();  // at the start of a launch

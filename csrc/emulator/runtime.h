@@ -26,6 +26,7 @@ struct MemoryRange {
   size_t bytes;
   const char* name;
   bool writable;
+  bool uninitialised = false;  // what it holds before this launch means nothing
 };
 
 struct LaunchShape {

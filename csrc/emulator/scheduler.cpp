@@ -1,9 +1,11 @@
 // Launches: one block after the other, a fiber for each of its threads, and who runs when one waits.
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <new>
+#include <numeric>
 
 #include "machine.h"
 
@@ -177,12 +179,23 @@ void run_block(uint3 block) {
     queue.copies.clear();
     queue.closed_groups = 0;
   }
+  m.seen_blocks.clear();
   start_block_memory();
   for (int t = 0; t < m.threads; ++t) start_fiber(t, block);
   m.current = m.ready.pop(m.schedule, m.random);
   switch_context(m.host, m.current->machine);
   m.current = nullptr;
   if (!m.abandoned) check_block_memory();
+}
+
+// A GPU starts blocks in no order that a kernel may count on.
+std::vector<uint32_t> block_order(uint64_t blocks) {
+  Machine& m = machine();
+  std::vector<uint32_t> order(blocks);
+  std::iota(order.begin(), order.end(), 0u);
+  if (m.schedule == Schedule::kLifo) std::reverse(order.begin(), order.end());
+  if (m.schedule == Schedule::kRandom) std::shuffle(order.begin(), order.end(), m.random);
+  return order;
 }
 
 }  // namespace
@@ -226,12 +239,12 @@ std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*bod
   m.fibers.resize(m.threads);
   m.copies.resize(m.threads);
   m.clocks.reset(m.threads, kEngines);
-  m.last_range = 0;
+  prepare_global_memory();
   prepare_shared_memory();
-  for (unsigned z = 0; z < shape.grid.z && !m.abandoned; ++z) {
-    for (unsigned y = 0; y < shape.grid.y && !m.abandoned; ++y) {
-      for (unsigned x = 0; x < shape.grid.x && !m.abandoned; ++x) run_block({x, y, z});
-    }
+  const dim3& grid = shape.grid;
+  for (const uint32_t block : block_order(uint64_t{grid.x} * grid.y * grid.z)) {
+    run_block({block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y});
+    if (m.abandoned) break;
   }
   return take_reports();
 }

@@ -22,6 +22,12 @@ class Footprint {
 #if defined(FASTCONV_EMULATED)
   Footprint& reads(const char* name, const void* data, size_t bytes) { return add(name, data, bytes, false); }
   Footprint& writes(const char* name, const void* data, size_t bytes) { return add(name, data, bytes, true); }
+  // Memory to be written whose content means nothing before this launch: the first launch that uses a workspace says
+  // so, and reading what no kernel has written is reported, here and in the launches that follow.
+  Footprint& scratch(const char* name, const void* data, size_t bytes) {
+    if (data && bytes) ranges_.push_back({data, bytes, name, true, true});
+    return *this;
+  }
   Footprint& reads(const char* name, const TensorView& view) { return add(name, view, false); }
   Footprint& writes(const char* name, const TensorView& view) { return add(name, view, true); }
   const std::vector<emulator::MemoryRange>& ranges() const { return ranges_; }
@@ -46,6 +52,7 @@ class Footprint {
 #else
   Footprint& reads(const char*, const void*, size_t) { return *this; }
   Footprint& writes(const char*, const void*, size_t) { return *this; }
+  Footprint& scratch(const char*, const void*, size_t) { return *this; }
   Footprint& reads(const char*, const TensorView&) { return *this; }
   Footprint& writes(const char*, const TensorView&) { return *this; }
 #endif
