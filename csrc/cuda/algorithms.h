@@ -5,6 +5,10 @@
 
 namespace fastconv::cuda {
 
+extern const Algorithm<GemmCall> kGemmMma;
+extern const Algorithm<GemmCall> kGemmMmaSplitK;
+extern const Algorithm<GemmCall> kGemmMmaTf32;
+extern const Algorithm<GemmCall> kGemmMmaTf32SplitK;
 extern const Algorithm<GemmCall> kGemmSimt;
 
 extern const Algorithm<Conv2dCall> kConv2dDirect;

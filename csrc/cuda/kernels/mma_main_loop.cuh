@@ -47,9 +47,11 @@ struct MmaConfig {
   static constexpr int kSliceRows = kWarpsM * 16, kSliceStride = kTileN + 8;
   static constexpr int kSliceBytes = kSliceRows * kSliceStride * 4;
   static constexpr int kSharedBytes = kRingBytes > kSliceBytes ? kRingBytes : kSliceBytes;
-  // Blocks on one multiprocessor that leave the accumulators (up to 128 registers) room for fragments: 256 threads of
-  // up to 255 registers, 512 of 128 where a warp's tile is smaller.
-  static constexpr int kMinBlocks = (kWarpM * kWarpN > 2048 ? 256 : 512) / kThreads;
+  // Blocks on one multiprocessor: what the accumulators leave of 64 K registers for fragments and addresses, without
+  // spills. 128 accumulators a thread: 256 threads of 255 registers; 64: 384 of 168; fewer: 512 of 128.
+  static constexpr int kThreadAccumulators = kWarpM * kWarpN / 32;
+  static constexpr int kResidentThreads = kThreadAccumulators > 64 ? 256 : kThreadAccumulators > 32 ? 384 : 512;
+  static constexpr int kMinBlocks = kResidentThreads / kThreads;
 
   static_assert(kTileM % kWarpM == 0 && kTileN % kWarpN == 0, "warps cover the tile");
   static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "whole fragments, B's in pairs");

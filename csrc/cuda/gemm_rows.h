@@ -1,0 +1,65 @@
+// What the gemm rows have in common on the host: limits, the memory they touch, the shape of a split along K.
+#pragma once
+
+#include "../common/algorithm_table.h"
+#include "device.h"
+#include "primitives/launch.h"
+#include "tuning/gemm_plan.h"
+
+namespace fastconv::cuda {
+
+inline Reasons gemm_extent_reasons(const GemmCall& call) {
+  constexpr int64_t kMaxExtent = 0x7fffffff - 256;  // tile arithmetic is in int; offsets are 64-bit
+  Reasons reasons;
+  const auto limit = [&](const char* name, int64_t extent) {
+    if (extent > kMaxExtent)
+      reasons.push_back(std::string(name) + " = " + std::to_string(extent) + " is above 2^31 - 257");
+  };
+  limit("M", call.M);
+  limit("N", call.N);
+  limit("K", call.K);
+  const int64_t tiles = (call.M + 63) / 64 * ((call.N + 63) / 64);
+  if (reasons.empty() && tiles > 0x7fffffff) {
+    reasons.push_back(std::to_string(tiles) + " tiles are more than one grid holds");
+  }
+  return reasons;
+}
+
+inline void refuse_without_mma(Reasons& reasons) {
+  const int architecture = current_device().architecture;
+  if (architecture < 80) {
+    reasons.push_back("the GPU is sm_" + std::to_string(architecture) + ": mma.sync and cp.async need sm_80");
+  }
+}
+
+inline void refuse_unsplittable(Reasons& reasons, const GemmCall& call, int tile_k) {
+  if (call.K <= tile_k) {
+    reasons.push_back("K = " + std::to_string(call.K) + " is one step of " + std::to_string(tile_k) +
+                      ": nothing to split");
+  }
+}
+
+inline TensorView gemm_view(const void* data, DType dtype, const int64_t (&size)[3], const int64_t (&stride)[3]) {
+  return {const_cast<void*>(data), dtype, {size[0], size[1], size[2], 1}, {stride[0], stride[1], stride[2], 0}};
+}
+
+// d as the epilogue sees it: batch, channel n, row m.
+inline TensorView gemm_output_view(const GemmCall& call) {
+  return gemm_view(call.d, call.dtype, {call.batch, call.N, call.M},
+                   {call.d_stride_batch, call.d_stride_n, call.d_stride_m});
+}
+
+inline LaunchConfig gemm_launch_config(const GemmCall& call, const CallContext& context) {
+  LaunchConfig config;
+  config.stream = context.stream;
+  config.footprint
+      .reads("a", gemm_view(call.a, call.dtype, {call.batch, call.M, call.K},
+                            {call.a_stride_batch, call.a_stride_m, call.a_stride_k}))
+      .reads("b", gemm_view(call.b, call.dtype, {call.batch, call.K, call.N},
+                            {call.b_stride_batch, call.b_stride_k, call.b_stride_n}))
+      .writes("d", gemm_output_view(call))
+      .reads(call.epilogue, call.dtype, call.N);
+  return config;
+}
+
+}  // namespace fastconv::cuda
