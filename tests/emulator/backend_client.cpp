@@ -1,7 +1,9 @@
 // Calls the kernels through the exported table, from C types that ctypes can fill. Like fastconv's own extension, this
 // library does not contain the kernels: it is handed the table of a library that was opened at run time.
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "../../csrc/cuda/backend.h"
 
@@ -49,11 +51,27 @@ EpilogueArgs epilogue(const ClientEpilogue& e, DType dtype) {
   return args;
 }
 
+// Filled with NaN bytes, so that what a kernel reads before anything wrote it shows in the result.
+struct ClientWorkspace final : Workspace {
+  std::vector<void*> blocks;
+  void* allocate(size_t bytes) override {
+    constexpr size_t kAlignment = 256;
+    void* block = aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment + kAlignment);
+    memset(block, 0xff, bytes);
+    blocks.push_back(block);
+    return block;
+  }
+  ~ClientWorkspace() {
+    for (void* block : blocks) free(block);
+  }
+};
+
 template <class Call>
 int run(const AlgorithmTable<Call>& table, const Call& call, const char* op, const char* algorithm, char* error,
         size_t error_bytes) {
   try {
-    select_algorithm(table, call, op, algorithm).run(call, CallContext{});
+    ClientWorkspace workspace;
+    select_algorithm(table, call, op, algorithm).run(call, CallContext{&workspace, nullptr});
     return 0;
   } catch (const std::exception& e) {
     snprintf(error, error_bytes, "%s", e.what());

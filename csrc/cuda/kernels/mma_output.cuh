@@ -9,6 +9,8 @@
 // A kernel says where rows of its tile lie through a function object `place(tile row) -> MmaRow`.
 #pragma once
 
+#include <limits>
+
 #include "../primitives/pack.cuh"
 #include "mma_main_loop.cuh"
 
@@ -82,10 +84,13 @@ struct VectorEpilogue {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) v[i] += to_accumulate(r.value[i]);
     }
-    if (e.act == Activation::kRelu) {
+    if (e.act == Activation::kIdentity || e.act == Activation::kRelu || e.act == Activation::kRelu6) {
+      constexpr float kInfinity = std::numeric_limits<float>::infinity();
+      const float low = e.act == Activation::kIdentity ? -kInfinity : 0.0f;
+      const float high = e.act == Activation::kRelu6 ? 6.0f : kInfinity;
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) v[i] = activations::Relu::apply<float>(v[i], 0.0f);
-    } else if (e.act != Activation::kIdentity) {
+      for (int i = 0; i < kVector; ++i) v[i] = min_nan(max_nan(v[i], low), high);
+    } else {
       // The code of all activations is long: it stands here once, and the vector is rotated past it.
 #pragma unroll 1
       for (int i = 0; i < kVector; ++i) {
