@@ -13,4 +13,17 @@ extern const Algorithm<GemmCall> kGemmSimt;
 
 extern const Algorithm<Conv2dCall> kConv2dDirect;
 
+// Single kernels (csrc/common/op_kernels.h).
+void max_pool2d(const PoolCall& call, const CallContext& context);
+void max_pool2d_backward(const PoolCall& call, const CallContext& context);
+void avg_pool2d(const PoolCall& call, const CallContext& context);
+void avg_pool2d_backward(const PoolCall& call, const CallContext& context);
+void activation(const ActivationCall& call, const CallContext& context);
+void prelu_param_grad(const PreluParamGradCall& call, const CallContext& context);
+void softmax(const SoftmaxCall& call, const CallContext& context);
+void softmax_backward(const SoftmaxCall& call, const CallContext& context);
+void upsample_nearest2d(const UpsampleCall& call, const CallContext& context);
+void upsample_nearest2d_backward(const UpsampleCall& call, const CallContext& context);
+void channel_sum(const ChannelSumCall& call, const CallContext& context);
+
 }  // namespace fastconv::cuda

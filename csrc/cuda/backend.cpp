@@ -34,6 +34,10 @@ const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms() {
 const OpKernels& op_kernels() {
   static const OpKernels kernels = [] {
     OpKernels k;
+    k.max_pool2d = max_pool2d;
+    k.max_pool2d_backward = max_pool2d_backward;
+    k.avg_pool2d = avg_pool2d;
+    k.avg_pool2d_backward = avg_pool2d_backward;
     return k;
   }();
   return kernels;
