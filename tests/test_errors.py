@@ -167,7 +167,8 @@ SAME: dict[str, Call] = {
 }
 
 
-BACKENDS = [name for name in ("cpu", "reference", "cuda_emulated") if not fastconv.backends.why_unavailable(name)]
+ON_CPU = ("cpu", "reference", "cuda_emulated", "triton_interpreted")
+BACKENDS = [name for name in ON_CPU if not fastconv.backends.why_unavailable(name)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

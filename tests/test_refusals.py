@@ -128,6 +128,19 @@ def test_fused_operands_that_do_not_fit(call: Call, text: str, grad: bool) -> No
     assert type(caught.value) is ValueError
 
 
+OTHERS = [b for b in ("cuda_emulated", "triton_interpreted", "reference") if not fastconv.backends.why_unavailable(b)]
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("call", [*MIXED.values(), *(call for call, _ in FITS.values())], ids=[*MIXED, *FITS])
+def test_every_backend_refuses_in_the_same_words(call: Call, backend: str) -> None:
+    with pytest.raises(Exception) as on_cpu:
+        call(functional)
+    with fastconv.backend(backend), pytest.raises(Exception) as there:
+        call(functional)
+    assert (type(there.value), str(there.value)) == (type(on_cpu.value), str(on_cpu.value))
+
+
 # ---- names -------------------------------------------------------------------------------------------------------
 
 WITH_ALGO: dict[str, tuple[str, Callable[[str], Any]]] = {

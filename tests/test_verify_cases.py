@@ -1,4 +1,5 @@
-"""The cases of `fastconv verify`, a share of each: one dtype and layout a case, every algorithm, one or two ISAs.
+"""The cases of `fastconv verify`, a share of each: one dtype and layout a case, every algorithm, one or two ISAs, and the
+kernels for GPUs as executed on the CPU.
 
 `fastconv verify` runs the full product, in CI too; here a case that fails has a name that pytest can run alone.
 """
@@ -19,6 +20,8 @@ from fastconv.verify.cases import all_cases, cases_of
 
 # By a hash of its name, a case keeps its dtype and layout when others come and go.
 MIXES = tuple(itertools.product(runner.DTYPES, LAYOUTS))
+# GPU kernels that run without a GPU.
+EXECUTED = [b for b in ("cuda_emulated", "triton_interpreted") if introspection.why_unavailable(b) is None]
 
 
 def _draw(case: Case, count: int, salt: str = "") -> int:
@@ -30,10 +33,11 @@ def _mix(case: Case) -> tuple[torch.dtype, str]:
 
 
 def _targets(case: Case) -> list[tuple[str, str]]:
-    """The instruction set in use, and one of the others."""
+    """The instruction set in use, one of the others, and every backend that executes GPU kernels."""
     used = introspection.isa()
     others = [isa for isa in introspection.available_isas() if isa != used and not introspection.isa_is_forced()]
-    return [("cpu", used), *(("cpu", isa) for isa in others[_draw(case, max(len(others), 1), "isa") :][:1])]
+    other = others[_draw(case, max(len(others), 1), "isa") :][:1]
+    return [("cpu", used), *(("cpu", isa) for isa in other), *((backend, "") for backend in EXECUTED)]
 
 
 def _name(case: Case) -> str:
@@ -50,21 +54,25 @@ def test_case(case: Case) -> None:
     assert any(outcome.passed for outcome in outcomes.values())
 
 
-ALGORITHMS = [(op, name) for op in introspection.OPERATORS for name in introspection.algorithm_names(op)]
+ROWS = [
+    (op, name, backend, isa)
+    for op in introspection.OPERATORS
+    for backend, isa in [*(("cpu", isa) for isa in introspection.available_isas()), *((b, "") for b in EXECUTED)]
+    for name in introspection.algorithm_names(op, backend)
+]
 
 
-@pytest.mark.parametrize("isa", introspection.available_isas())
-@pytest.mark.parametrize(("op", "algorithm"), ALGORITHMS)
-def test_every_algorithm_of_every_table_runs(op: str, algorithm: str, isa: str) -> None:
-    """A row that refuses every case is tested by nothing."""
-    outcomes: dict[tuple[str, ...], runner.Outcome] = {}
-    for case in cases_of(op):
-        runner.run_case(case, torch.float32, "nhwc", [("cpu", isa)], algorithm, outcomes)
-        if any(outcome.passed or outcome.failures for outcome in outcomes.values()):
-            break
-    assert [outcome.passed for outcome in outcomes.values()] == [1], [
-        o.failures or o.refusal for o in outcomes.values()
-    ]
+@pytest.mark.parametrize(("op", "algorithm", "backend", "isa"), ROWS)
+def test_every_algorithm_of_every_table_runs(op: str, algorithm: str, backend: str, isa: str) -> None:
+    """A row that refuses every case is tested by nothing. Tensor cores take half precision only."""
+    for dtype in (torch.float32, torch.bfloat16):
+        for case in cases_of(op):
+            outcomes: dict[tuple[str, ...], runner.Outcome] = {}
+            runner.run_case(case, dtype, "nhwc", [(backend, isa)], algorithm, outcomes)
+            if any(outcome.passed or outcome.failures for outcome in outcomes.values()):
+                assert [outcome.passed for outcome in outcomes.values()] == [1], [o.failures for o in outcomes.values()]
+                return
+    pytest.fail("every case was refused")
 
 
 def test_every_operator_has_cases_and_an_algorithm() -> None:

@@ -179,7 +179,7 @@ def build_report(
     context = {
         "tiles": _tiles(classified, faces),
         "photos": [_photo(result) for result in classified.photos],
-        "speed_plot": _speed_plot(classified.timings),
+        "speed_plot": _speed_plot(classified.timings) if classified.timings else "",
         "speeds": [(batch, timing_rows(timings)) for batch, timings in classified.timings.items()],
         "explanation": kernel_rows(classified.explanation),
         "faces": None if faces is None else _faces(faces),
