@@ -13,7 +13,12 @@ ROWS = [
     ("mma", "float16"), ("mma", "bfloat16"), ("mma_tf32", "float32"),
     ("mma_split_k", "float16"), ("mma_split_k", "bfloat16"), ("mma_tf32_split_k", "float32"),
 ]  # fmt: skip
-ONE_OF_EACH = [("mma", "bfloat16"), ("mma_split_k", "float16"), ("mma_tf32", "float32"), ("mma_tf32_split_k", "float32")]
+ONE_OF_EACH = [
+    ("mma", "bfloat16"),
+    ("mma_split_k", "float16"),
+    ("mma_tf32", "float32"),
+    ("mma_tf32_split_k", "float32"),
+]
 TRANSPOSES = ["nn", "nt", "tn", "tt"]
 SHAPES = [
     (1, 67, 71, 37),  # primes: nothing is aligned, copied by the element
