@@ -11,7 +11,11 @@ extern const Algorithm<GemmCall> kGemmMmaTf32;
 extern const Algorithm<GemmCall> kGemmMmaTf32SplitK;
 extern const Algorithm<GemmCall> kGemmSimt;
 
-extern const Algorithm<Conv2dCall> kConv2dDirect;
+extern const Algorithm<Conv2dCall> kConv2dMma, kConv2dMmaTf32, kConv2dDirect;
+
+extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma;
+
+extern const Algorithm<Conv2dInputGradCall> kInputGradMma, kInputGradMmaTf32;
 
 // Single kernels (csrc/common/op_kernels.h).
 void max_pool2d(const PoolCall& call, const CallContext& context);

@@ -12,17 +12,17 @@ const AlgorithmTable<GemmCall>& gemm_algorithms() {
 }
 
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {kConv2dDirect};
+  static const AlgorithmTable<Conv2dCall> table = {kConv2dMma, kConv2dMmaTf32, kConv2dDirect};
   return table;
 }
 
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {};
+  static const AlgorithmTable<Conv2dCall> table = {kUpsamplePhaseMma, kUpsampleGatherMma};
   return table;
 }
 
 const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
-  static const AlgorithmTable<Conv2dInputGradCall> table = {};
+  static const AlgorithmTable<Conv2dInputGradCall> table = {kInputGradMma, kInputGradMmaTf32};
   return table;
 }
 

@@ -1,0 +1,227 @@
+// Host side of conv_mma.cuh: brings the operands into form where they are not, chooses the tile and the split, launches.
+#pragma once
+
+#include <algorithm>
+
+#include "../conv_mma.h"
+#include "../device.h"
+#include "conv_mma.cuh"
+#include "conv_mma_reduce.cuh"
+#include "layout.cuh"
+
+namespace fastconv::cuda {
+namespace conv_mma_detail {
+
+template <int kBytes>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct BitsOf<4> {
+  using type = uint32_t;
+};
+
+inline bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+inline int most(const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); }
+
+inline ConvMmaAxis kernel_axis(const PhaseAxis& axis) {
+  ConvMmaAxis a;
+  a.phases = axis.phases, a.in_extent = axis.in_extent, a.in_step = axis.in_step;
+  a.tap_step = axis.in_tap_step, a.scale = axis.scale;
+  for (int f = 0; f < axis.phases; ++f) {
+    a.taps[f] = axis.taps[f], a.base[f] = axis.in_base[f], a.count[f] = axis.count[f];
+    a.count_divmod[f] = FastDivmod(axis.count[f]);
+  }
+  return a;
+}
+
+// Whether whole 16-byte chunks of channels can be copied from where the input lies.
+template <class T>
+bool input_in_place(const PhasedConv& conv) {
+  constexpr int64_t kChunk = 16 / sizeof(T);
+  const TensorView& in = conv.in;
+  bool whole = conv.in_channels % kChunk == 0 && (in.size[1] == 1 || in.stride[1] == 1) && aligned_16(in.data);
+  for (const int axis : {0, 2, 3}) whole = whole && (in.size[axis] == 1 || in.stride[axis] % kChunk == 0);
+  return whole;
+}
+
+// The input as the kernel reads it: where it lies, or packed into the workspace.
+template <class T>
+TensorView prepare_input(const PhasedConv& conv, int64_t channels, const CallContext& context) {
+  if (input_in_place<T>(conv)) return conv.in;
+  TensorView packed = conv.in;
+  packed.size[1] = conv.groups * channels;
+  packed.stride[1] = 1;
+  packed.stride[3] = packed.size[1];
+  packed.stride[2] = packed.stride[3] * packed.size[3];
+  packed.stride[0] = packed.stride[2] * packed.size[2];
+  packed.data = context.workspace->allocate(static_cast<size_t>(packed.numel()) * sizeof(T));
+  launch_pack_channels<typename BitsOf<sizeof(T)>::type>(conv.in, conv.groups, channels, packed.data, context.stream);
+  return packed;
+}
+
+template <class T>
+struct PreparedWeights {
+  const T* data;
+  int64_t stride_phase, stride_group, stride_out, elements;
+};
+
+// One dense matrix for each phase and group, in place where the filters are one already (KRSC): the kernel's main loop
+// then has one way to read B, whichever operator and layout it serves. Packing reads the weights once and writes them
+// once, a small part of what the convolution itself moves.
+template <class T>
+PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channels, const CallContext& context) {
+  constexpr int64_t kChunk = 16 / sizeof(T);
+  const PhasedConv& conv = problem.conv;
+  const WeightAxis &h = problem.weights_h, &w = problem.weights_w;
+  const bool same_taps = h.phases == 1 && w.phases == 1 && h.scale == 0 && w.scale == 0;
+  const bool dense = (conv.in_channels == 1 || conv.w_stride_in == 1) &&
+                     (w.taps[0] == 1 || conv.w_stride_w == channels) &&
+                     (h.taps[0] == 1 || conv.w_stride_h == channels * w.taps[0]);
+  const auto* source = static_cast<const T*>(conv.weights);
+  if (same_taps && dense && conv.in_channels == channels && conv.w_stride_out % kChunk == 0 && aligned_16(source) &&
+      (conv.groups == 1 || conv.w_stride_group % kChunk == 0)) {
+    return {source, 0, conv.w_stride_group, conv.w_stride_out, 0};
+  }
+  const int most_taps = most(h.taps) * most(w.taps);
+  PreparedWeights<T> p;
+  p.stride_out = most_taps * channels;
+  p.stride_group = p.stride_out * conv.out_channels;
+  p.stride_phase = h.phases * w.phases == 1 ? 0 : p.stride_group * conv.groups;
+  p.elements = p.stride_group * conv.groups * h.phases * w.phases;
+  T* packed = static_cast<T*>(context.workspace->allocate(static_cast<size_t>(p.elements) * sizeof(T)));
+  p.data = packed;
+  PackWeightsParams<T> params;
+  params.source = source, params.packed = packed;
+  params.stride_group = conv.w_stride_group, params.stride_out = conv.w_stride_out;
+  params.stride_in = conv.w_stride_in, params.stride_h = conv.w_stride_h, params.stride_w = conv.w_stride_w;
+  params.packed_stride_phase = p.stride_group * conv.groups;
+  params.packed_stride_group = p.stride_group, params.packed_stride_out = p.stride_out;
+  params.in_channels = static_cast<int>(conv.in_channels), params.padded_in_channels = static_cast<int>(channels);
+  params.out_channels = static_cast<int>(conv.out_channels);
+  params.h = h, params.w = w;
+  if (most_taps > 0) {
+    Footprint footprint;
+    footprint.reads("w", problem.weights)
+        .writes("packed w", packed, static_cast<size_t>(p.elements) * sizeof(T));
+    launch_pack_conv_weights(params, conv.groups, most_taps, footprint, context.stream);
+  }
+  return p;
+}
+
+template <class Config, class T>
+void launch_tiles(ConvMmaParams<T>& params, int64_t most_pixels, int64_t splits, const LaunchConfig& base,
+                  int most_taps) {
+  const int64_t tiles_m = (most_pixels + Config::kTileM - 1) / Config::kTileM;
+  const int64_t tiles_n = (params.out_channels + Config::kTileN - 1) / Config::kTileN;
+  params.tiles_n = FastDivmod(tiles_n);
+  LaunchConfig config = base;
+  config.block = dim3(Config::kThreads);
+  config.grid = dim3(static_cast<unsigned>(tiles_m * tiles_n * params.groups.divisor * params.phases.divisor),
+                     static_cast<unsigned>(splits));
+  config.dynamic_shared_bytes = Config::kSharedBytes + (most_taps + 1) * sizeof(ConvTap);
+  launch("conv_mma", config, conv_mma_kernel<Config>, params);
+}
+
+// Rows and columns of the block's tile. Large tiles read each operand least often; smaller ones where large ones would
+// leave multiprocessors idle, or mostly compute columns that do not exist.
+enum class TileChoice { kLarge, kTall, kNarrow, kSmall };
+
+inline TileChoice choose_tile(int64_t pixels, int64_t groups, int64_t out_channels, int multiprocessors) {
+  const auto tiles = [&](int64_t m, int64_t n) {
+    return (pixels + m - 1) / m * ((out_channels + n - 1) / n) * groups;
+  };
+  if (out_channels <= 32) return TileChoice::kNarrow;
+  if (out_channels > 64 && tiles(128, 128) >= multiprocessors) return TileChoice::kLarge;
+  return tiles(128, 64) >= multiprocessors ? TileChoice::kTall : TileChoice::kSmall;
+}
+
+// Parts of the reduction, so that blocks fill the GPU about once; a part is worth its partial sums from eight steps on.
+inline int64_t choose_splits(int64_t blocks, int64_t steps, int multiprocessors) {
+  const int64_t wanted = multiprocessors / std::max<int64_t>(blocks, 1);
+  return std::max<int64_t>(1, std::min<int64_t>({wanted, steps / 8, 32}));
+}
+
+}  // namespace conv_mma_detail
+
+template <class T>
+void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) {
+  using namespace conv_mma_detail;
+  constexpr int64_t kChunk = 16 / sizeof(T);
+  const PhasedConv& conv = problem.conv;
+  const int64_t channels = (conv.in_channels + kChunk - 1) / kChunk * kChunk;
+  const TensorView in = prepare_input<T>(conv, channels, context);
+  const PreparedWeights<T> weights = prepare_weights<T>(problem, channels, context);
+
+  ConvMmaParams<T> params;
+  params.in = in.as<const T>();
+  params.in_stride_n = in.stride[0], params.in_stride_h = in.stride[2], params.in_stride_w = in.stride[3];
+  params.weights = weights.data;
+  params.w_stride_phase = weights.stride_phase, params.w_stride_group = weights.stride_group;
+  params.w_stride_out = weights.stride_out;
+  params.batch = static_cast<int>(conv.N);
+  params.in_channels = static_cast<int>(channels), params.out_channels = static_cast<int>(conv.out_channels);
+  params.h = kernel_axis(conv.h), params.w = kernel_axis(conv.w);
+  params.groups = FastDivmod(conv.groups), params.phases = FastDivmod(conv.phases());
+  params.out_stride_n = conv.out.stride[0], params.out_stride_channel = conv.out.stride[1];
+  params.out_stride_h = conv.out.stride[2], params.out_stride_w = conv.out.stride[3];
+  params.output = {conv.out.as<T>(), conv.out.stride[1], conv.out_channels, 0, false, conv.out.stride[1] != 1, nullptr,
+                   conv.epilogue};
+  bool aligned_rows = true;
+  for (const int axis : {0, 2, 3}) {
+    aligned_rows = aligned_rows && (conv.out.size[axis] == 1 || conv.out.stride[axis] % kChunk == 0);
+  }
+  params.output.vectors = mma_vectors(params.output, aligned_rows);
+
+  const int most_taps = most(conv.h.taps) * most(conv.w.taps);
+  const int64_t most_pixels = conv.N * most(conv.h.count) * most(conv.w.count);
+  const int64_t pixels = most_pixels * conv.phases();
+  const int multiprocessors = std::max(current_device().multiprocessors, 1);
+  const TileChoice tile = choose_tile(pixels, conv.groups, conv.out_channels, multiprocessors);
+  const int64_t steps = (most_taps * channels * static_cast<int64_t>(sizeof(T)) + 63) / 64;
+  int64_t splits = 1;
+  if (tile == TileChoice::kSmall || tile == TileChoice::kNarrow) {
+    const int64_t m = tile == TileChoice::kSmall ? 64 : 128;
+    splits = choose_splits((pixels + m - 1) / m * ((conv.out_channels + 63) / 64) * conv.groups, steps, multiprocessors);
+  }
+  const int64_t row = conv.groups * conv.out_channels;
+  params.partial_stride_phase = most_pixels * row;
+  params.partial_stride_split = params.partial_stride_phase * conv.phases();
+  const size_t partial_bytes = static_cast<size_t>(splits * params.partial_stride_split) * sizeof(float);
+  if (splits > 1) params.output.partials = static_cast<float*>(context.workspace->allocate(partial_bytes));
+
+  LaunchConfig config;
+  config.stream = context.stream;
+  config.footprint.reads("x", in);
+  if (weights.elements > 0) {
+    config.footprint.reads("packed w", weights.data, static_cast<size_t>(weights.elements) * sizeof(T));
+  } else {
+    config.footprint.reads("w", problem.weights);
+  }
+  if (splits > 1) {
+    config.footprint.writes("partial sums", params.output.partials, partial_bytes);
+  } else {
+    config.footprint.writes("y", conv.out).reads(conv.epilogue, conv.dtype, row);
+  }
+  switch (tile) {
+    case TileChoice::kLarge:
+      launch_tiles<MmaConfig<T, 128, 128, 64, 64, 4, Major::kK, Major::kK>>(params, most_pixels, 1, config, most_taps);
+      break;
+    case TileChoice::kTall:
+      launch_tiles<MmaConfig<T, 128, 64, 64, 32, 4, Major::kK, Major::kK>>(params, most_pixels, 1, config, most_taps);
+      break;
+    case TileChoice::kNarrow:
+      launch_tiles<MmaConfig<T, 128, 32, 32, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
+                                                                          most_taps);
+      break;
+    case TileChoice::kSmall:
+      launch_tiles<MmaConfig<T, 64, 64, 32, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
+                                                                         most_taps);
+  }
+  if (splits > 1) launch_conv_mma_reduce(params, conv, splits, partial_bytes, context.stream);
+}
+
+}  // namespace fastconv::cuda
