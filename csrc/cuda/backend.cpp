@@ -7,7 +7,8 @@ namespace fastconv::cuda {
 namespace {
 
 const AlgorithmTable<GemmCall>& gemm_algorithms() {
-  static const AlgorithmTable<GemmCall> table = {kGemmMmaSplitK, kGemmMma, kGemmMmaTf32SplitK, kGemmMmaTf32, kGemmSimt};
+  static const AlgorithmTable<GemmCall> table = {kGemmMmaSplitK, kGemmMma,        kGemmMmaTf32SplitK,
+                                                 kGemmMmaTf32,   kGemmSimtSplitK, kGemmSimt};
   return table;
 }
 

@@ -37,6 +37,9 @@ inline void refuse_unsplittable(Reasons& reasons, const GemmCall& call, int tile
     reasons.push_back("K = " + std::to_string(call.K) + " is one step of " + std::to_string(tile_k) +
                       ": nothing to split");
   }
+  if (call.batch > 65535) {
+    reasons.push_back("batch = " + std::to_string(call.batch) + " fills the GPU without a split");
+  }
 }
 
 inline TensorView gemm_view(const void* data, DType dtype, const int64_t (&size)[3], const int64_t (&stride)[3]) {
@@ -60,6 +63,15 @@ inline LaunchConfig gemm_launch_config(const GemmCall& call, const CallContext& 
       .writes("d", gemm_output_view(call))
       .reads(call.epilogue, call.dtype, call.N);
   return config;
+}
+
+// Memory for the partial sums of a split K: (splits, batch, M, N) of Acc. Declared in `config`.
+template <class Acc>
+Acc* gemm_partials(const GemmCall& call, int splits, const CallContext& context, LaunchConfig& config) {
+  const size_t bytes = static_cast<size_t>(splits * call.batch * call.M * call.N) * sizeof(Acc);
+  Acc* partials = static_cast<Acc*>(context.workspace->allocate(bytes));
+  config.footprint.scratch("partials", partials, bytes);
+  return partials;
 }
 
 }  // namespace fastconv::cuda

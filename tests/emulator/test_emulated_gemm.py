@@ -1,7 +1,7 @@
-"""The tensor-core and split-K rows of gemm, executed by the emulator, against float64 NumPy.
+"""The rows of gemm beyond plain "simt", executed by the emulator, against float64 NumPy.
 
-Integers are exact in every type and sum here, tf32 included: compared bit for bit. Random inputs are rounded to tf32
-beforehand where the row does so.
+Integers are exact in every type and sum here, tf32 included: compared bit for bit. Random inputs are values of the type
+that the row multiplies in, tf32 where it rounds to that.
 """
 
 import numpy as np
@@ -12,13 +12,12 @@ from test_emulated_kernels import activate, assert_close, empty, gemm_operand, k
 ROWS = [
     ("mma", "float16"), ("mma", "bfloat16"), ("mma_tf32", "float32"),
     ("mma_split_k", "float16"), ("mma_split_k", "bfloat16"), ("mma_tf32_split_k", "float32"),
+    ("simt_split_k", "float32"), ("simt_split_k", "float64"), ("simt_split_k", "bfloat16"),
 ]  # fmt: skip
 ONE_OF_EACH = [
-    ("mma", "bfloat16"),
-    ("mma_split_k", "float16"),
-    ("mma_tf32", "float32"),
-    ("mma_tf32_split_k", "float32"),
-]
+    ("mma", "bfloat16"), ("mma_split_k", "float16"), ("mma_tf32", "float32"), ("mma_tf32_split_k", "float32"),
+    ("simt_split_k", "float32"),
+]  # fmt: skip
 TRANSPOSES = ["nn", "nt", "tn", "tt"]
 SHAPES = [
     (1, 67, 71, 37),  # primes: nothing is aligned, copied by the element
@@ -50,5 +49,141 @@ def test_exact_on_integers(kernels, shape, transpose, algo, dtype):  # noqa: F81
 @pytest.mark.parametrize(("algo", "dtype"), ONE_OF_EACH)
 @pytest.mark.parametrize("transpose", TRANSPOSES)
 def test_large_tile(kernels, transpose, algo, dtype):  # noqa: F811
-    """Enough 128 x 128 tiles for the large configuration, ragged, with a wrapped ring."""
-    check_exact(kernels, (100, 72, 72, 16) if "split" not in algo else (100, 72, 72, 48), transpose, algo, dtype)
+    """Enough 128 x 128 tiles that these are chosen, ragged."""
+    check_exact(kernels, (100, 72, 72, 48 if "split" in algo else 16), transpose, algo, dtype)
+
+
+@pytest.mark.parametrize("schedule", ["lifo", "rand:1", "rand:2", "rand:3"])
+@pytest.mark.parametrize("copies", ["lazy", "eager", "rand:1"])
+@pytest.mark.parametrize(("algo", "dtype"), ONE_OF_EACH)
+def test_any_schedule(kernels, algo, dtype, copies, schedule, monkeypatch):  # noqa: F811
+    """The ring wraps, whatever the order of the threads and the moment in which copies land."""
+    monkeypatch.setenv("FASTCONV_EMULATOR_SCHEDULE", schedule)
+    monkeypatch.setenv("FASTCONV_EMULATOR_COPIES", copies)
+    check_exact(kernels, (1, 72, 40, 424), "tn", algo, dtype)
+
+
+def as_tf32(values64):
+    """Rounded to eleven bits."""
+    mantissa, exponent = np.frexp(values64)
+    return np.ldexp(np.round(mantissa * 2048) / 2048, exponent)
+
+
+def operand(rng, shape, algo, dtype):
+    stored, exact = values(rng, shape, dtype)
+    if "tf32" not in algo:
+        return stored, exact
+    exact = as_tf32(exact)
+    return exact.astype(np.float32), exact
+
+
+@pytest.mark.parametrize("n", [72, 67], ids=["vectors", "elements"])
+@pytest.mark.parametrize(("algo", "dtype"), ONE_OF_EACH)
+@pytest.mark.parametrize(
+    ("act", "parameter"), [*((act, "scalar") for act in ACTIVATIONS), ("prelu", "channel"), ("prelu", "full")]
+)
+def test_epilogue(kernels, act, parameter, algo, dtype, n):  # noqa: F811
+    rng = np.random.default_rng(4)
+    B, M, K = 2, 70, 64
+    a, a64 = operand(rng, (B, M, K), algo, dtype)
+    b, b64 = operand(rng, (B, K, n), algo, dtype)
+    residual, residual64 = values(rng, (B, M, n), dtype)
+    # The residual is a view of size (batch, N, M, 1), and so is the parameter of every element.
+    epilogue = Epilogue(act=act, param=0.25, residual=residual.swapaxes(1, 2))
+    epilogue.bias, epilogue.scale, epilogue.shift = (rng.uniform(-1, 1, n).astype(np.float32) for _ in range(3))
+    slope = 0.25
+    if parameter == "channel":
+        epilogue.channel_param = slope = rng.uniform(-1, 1, n).astype(np.float32)
+    elif parameter == "full":
+        stored, slope = values(rng, (B, M, n), dtype)
+        epilogue.full_param = stored.swapaxes(1, 2)
+    magnitude = np.abs(epilogue.scale) * (np.abs(a64) @ np.abs(b64) + np.abs(epilogue.bias))
+    expected = epilogue.scale * (a64 @ b64 + epilogue.bias) + epilogue.shift + residual64
+    d = empty((B, M, n), dtype)
+    kernels.gemm(a, b, d, dtype, epilogue, algo=algo)
+    assert_close(
+        d, activate(expected, act, slope), magnitude + np.abs(epilogue.shift) + np.abs(residual64), K, dtype
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("algo", "dtype"), ROWS)
+def test_bias_alone(kernels, algo, dtype):  # noqa: F811
+    rng = np.random.default_rng(5)
+    a, a64 = values(rng, (1, 40, 40), dtype, integers=True)
+    b, b64 = values(rng, (1, 40, 72), dtype, integers=True)
+    bias = rng.integers(-9, 9, 72).astype(np.float64)
+    d = empty((1, 40, 72), dtype)
+    kernels.gemm(a, b, d, dtype, Epilogue(bias=bias, act="relu6"), algo=algo)
+    np.testing.assert_array_equal(widen(d, dtype), np.clip(a64 @ b64 + bias, 0, 6))
+
+
+@pytest.mark.parametrize(("algo", "dtype"), ROWS)
+@pytest.mark.parametrize("shape", [(70, 70, 40), (72, 72, 40)], ids=str)
+def test_nan_and_infinity_stay_in_their_row_and_column(kernels, shape, algo, dtype):  # noqa: F811
+    M, N, K = shape
+    a, b = np.ones((1, M, K)), np.ones((1, K, N))
+    a[0, 66, 39], b[0, 0, 1] = np.nan, np.inf
+    d = empty((1, M, N), dtype)
+    kernels.gemm(narrow(a, dtype), narrow(b, dtype), d, dtype, Epilogue(act="relu"), algo=algo)
+    expected = np.full((1, M, N), float(K))
+    expected[0, :, 1] = np.inf
+    expected[0, 66, :] = np.nan
+    np.testing.assert_array_equal(widen(d, dtype), expected)
+
+
+@pytest.mark.parametrize(("algo", "dtype"), [("mma", "float16"), ("mma_tf32", "float32")])
+@pytest.mark.parametrize("extent", ["batch", "M", "N", "K"])
+def test_of_nothing(kernels, extent, algo, dtype):  # noqa: F811
+    sizes = {"batch": 2, "M": 5, "N": 7, "K": 3, extent: 0}
+    a = narrow(np.ones((sizes["batch"], sizes["M"], sizes["K"])), dtype)
+    b = narrow(np.ones((sizes["batch"], sizes["K"], sizes["N"])), dtype)
+    d = empty((sizes["batch"], sizes["M"], sizes["N"]), dtype)
+    kernels.gemm(a, b, d, dtype, Epilogue(bias=np.full(sizes["N"], 2.0)), algo=algo)
+    np.testing.assert_array_equal(widen(d, dtype), np.full(d.shape, 2.0))
+
+
+@pytest.mark.parametrize(("algo", "dtype"), ONE_OF_EACH)
+def test_strided_views(kernels, algo, dtype):  # noqa: F811
+    """Aligned and misaligned column ranges and every second row; an output inside a larger array, whose rest stays."""
+    rng = np.random.default_rng(2)
+    whole_a, a64 = values(rng, (1, 80, 64), dtype, integers=True)
+    whole_b, b64 = values(rng, (1, 64, 120), dtype, integers=True)
+    for columns, to in ((slice(8, 48), slice(16, 56)), (slice(3, 34), slice(7, 38))):
+        whole = narrow(np.full((1, 50, 64), 77.0), dtype)
+        kernels.gemm(whole_a[:, ::2], whole_b[:, :, columns], whole[:, 4:44, to], dtype, algo=algo)
+        np.testing.assert_array_equal(widen(whole[:, 4:44, to], dtype), a64[:, ::2] @ b64[:, :, columns])
+        whole[:, 4:44, to] = narrow(np.full(1, 77.0), dtype)
+        assert (widen(whole, dtype) == 77).all()
+
+
+def test_tf32_rounds_to_nearest(kernels):  # noqa: F811
+    """1 + 3/4 of tf32's unit becomes 1 + 1 unit, where cutting off the mantissa's end would leave 1."""
+    unit = 2.0**-10
+    a = np.full((1, 16, 16), 1 + 0.75 * unit, np.float32)
+    d = empty((1, 16, 16), "float32")
+    kernels.gemm(a, np.eye(16, dtype=np.float32)[None], d, "float32", algo="mma_tf32")
+    np.testing.assert_array_equal(d, np.full(d.shape, 1 + unit))
+
+
+REFUSALS = {
+    "mma": ("float32", "mma: dtype is float32, not float16 or bfloat16"),
+    "mma_tf32": ("float16", "mma_tf32: dtype is float16, not float32"),
+    "mma_split_k": ("float16", "mma_split_k: K = 20 is one step of 32: nothing to split"),
+}
+
+
+@pytest.mark.parametrize("algo", REFUSALS)
+def test_reasons(kernels, algo):  # noqa: F811
+    dtype, reason = REFUSALS[algo]
+    a, b, d = (empty(shape, dtype) for shape in [(1, 8, 20), (1, 20, 8), (1, 8, 8)])
+    with pytest.raises(RuntimeError, match=reason):
+        kernels.gemm(a, b, d, dtype, algo=algo)
+
+
+def test_older_gpus_take_the_cuda_cores(kernels, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("FASTCONV_EMULATED_ARCH", "75")
+    a, b, d = (narrow(np.ones(shape), "float16") for shape in [(1, 8, 40), (1, 40, 8), (1, 8, 8)])
+    with pytest.raises(RuntimeError, match=r"the GPU is sm_75: mma\.sync and cp\.async need sm_80"):
+        kernels.gemm(a, b, d, "float16", algo="mma")
+    kernels.gemm(a, b, d, "float16")
+    np.testing.assert_array_equal(d, np.full(d.shape, 40.0))

@@ -66,12 +66,7 @@ void run_gemm_mma(const GemmCall& call, const CallContext& context, bool split) 
   LaunchConfig config = gemm_launch_config(call, context);
   // Asked for by name, K is split in two even where it does not pay.
   const int splits = split ? even_parts(std::max(2, gemm_mma_parts<T>(call)), plan.steps) : 1;
-  float* partials = nullptr;
-  if (split) {
-    const size_t bytes = static_cast<size_t>(splits * call.batch * call.M * call.N) * sizeof(float);
-    partials = static_cast<float*>(context.workspace->allocate(bytes));
-    config.footprint.writes("partials", partials, bytes);
-  }
+  float* partials = split ? gemm_partials<float>(call, splits, context, config) : nullptr;
   const auto launch_tile = [&](auto major_a, auto major_b) {
     constexpr Major kA = decltype(major_a)::value, kB = decltype(major_b)::value;
     if (plan.large) {

@@ -8,12 +8,15 @@
 //  kTileM--+-----+---+-----+
 //    | | t |     | t |     |          Shared memory holds the accumulate type, both tiles with K outermost.
 //    v +---+-----+---+-----+
+//
+// Grid: x the tiles, y the parts of a split K (partial sums then go to the workspace), z the batch.
 #pragma once
 
 #include "../../common/calls.h"
 #include "../primitives/epilogue.cuh"
 #include "../primitives/launch.h"
 #include "../primitives/pack.cuh"
+#include "tile_raster.cuh"
 
 namespace fastconv::cuda {
 
@@ -30,8 +33,6 @@ struct GemmSimtConfig {
   // One pack of padding: the transposing stores of a warp (rows in the lanes, kPack apart in K) then fall into
   // different banks, and rows stay aligned to packs.
   static constexpr int kRowA = kTileM + kPack, kRowB = kTileN + kPack;
-  // Tiles of 8 rows of tiles are visited together, so that concurrent blocks share A and B in the L2 cache.
-  static constexpr int kRasterRows = 8;
   // Blocks on one multiprocessor: leaves 128 registers a thread. Without the bound ptxas aims higher and spills.
   static constexpr int kMinBlocks = 512 / kThreads;
 
@@ -47,6 +48,7 @@ struct GemmSimtParams {
   int64_t first_batch;  // of this launch
   int M, N, K;
   int tiles_m, tiles_n;
+  int split_depth;  // K of one part of a split, a multiple of kTileK; without a split K or more
   const T* a;
   const T* b;
   T* d;
@@ -55,6 +57,8 @@ struct GemmSimtParams {
   int64_t d_stride_batch, d_stride_m, d_stride_n;
   // Packs run along K (else along M, N); they may be loaded whole.
   bool a_along_k, a_packs, b_along_k, b_packs;
+  accumulate_t<T>* partials;  // null: no split. Else (split, batch, M, N)
+  int64_t batches;            // of the whole call
 };
 
 // Moves a kRows x kTileK tile of one operand: global memory -> registers -> shared memory [K][row]. A thread moves one
@@ -130,21 +134,19 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   const int thread = static_cast<int>(threadIdx.x);
   const int thread_m = thread / Config::kThreadsN * kPack, thread_n = thread % Config::kThreadsN * kPack;
 
-  // Linear block index -> tile: down the rows of a group of kRasterRows, then on to the next column.
-  const int group_tiles = Config::kRasterRows * params.tiles_n;
-  const int first_row = static_cast<int>(blockIdx.x) / group_tiles * Config::kRasterRows;
-  const int rows_in_group = min(Config::kRasterRows, params.tiles_m - first_row);
-  const int in_group = static_cast<int>(blockIdx.x) % group_tiles;
-  const int m0 = (first_row + in_group % rows_in_group) * Config::kTileM;
-  const int n0 = in_group / rows_in_group * Config::kTileN;
-
+  const TilePlace tile = raster_tile(static_cast<int>(blockIdx.x), params.tiles_m, params.tiles_n);
+  const int m0 = tile.row * Config::kTileM, n0 = tile.column * Config::kTileN;
   if (thread == 0) origin_m = m0, origin_n = n0;
 
   const int64_t batch = params.first_batch + blockIdx.z;
+  const int k0 = static_cast<int>(blockIdx.y) * params.split_depth;
+  const int depth = min(params.K - k0, params.split_depth);
   GemmTileLoader<Config, Config::kTileM, Config::kRowA> load_a(
-      params.a + batch * params.a_stride_batch, params.a_stride_m, params.a_stride_k, m0, params.M, params.a_along_k);
+      params.a + batch * params.a_stride_batch + k0 * params.a_stride_k, params.a_stride_m, params.a_stride_k, m0,
+      params.M, params.a_along_k);
   GemmTileLoader<Config, Config::kTileN, Config::kRowB> load_b(
-      params.b + batch * params.b_stride_batch, params.b_stride_n, params.b_stride_k, n0, params.N, params.b_along_k);
+      params.b + batch * params.b_stride_batch + k0 * params.b_stride_k, params.b_stride_n, params.b_stride_k, n0,
+      params.N, params.b_along_k);
   const auto fetch = [&](int depth_left) {
     load_a.fetch(depth_left, params.a_stride_m, params.a_stride_k, params.a_along_k, params.a_packs);
     load_b.fetch(depth_left, params.b_stride_n, params.b_stride_k, params.b_along_k, params.b_packs);
@@ -154,11 +156,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     load_b.store(tile_b[stage], params.b_along_k);
   };
   Acc acc[Config::kThreadM][Config::kThreadN] = {};
-  fetch(params.K);
+  fetch(depth);
   store(0);
   __syncthreads();
   int stage = 0;
-  for (int depth_left = params.K; depth_left > 0; depth_left -= kTileK, stage ^= 1) {
+  for (int depth_left = depth; depth_left > 0; depth_left -= kTileK, stage ^= 1) {
     const bool more = depth_left > kTileK;
     if (more) fetch(depth_left - kTileK);
 #pragma unroll
@@ -203,7 +205,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
 #pragma unroll 1
     for (int row = thread / Config::kTileN; row < Config::kThreadsM; row += Config::kThreads / Config::kTileN) {
       const int m = origin_m + row * kPack + i / kPack * kStepM + i % kPack;
-      if (m < params.M && n < params.N) {
+      if (m >= params.M || n >= params.N) continue;
+      if (params.partials) {
+        params.partials[((blockIdx.y * params.batches + batch) * params.M + m) * params.N + n] =
+            slice[row * Config::kTileN + column];
+      } else {
         params.d[batch * params.d_stride_batch + m * params.d_stride_m + n * params.d_stride_n] =
             epilogue.finish(channel, slice[row * Config::kTileN + column], batch, n, m, 0);
       }
@@ -211,8 +217,10 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   }
 }
 
+// `splits` parts of K, more than one if `partials` is given: (splits, batch, M, N).
 template <class Config, class Epilogue>
-void launch_gemm_simt(const GemmCall& call, const Epilogue& epilogue, const LaunchConfig& base) {
+void launch_gemm_simt(const GemmCall& call, const Epilogue& epilogue, int splits, typename Config::Acc* partials,
+                      const LaunchConfig& base) {
   using T = typename Config::Element;
   constexpr int kPack = Config::kPack;
   const auto aligned = [&](const void* p, int64_t batch_stride, int64_t outer_stride) {
@@ -225,6 +233,10 @@ void launch_gemm_simt(const GemmCall& call, const Epilogue& epilogue, const Laun
   params.K = static_cast<int>(call.K);
   params.tiles_m = (params.M + Config::kTileM - 1) / Config::kTileM;
   params.tiles_n = (params.N + Config::kTileN - 1) / Config::kTileN;
+  const int steps = (params.K + Config::kTileK - 1) / Config::kTileK;
+  params.split_depth = (steps + splits - 1) / splits * Config::kTileK;
+  params.partials = partials;
+  params.batches = call.batch;
   params.a = static_cast<const T*>(call.a);
   params.b = static_cast<const T*>(call.b);
   params.d = static_cast<T*>(call.d);
@@ -249,8 +261,8 @@ void launch_gemm_simt(const GemmCall& call, const Epilogue& epilogue, const Laun
   constexpr int64_t kMaxGridZ = 65535;
   for (params.first_batch = 0; params.first_batch < call.batch; params.first_batch += kMaxGridZ) {
     const int64_t batches = call.batch - params.first_batch;
-    config.grid = dim3(static_cast<unsigned>(params.tiles_m) * static_cast<unsigned>(params.tiles_n), 1,
-                       static_cast<unsigned>(batches < kMaxGridZ ? batches : kMaxGridZ));
+    config.grid = dim3(static_cast<unsigned>(params.tiles_m) * static_cast<unsigned>(params.tiles_n),
+                       static_cast<unsigned>(splits), static_cast<unsigned>(batches < kMaxGridZ ? batches : kMaxGridZ));
     launch("gemm_simt", config, gemm_simt_kernel<Config, Epilogue>, params, epilogue);
   }
 }

@@ -11,8 +11,8 @@ constexpr Tuning kTuningSm75 = {{
     0,
     0,  // no tensor-core rows
     2,
-    8,
-    70,  // 256 threads of 128 registers twice; 64 threads of 128 registers, 8 times
+    2,
+    60,  // 256 threads of up to 128 registers, twice; a 4 x 4 thread tile loads half a word for every FMA
     16,
     16,  // the double buffer fills in one step, but a partial sum costs two passes over DRAM
 }};
