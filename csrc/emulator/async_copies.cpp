@@ -55,6 +55,7 @@ void copy_async(void* shared, const void* global, int bytes, bool valid) {
     Accessor copy = running_thread();
     copy.through = Through::kPendingCopy;
     shared_access(shared, size, AccessKind::kWrite, copy, site);
+    if (m.counting) count_access(shared, size, CountedAccess::kCopy, site);
   }
   memset(shared, kPoison, size);
   queue.copies.push_back({static_cast<unsigned char*>(shared),

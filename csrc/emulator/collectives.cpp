@@ -15,6 +15,7 @@ std::string hex(unsigned mask) {
 void open_barrier() {
   Machine& m = machine();
   if (m.checking) m.clocks.block_barrier();
+  for (size_t warp = 0; m.counting && warp < m.warps.size(); ++warp) count_warp(static_cast<int>(warp));
   for (Fiber* fiber : m.barrier.waiting) m.ready.push(fiber);
   m.barrier = BlockBarrier();
 }
@@ -60,6 +61,7 @@ bool meet(unsigned mask, const char* function, void* operand, Caller caller, Ren
     open.arrived |= bit;
     open.lane[me->context->lane] = me;
     if (open.arrived == mask) {
+      if (m.counting && mask == warp.existing) count_warp(me->context->warp);
       complete = open;
       warp.open.erase(warp.open.begin() + static_cast<ptrdiff_t>(i));
       return true;

@@ -46,6 +46,10 @@ void global_access(const void* address, size_t bytes, AccessKind kind, const Sit
     if (low < start || low + bytes > start + range.bytes) continue;
     if (kind == AccessKind::kRead || range.writable) {
       m.last_range = index;
+      if (m.counting) {
+        count_access(address, bytes,
+                     kind == AccessKind::kRead ? CountedAccess::kGlobalRead : CountedAccess::kGlobalWrite, site);
+      }
       if (ranges[index].races || ranges[index].scratch) track_global_access(ranges[index], address, bytes, kind, site);
       return;
     }
@@ -77,6 +81,10 @@ void memory_access(const void* address, size_t bytes, AccessKind kind, bool alig
   if (aligned) check_alignment(address, bytes, kind, site);
   if (is_shared(address)) {
     shared_access(address, bytes, kind, running_thread(), site);
+    if (m.counting) {
+      count_access(address, bytes, kind == AccessKind::kRead ? CountedAccess::kSharedRead : CountedAccess::kSharedWrite,
+                   site);
+    }
     return;
   }
   if (at - reinterpret_cast<uintptr_t>(m.argument) < m.argument_bytes && kind == AccessKind::kRead) return;

@@ -40,7 +40,7 @@ struct Fiber {
   uint64_t result = 0;
 };
 
-// ---- scheduler.cpp: which fiber runs next ------------------------------------------------------------------------
+// ---- scheduler.cpp: which fiber runs next ---------------------------------------------------------------------------
 enum class Schedule { kFifo, kLifo, kRandom };
 
 class ReadyQueue {
@@ -54,7 +54,7 @@ class ReadyQueue {
   size_t first_ = 0, count_ = 0;
 };
 
-// ---- collectives.cpp: barriers and warp functions ----------------------------------------------------------------
+// ---- collectives.cpp: barriers and warp functions -------------------------------------------------------------------
 struct BlockBarrier {
   int arrived = 0;
   Caller first = {nullptr, 0};  // where the first thread arrived
@@ -75,7 +75,7 @@ struct Warp {
   std::vector<Rendezvous> open;
 };
 
-// ---- shared_memory.cpp: what every byte of shared memory has seen -------------------------------------------------
+// ---- shared_memory.cpp: what every byte of shared memory has seen ---------------------------------------------------
 // By which way an access reaches memory. Ordinary stores and asynchronous engines see one another's data only after a
 // proxy fence; an mbarrier is touched by its own instructions only. A cp.async is pending until its
 // thread waits for it, an ordinary store from then on.
@@ -178,6 +178,9 @@ struct ScratchMemory {
   std::vector<uint8_t> written;  // by byte
 };
 
+// ---- counters.cpp ---------------------------------------------------------------------------------------------------
+enum class CountedAccess { kSharedRead, kSharedWrite, kMatrix, kCopy, kGlobalRead, kGlobalWrite };
+
 struct Machine {
   Machine() = default;
 
@@ -207,6 +210,7 @@ struct Machine {
   std::mt19937 copy_random;
 
   bool checking = false;
+  bool counters_wanted = false, counting = false;  // in this launch; in this block
   Image image;
   char* static_shared = nullptr;  // this host thread's copy of the image's thread_local segment
   std::vector<SharedRegion> shared_regions;
@@ -238,7 +242,7 @@ constexpr int kStoreEngines = 16;  // bulk stores: one for each thread that issu
 constexpr int kFirstLoadEngine = kWarpgroupEngines, kFirstStoreEngine = kFirstLoadEngine + kLoadEngines;
 constexpr int kEngines = kFirstStoreEngine + kStoreEngines;
 
-// ---- reports.cpp ---------------------------------------------------------------------------------------------------
+// ---- reports.cpp ----------------------------------------------------------------------------------------------------
 // Records a finding of the running fiber. Source positions in `message` are written as "{0}" for `site` and "{1}" for
 // `other`, and resolved after the launch, on the host's stack. One report for each (rule, site, other) of a launch.
 void report(const char* rule, const Site& site, const std::string& message, const Site& other = {});
@@ -248,6 +252,7 @@ std::vector<Report> take_reports();
 std::string describe(const Fiber& fiber);
 std::string describe_agent(int agent);  // "thread 5 (warp 0 lane 5)", or the engine
 std::string position(Caller caller);
+std::string position(const Site& site);
 // A site in 32 bits, for the shadow of shared memory.
 uint32_t pack(const Site& site);
 Site unpack(uint32_t site);
@@ -261,6 +266,14 @@ void wake(const Rendezvous& r);
 
 // ---- async_copies.cpp -----------------------------------------------------------------------------------------------
 void check_unfinished_copies(const Fiber& fiber);  // of a thread that returned from the kernel
+
+// ---- counters.cpp ---------------------------------------------------------------------------------------------------
+void read_counter_setting();
+void start_counting(bool this_block);
+// An access by the running fiber, while counting.
+void count_access(const void* address, size_t bytes, CountedAccess kind, const Site& site);
+void count_matrix(const void* const (&rows)[8], const Site& site);
+void count_warp(int warp);  // the whole warp has met: what its lanes have accessed so far belongs together
 
 // ---- global_shadow.cpp ----------------------------------------------------------------------------------------------
 void prepare_global_memory();  // at the start of a launch

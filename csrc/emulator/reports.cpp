@@ -20,10 +20,6 @@ std::vector<Finding>& findings() {
   return *list;
 }
 
-std::string position(const Site& site) {
-  return site.code ? machine().image.source_line(site.code) : site.caller.file ? position(site.caller) : "";
-}
-
 void replace(std::string& text, const char* mark, const std::string& value) {
   const size_t at = text.find(mark);
   if (at != std::string::npos) text.replace(at, strlen(mark), value);
@@ -35,6 +31,10 @@ std::string position(Caller caller) {
   if (!caller.file) return "?";
   const char* slash = strrchr(caller.file, '/');
   return std::string(slash ? slash + 1 : caller.file) + ":" + std::to_string(caller.line);
+}
+
+std::string position(const Site& site) {
+  return site.code ? machine().image.source_line(site.code) : site.caller.file ? position(site.caller) : "";
 }
 
 std::string describe(const Fiber& fiber) {

@@ -5,6 +5,7 @@
 //   FASTCONV_EMULATOR_SCHEDULE=fifo|lifo|rand:SEED   the order in which ready threads run
 //   FASTCONV_EMULATOR_COPIES=lazy|eager|rand:SEED    when asynchronous copies land
 //   FASTCONV_EMULATOR_CHECK=0                        no checks: faster, and a wild pointer is a wild pointer
+//   FASTCONV_EMULATOR_COUNTERS=1|print               count bank conflicts and sectors; print them at exit
 #pragma once
 
 #include <cstddef>
@@ -63,6 +64,18 @@ std::string join(const std::vector<Report>& reports);
 
 // Fiber switches of this process so far: a measure of synchronisation.
 int64_t switch_count();
+
+// What the accesses of block 0 at one source line would cost a GPU, over all launches so far. Units are wavefronts of
+// shared memory, or 32-byte sectors of global memory; `minimum` is what no bank conflict, or no byte in vain, would
+// take.
+struct CounterRow {
+  std::string kernel, line;
+  const char* access;  // "shared read", "ldmatrix", ...
+  int64_t instructions = 0, units = 0, minimum = 0;
+};
+std::vector<CounterRow> counters();
+std::string counter_table();
+void clear_counters();
 
 // Memory with red zones, filled with NaN bytes: an emulated cudaMalloc for tests and for kernels used on their own.
 class DeviceBuffer {

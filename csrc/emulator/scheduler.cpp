@@ -129,6 +129,7 @@ void read_environment() {
   }
   const char* check = getenv("FASTCONV_EMULATOR_CHECK");
   m.checking = !(check && strcmp(check, "0") == 0);
+  read_counter_setting();
 }
 
 // The limits that a real launch would refuse with cudaErrorInvalidConfiguration.
@@ -180,12 +181,15 @@ void run_block(uint3 block) {
     queue.closed_groups = 0;
   }
   m.seen_blocks.clear();
+  start_counting(block.x + block.y + block.z == 0);
   start_block_memory();
   for (int t = 0; t < m.threads; ++t) start_fiber(t, block);
   m.current = m.ready.pop(m.schedule, m.random);
   switch_context(m.host, m.current->machine);
   m.current = nullptr;
-  if (!m.abandoned) check_block_memory();
+  if (m.abandoned) return;
+  for (size_t warp = 0; m.counting && warp < m.warps.size(); ++warp) count_warp(static_cast<int>(warp));
+  check_block_memory();
 }
 
 // A GPU starts blocks in no order that a kernel may count on.

@@ -72,13 +72,16 @@ void load_matrices(uint32_t* fragments, int matrices, bool transposed, const voi
       if (!is_shared(operand(lane).row)) {
         report_and_abandon("shared-address", site, "ldmatrix at {0} from an address outside shared memory");
       }
-      memory_access(operand(lane).row, 16, AccessKind::kRead, true, site);
+      check_alignment(operand(lane).row, 16, AccessKind::kRead, site);
+      shared_access(operand(lane).row, 16, AccessKind::kRead, running_thread(), site);
     }
     m.current = me;
   }
   for (int i = 0; i < matrices; ++i) {
     uint16_t matrix[8][8];
-    for (int j = 0; j < 8; ++j) memcpy(matrix[j], operand(8 * i + j).row, sizeof matrix[j]);
+    const void* rows[8];
+    for (int j = 0; j < 8; ++j) memcpy(matrix[j], rows[j] = operand(8 * i + j).row, sizeof matrix[j]);
+    if (m.counting) count_matrix(rows, Site{mine.code, caller});
     for (int lane = 0; lane < 32; ++lane) {
       const int at = lane / 4, pair = lane % 4 * 2;
       const uint32_t low = transposed ? matrix[pair][at] : matrix[at][pair];
