@@ -39,6 +39,13 @@ const OpKernels& op_kernels() {
     k.max_pool2d_backward = max_pool2d_backward;
     k.avg_pool2d = avg_pool2d;
     k.avg_pool2d_backward = avg_pool2d_backward;
+    k.activation = activation;
+    k.prelu_param_grad = prelu_param_grad;
+    k.softmax = softmax;
+    k.softmax_backward = softmax_backward;
+    k.upsample_nearest2d = upsample_nearest2d;
+    k.upsample_nearest2d_backward = upsample_nearest2d_backward;
+    k.channel_sum = channel_sum;
     return k;
   }();
   return kernels;

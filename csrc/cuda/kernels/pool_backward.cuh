@@ -5,6 +5,7 @@
 
 #include "image_index.cuh"
 #include "pool_axis.cuh"
+#include "reciprocal.cuh"
 
 namespace fastconv::cuda {
 
@@ -25,18 +26,6 @@ struct PoolBackwardParams {
   bool include_pad;
   int64_t divisor_override;
 };
-
-// 1 / v of a divisor: the hardware's estimate refined by Newton's steps, each of which doubles the digits, without the
-// call that a correctly rounded division is.
-template <class Acc>
-__device__ __forceinline__ Acc reciprocal(Acc v) {
-  Acc estimate = static_cast<Acc>(__fdividef(1.0f, static_cast<float>(v)));
-#pragma unroll
-  for (size_t digits = sizeof(float); digits <= sizeof(Acc); digits += sizeof(float)) {
-    estimate += estimate * (Acc(1) - v * estimate);
-  }
-  return estimate;
-}
 
 template <class Config>
 __global__ void __launch_bounds__(kFlatThreads) pool_backward_kernel(const PoolBackwardParams params) {
