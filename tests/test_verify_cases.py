@@ -1,5 +1,5 @@
-"""The cases of `fastconv verify`, a share of each: one dtype and layout a case, every algorithm, one or two ISAs, and the
-kernels for GPUs as executed on the CPU.
+"""The cases of `fastconv verify`, a share of each: one dtype and layout a case, every algorithm, one or two ISAs, and
+the kernels for GPUs as executed on the CPU.
 
 `fastconv verify` runs the full product, in CI too; here a case that fails has a name that pytest can run alone.
 """
