@@ -16,7 +16,7 @@ def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor 
         operators = dispatch.operators_of(backend)
         if dispatch.records(x, alpha):
             # The derivative needs the values that are about to be overwritten.
-            y = operators.activation(x.clone() if inplace else x, name, param, alpha, backend)
+            y = dispatch.recorded(operators.activation, x.clone() if inplace else x, name, param, alpha, backend)
             return x.copy_(y) if inplace else y
         if not inplace:
             return dispatch.call(operators.activation, x, name, param, alpha, backend)
@@ -210,7 +210,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).softmax
         if dispatch.records(x):
-            return operator(x, dim, backend)
+            return dispatch.recorded(operator, x, dim, backend)
         return dispatch.call(operator, x, dim, backend)
     except Exception as error:
         dispatch.refused(error, "softmax", _check_softmax, input, dim, dtype)

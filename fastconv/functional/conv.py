@@ -176,10 +176,11 @@ def _run(
         )
     if recorded:
         weight, bias = _fold(weight, bias, scale, shift, x.dtype)
-        y = operator(x, weight, bias, *geometry, None, None, None, "identity", 0.0, None, algo or "", backend, None)
+        rest = (None, None, None, "identity", 0.0, None, algo or "", backend, None)
+        y = dispatch.recorded(operator, x, weight, bias, *geometry, *rest)
         if residual is not None:
             y = y + residual
-        return y if act == "identity" else operators.activation(y, act, param, alpha, backend)
+        return y if act == "identity" else dispatch.recorded(operators.activation, y, act, param, alpha, backend)
     packed = None
     if algo in _READ_PACKED and backend in ("", "cpu") and not dispatch.is_compiling() and weight.is_cpu:
         packed = cache.upsample_weight(weight, *geometry) if upsample else cache.conv2d_weight(weight, groups)

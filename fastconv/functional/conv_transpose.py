@@ -60,7 +60,7 @@ def conv_transpose2d(
         operator = dispatch.operators_of(backend).conv_transpose2d
         arguments = (x, weight, bias, stride, padding, pair(output_padding), groups, dilation, algo or "", backend)
         if dispatch.records(x, weight, bias):
-            return operator(*arguments, None)
+            return dispatch.recorded(operator, *arguments, None)
         packed = None
         if algo is None and backend in ("", "cpu") and not compiling and weight.is_cpu:
             packed = cache.transpose_weight(weight, stride, padding, dilation, groups)

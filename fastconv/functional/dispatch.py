@@ -44,6 +44,11 @@ def call(operator: Any, *arguments: Any) -> Any:
         return operator(*arguments)
 
 
+def recorded(operator: Any, *arguments: Any) -> Any:
+    """An operator whose call autograd records."""
+    return operator(*arguments) if is_compiling() else ops.recorded(operator, *arguments)
+
+
 def records(*tensors: Tensor | None) -> bool:
     """Whether autograd must record a call on these. Refuses forward-mode tangents, which it would silently drop."""
     if forward_ad._current_level >= 0:

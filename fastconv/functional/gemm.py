@@ -157,7 +157,8 @@ def _run(
     backend = dispatch.forced_backend()
     operators = dispatch.operators_of(backend)
     if recorded:
-        y = operators.gemm(a, b, bias, transpose_a, transpose_b, None, "identity", 0.0, None, algo or "", backend, None)
+        product = (a, b, bias, transpose_a, transpose_b, None, "identity", 0.0, None, algo or "", backend, None)
+        y = dispatch.recorded(operators.gemm, *product)
         if residual is not None:
             y = y + residual
         return y if act == "identity" else _activate(operators, y, act, param, alpha, backend)
@@ -177,10 +178,12 @@ def _worth_packing(a: Tensor) -> bool:
 def _activate(operators: Any, y: Tensor, act: str, param: float, alpha: Tensor | None, backend: str) -> Tensor:
     """The activation over columns: PReLU's channels are the last axis here, the second of the operator."""
     if alpha is None or alpha.numel() == 1:
-        return operators.activation(y, act, param, alpha, backend)
+        return dispatch.recorded(operators.activation, y, act, param, alpha, backend)
     if alpha.dim() == 1:
-        return operators.activation(y.reshape(-1, y.shape[-1]), act, param, alpha, backend).view(y.shape)
-    return operators.activation(y, act, param, alpha.expand(y.shape), backend)
+        return dispatch.recorded(operators.activation, y.reshape(-1, y.shape[-1]), act, param, alpha, backend).view(
+            y.shape
+        )
+    return dispatch.recorded(operators.activation, y, act, param, alpha.expand(y.shape), backend)
 
 
 def _check_gemm(

@@ -66,7 +66,7 @@ def max_pool2d(
         step = _step(stride, kernel)
         window = (kernel, step, pair(padding), pair(dilation), ceil_mode)
         if dispatch.records(x):
-            y, indices = operator(x, *window, True, backend)
+            y, indices = dispatch.recorded(operator, x, *window, True, backend)
         else:
             y, indices = dispatch.call(operator, x, *window, return_indices, backend)
     except Exception as error:
@@ -120,7 +120,7 @@ def avg_pool2d(
         kernel = pair(kernel_size)
         step = _step(stride, kernel)
         rest = (kernel, step, pair(padding), ceil_mode, count_include_pad, divisor_override or 0, backend)
-        y = operator(x, *rest) if dispatch.records(x) else dispatch.call(operator, x, *rest)
+        y = (dispatch.recorded if dispatch.records(x) else dispatch.call)(operator, x, *rest)
     except Exception as error:
         raw = (kernel_size, stride, padding, ceil_mode, divisor_override)
         dispatch.refused(error, "avg_pool2d", pool_checks.avg_pool2d, input, *raw)
@@ -162,7 +162,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: OutputSize) -> Tensor:
         size = _output_size(x, output_size)
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).adaptive_avg_pool2d
-        y = operator(x, size, backend) if dispatch.records(x) else dispatch.call(operator, x, size, backend)
+        y = (dispatch.recorded if dispatch.records(x) else dispatch.call)(operator, x, size, backend)
     except Exception as error:
         dispatch.refused(error, "adaptive_avg_pool2d", pool_checks.adaptive_avg_pool2d, input, output_size)
     return y.squeeze(0) if added else y
@@ -197,7 +197,7 @@ def adaptive_max_pool2d(input: Tensor, output_size: OutputSize, return_indices: 
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).adaptive_max_pool2d
         if dispatch.records(x):
-            y, indices = operator(x, size, True, backend)
+            y, indices = dispatch.recorded(operator, x, size, True, backend)
         else:
             y, indices = dispatch.call(operator, x, size, return_indices, backend)
     except Exception as error:

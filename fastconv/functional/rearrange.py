@@ -38,7 +38,7 @@ def im2col(
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).im2col
         rest = (pair(kernel_size), pair(stride), pair(padding), pair(dilation), backend)
-        y = operator(image, *rest) if dispatch.records(x) else dispatch.call(operator, image, *rest)
+        y = (dispatch.recorded if dispatch.records(x) else dispatch.call)(operator, image, *rest)
     except Exception as error:
         dispatch.refused(error, "im2col", _check_im2col, x, kernel_size, stride, padding, dilation)
     return y if x.dim() == 4 else y.squeeze(0)
@@ -79,7 +79,7 @@ def col2im(
         backend = dispatch.forced_backend()
         operator = dispatch.operators_of(backend).col2im
         rest = (pair(output_size), pair(kernel_size), pair(stride), pair(padding), pair(dilation), backend)
-        y = operator(columns, *rest) if dispatch.records(x) else dispatch.call(operator, columns, *rest)
+        y = (dispatch.recorded if dispatch.records(x) else dispatch.call)(operator, columns, *rest)
     except Exception as error:
         dispatch.refused(error, "col2im", _check_col2im, x, output_size, kernel_size, stride, padding, dilation)
     return y if x.dim() == 3 else y.squeeze(0)

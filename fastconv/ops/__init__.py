@@ -3,37 +3,35 @@
 `native` and `reference` hold the default overloads. Importing this package registers everything once.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from . import autograd_conv, autograd_other, fakes, reference_backend
 from .library import NAMESPACES, Operators, native, not_served, operator_names, operators, reference
+from .recording import bound, function
 
-__all__ = ["NAMESPACES", "Operators", "native", "not_served", "operator_names", "operators", "reference"]
+__all__ = ["NAMESPACES", "Operators", "native", "not_served", "operator_names", "operators", "recorded", "reference"]
 
 
-def _bound(backward: Callable[..., Any], ops: Operators) -> Callable[..., Any]:
-    """`backward` for one namespace, as register_autograd wants it."""
+RULES = {**autograd_conv.RULES, **autograd_other.RULES}
+_functions: dict[Any, type[torch.autograd.Function]] = {}
 
-    def run(ctx: Any, *gradients: Any) -> Any:
-        try:
-            return backward(ops, ctx, *gradients)
-        except RuntimeError as error:
-            if (refusal := not_served(error)) is None:
-                raise
-            raise refusal from None
 
-    return run
+def recorded(operator: Any, *arguments: Any) -> Any:
+    """Calls an operator of any namespace so that autograd records it, in eager mode."""
+    if torch._C._are_functorch_transforms_active():
+        return operator(*arguments)
+    return _functions[operator].apply(*arguments)
 
 
 def _register_autograd() -> None:
     for namespace in NAMESPACES:
-        for name, (setup, backward) in {**autograd_conv.RULES, **autograd_other.RULES}.items():
-            torch.library.register_autograd(
-                f"{namespace}::{name}", _bound(backward, operators(namespace)), setup_context=setup
-            )
+        own = operators(namespace)
+        for name, rule in RULES.items():
+            setup, backward = rule
+            torch.library.register_autograd(f"{namespace}::{name}", bound(backward, own), setup_context=setup)
+            _functions[getattr(own, name)] = function(name, own, rule)
 
 
 _reference_library = reference_backend.register()
