@@ -77,7 +77,12 @@ void memory_access(const void* address, size_t bytes, AccessKind kind, bool alig
   Machine& m = machine();
   const uintptr_t at = reinterpret_cast<uintptr_t>(address);
   const uintptr_t stack = reinterpret_cast<uintptr_t>(m.stacks.low(m.current->context->thread));
-  if (at - stack < StackPool::kStackBytes - StackPool::kGuardBytes) return;  // local memory
+  if (at - stack < StackPool::kStackBytes - StackPool::kGuardBytes) {  // local memory
+    if (at - m.current->in_flight_low < m.current->in_flight_high - m.current->in_flight_low) {
+      accumulator_access(address, kind, site);
+    }
+    return;
+  }
   if (aligned) check_alignment(address, bytes, kind, site);
   if (is_shared(address)) {
     shared_access(address, bytes, kind, running_thread(), site);

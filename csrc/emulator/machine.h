@@ -12,6 +12,7 @@
 
 #include "clocks.h"
 #include "device.h"
+#include "engines.h"
 #include "fiber.h"
 #include "image.h"
 #include "runtime.h"
@@ -35,6 +36,10 @@ struct Fiber {
   // What it waits for, for deadlock reports. `wait` is null while it can run.
   const char* wait = nullptr;
   Caller wait_caller = {nullptr, 0};
+  std::string (*wait_state)(const Fiber&) = nullptr;  // what it lacks, in words
+  const void* wait_object = nullptr;
+  // Its accumulators that a wgmma may be writing lie in between; empty otherwise.
+  uintptr_t in_flight_low = 0, in_flight_high = 0;
   // Argument and result of the warp collective it takes part in.
   void* operand = nullptr;
   uint64_t result = 0;
@@ -96,6 +101,8 @@ struct Accessor {
   uint32_t clock;
   int first_thread, threads;  // all of these must have seen what came before
   Through through;
+  // The last write and the last read found seen by all of them; that does not change, and neighbours share it.
+  mutable std::pair<int, uint32_t> known_write = {-1, 0}, known_read = {-1, 0};
 };
 
 // Two readers are kept: enough for one to differ from any writer. With partial synchronisation a third, evicted reader
@@ -204,6 +211,7 @@ struct Machine {
 
   BlockBarrier barrier;
   std::vector<Warp> warps;
+  Engines engines;
 
   std::vector<CopyQueue> copies;  // by thread
   CopyTiming copy_timing = CopyTiming::kLazy;
@@ -225,8 +233,10 @@ struct Machine {
   std::vector<ScratchMemory> scratch;
 
   Fiber& fiber(int thread) { return fibers[thread]; }
-  void block_current(const char* wait, Caller caller);  // run others until somebody makes this fiber ready
-  [[noreturn]] void abandon();                          // end the launch from within a fiber
+  // Run others until somebody makes this fiber ready. `state` and `object` are for deadlock reports.
+  void block_current(const char* wait, Caller caller, std::string (*state)(const Fiber&) = nullptr,
+                     const void* object = nullptr);
+  [[noreturn]] void abandon();  // end the launch from within a fiber
 };
 
 // Null until the first launch: instrumented static constructors run before that. Never destroyed: host threads may
@@ -264,6 +274,18 @@ void thread_left(Fiber& fiber);  // a thread returned from the kernel
 bool meet(unsigned mask, const char* function, void* operand, Caller caller, Rendezvous& complete);
 void wake(const Rendezvous& r);
 
+// ---- engines.h: barriers, bulk copies, wgmma
+// -------------------------------------------------------------------------
+void start_block_engines();                      // tma.cpp: nothing is on its way
+void check_unfinished_operations(Fiber& fiber);  // tma.cpp: of a thread that returns
+void check_unfinished_loads();                   // tma.cpp: of a block that ends
+bool land_a_load();                              // tma.cpp: false: none on its way
+Mbarrier* find_mbarrier(uint64_t* barrier, const char* instruction, Caller caller);  // mbarrier.cpp; null: reported
+void complete_bytes(Mbarrier& barrier, int64_t bytes);                               // mbarrier.cpp
+void wake_waiting(std::vector<Fiber*>& waiting);                                     // mbarrier.cpp
+void check_unfinished_wgmma(Fiber& fiber);                                           // wgmma.cpp
+void accumulator_access(const void* address, AccessKind kind, const Site& site);     // wgmma.cpp: while in flight
+
 // ---- async_copies.cpp -----------------------------------------------------------------------------------------------
 void check_unfinished_copies(const Fiber& fiber);  // of a thread that returned from the kernel
 
@@ -294,5 +316,8 @@ void check_alignment(const void* address, size_t bytes, AccessKind kind, const S
 void global_access(const void* address, size_t bytes, AccessKind kind, const Site& site);
 // Any access of the running fiber: local memory passes, the rest goes to one of the two above.
 void memory_access(const void* address, size_t bytes, AccessKind kind, bool aligned, const Site& site);
+std::string shared_place(const void* address);  // "variable + offset (its bytes)"
+// The bytes are nobody's again, as at the start of the block.
+void forget_shared_bytes(void* address, size_t bytes);
 
 }  // namespace fastconv::emulator

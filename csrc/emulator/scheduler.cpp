@@ -49,7 +49,9 @@ void report_deadlock() {
   std::map<std::string, Group> groups;
   for (Fiber& fiber : m.fibers) {
     if (fiber.done) continue;
-    Group& group = groups[std::string(fiber.wait) + " at " + position(fiber.wait_caller)];
+    std::string what = std::string(fiber.wait) + " at " + position(fiber.wait_caller);
+    if (fiber.wait_state) what += fiber.wait_state(fiber);
+    Group& group = groups[what];
     if (group.count++ == 0) group.first = &fiber;
   }
   std::string text = "no thread of the block can run:";
@@ -68,6 +70,7 @@ void report_deadlock() {
 void run_another(Fiber* from) {
   Machine& m = machine();
   Fiber* next = m.ready.pop(m.schedule, m.random);
+  while (!next && m.live > 0 && land_a_load()) next = m.ready.pop(m.schedule, m.random);
   if (next == from) return;
   if (!next) {
     if (m.live > 0) {
@@ -87,6 +90,7 @@ void fiber_main() {
   Machine& m = machine();
   m.body(m.argument);
   Fiber* me = m.current;
+  check_unfinished_operations(*me);
   me->done = true;
   --m.live;
   if (m.checking) check_unfinished_copies(*me);
@@ -183,12 +187,14 @@ void run_block(uint3 block) {
   m.seen_blocks.clear();
   start_counting(block.x + block.y + block.z == 0);
   start_block_memory();
+  start_block_engines();
   for (int t = 0; t < m.threads; ++t) start_fiber(t, block);
   m.current = m.ready.pop(m.schedule, m.random);
   switch_context(m.host, m.current->machine);
   m.current = nullptr;
   if (m.abandoned) return;
   for (size_t warp = 0; m.counting && warp < m.warps.size(); ++warp) count_warp(static_cast<int>(warp));
+  check_unfinished_loads();
   check_block_memory();
 }
 
@@ -204,10 +210,12 @@ std::vector<uint32_t> block_order(uint64_t blocks) {
 
 }  // namespace
 
-void Machine::block_current(const char* wait, Caller caller) {
+void Machine::block_current(const char* wait, Caller caller, std::string (*state)(const Fiber&), const void* object) {
   Fiber* me = current;
   me->wait = wait;
   me->wait_caller = caller;
+  me->wait_state = state;
+  me->wait_object = object;
   run_another(me);
   me->wait = nullptr;
 }

@@ -136,18 +136,15 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Acc
     }
     return true;
   };
-  // Neighbouring bytes mostly have one history: the last answer is kept.
-  SharedAccess last;
-  bool last_seen = true;
-  const auto seen = [&](const SharedAccess& earlier) {
-    if (earlier.agent != last.agent || earlier.clock != last.clock) {
-      last = earlier;
-      last_seen = by_all([&](int t) { return clocks.seen(t, earlier.agent, earlier.clock); });
-    }
-    return last_seen;
+  const auto seen = [&](const SharedAccess& earlier, std::pair<int, uint32_t>& known) {
+    const std::pair<int, uint32_t> wanted(earlier.agent, earlier.clock);
+    if (wanted == known) return true;
+    if (!by_all([&](int t) { return clocks.seen(t, earlier.agent, earlier.clock); })) return false;
+    known = wanted;
+    return true;
   };
-  const auto unordered = [&](const SharedAccess& earlier) {
-    return earlier.clock && !(earlier.atomic && mine.atomic) && !seen(earlier);
+  const auto unordered = [&](const SharedAccess& earlier, std::pair<int, uint32_t>& known) {
+    return earlier.clock && !(earlier.atomic && mine.atomic) && !seen(earlier, known);
   };
   const size_t end = offset + bytes;
   for (size_t at = offset, next; at < end; at = next) {
@@ -175,7 +172,7 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Acc
              unpack(byte.write.site));
       return;
     }
-    if (unordered(byte.write)) {
+    if (unordered(byte.write, accessor.known_write)) {
       report_race(place(*region, at), kind, site, byte.write, true);
       return;
     }
@@ -190,7 +187,7 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Acc
     if (kind == AccessKind::kRead) {
       SharedAccess* slot = &byte.read[1];
       for (SharedAccess& read : byte.read) {
-        if (seen(read)) {  // nothing is lost: whoever sees me has seen it
+        if (seen(read, accessor.known_read)) {  // nothing is lost: whoever sees me has seen it
           slot = &read;
           break;
         }
@@ -199,7 +196,7 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Acc
       continue;
     }
     for (const SharedAccess& read : byte.read) {
-      if (unordered(read)) {
+      if (unordered(read, accessor.known_read)) {
         report_race(place(*region, at), kind, site, read, false);
         return;
       }
@@ -208,6 +205,19 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Acc
     byte.read[0] = byte.read[1] = SharedAccess();
     if (at % 4 == 3 && at >= offset + 3) whole = true;  // one access has written all four
   }
+}
+
+std::string shared_place(const void* address) {
+  const SharedRegion* region = region_at(static_cast<const unsigned char*>(address));
+  if (!region) return "an address in no __shared__ variable of this kernel";
+  return place(*region, static_cast<size_t>(static_cast<const unsigned char*>(address) - region->data));
+}
+
+void forget_shared_bytes(void* address, size_t bytes) {
+  SharedRegion* region = region_at(static_cast<unsigned char*>(address));
+  const size_t offset = static_cast<size_t>(static_cast<unsigned char*>(address) - region->data);
+  for (size_t i = offset; i < offset + bytes; ++i) region->byte(i) = SharedByte();
+  memset(address, kPoison, bytes);
 }
 
 uint32_t shared_address(const void* pointer, Caller caller) {

@@ -1,0 +1,38 @@
+// Bulk copies of boxes of a tensor (TMA), which run beside the threads. A load lands when somebody has to wait for it,
+// at once, or in between (FASTCONV_EMULATOR_COPIES); until then its target holds NaN. A store reads shared memory when
+// its thread waits for that, or sooner. Kernels call these through csrc/cuda/primitives/tma.cuh.
+#pragma once
+
+#include <string>
+
+#include "device.h"
+
+namespace fastconv::emulator {
+
+// The emulator's CUtensorMap.
+struct alignas(64) TensorMap {
+  uint32_t magic;
+  uint16_t element_bytes, rank;
+  unsigned char* base;
+  uint64_t extent[5];  // in elements, the contiguous dimension first
+  uint64_t stride[4];  // in bytes, of dimensions 1 to rank - 1
+  uint32_t box[5];
+  uint32_t swizzle_bytes;  // 0, 32, 64 or 128
+};
+static_assert(sizeof(TensorMap) == 128, "as large as CUtensorMap");
+
+// Fills `map`, or returns why cuTensorMapEncodeTiled would refuse.
+std::string encode_tensor_map(TensorMap& map, void* base, int element_bytes, int rank, const uint64_t* extent,
+                              const uint64_t* stride_bytes, const uint32_t* box, int swizzle_bytes);
+
+// Box at `coordinates` (contiguous dimension first) -> shared memory; what lies outside the tensor is zero. Its bytes
+// are reported to `barrier`.
+void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller);
+// Shared memory -> box; what lies outside the tensor is not written.
+void tma_store(const TensorMap* map, const void* shared, int rank, const int* coordinates, Caller caller);
+void bulk_commit_group();
+// Until at most `pending` of this thread's latest groups may still read shared memory, or (not `read_only`) write
+// global memory.
+void bulk_wait_group(int pending, bool read_only);
+
+}  // namespace fastconv::emulator

@@ -1,0 +1,114 @@
+// State of one block's asynchronous machinery: barriers, bulk copies, warpgroup products. The device_*.h headers say
+// what each of them does.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "clocks.h"
+#include "device_barriers.h"
+#include "device_tma.h"
+#include "device_wgmma.h"
+
+namespace fastconv::emulator {
+
+struct Fiber;
+
+// XORs the bits of a shared address that choose the 16-byte chunk in a row of `swizzle_bytes` with those that count
+// rows of 128 bytes: the pattern of TMA and wgmma.
+inline uint32_t swizzled(uint32_t address, uint32_t swizzle_bytes) {
+  const uint32_t chunk_bits = swizzle_bytes ? swizzle_bytes - 16 : 0;
+  return address ^ (address >> 3 & chunk_bits);
+}
+
+struct NamedBarrier {
+  int expected = 0, arrived = 0;
+  Caller first = {nullptr, 0};
+  std::vector<Fiber*> waiting;
+  VectorClock arriving;
+};
+
+struct Mbarrier {
+  uint64_t* address = nullptr;
+  Caller initialised = {nullptr, 0};
+  int owner = 0;  // the thread that initialised it, at clock `since`
+  uint32_t since = 0;
+  bool fenced = false;    // engines may know of it
+  int engine = 0;         // agent of the loads that report to it
+  uint32_t expected = 0;  // arrivals a phase
+  uint32_t pending = 0;   // of this phase
+  int64_t bytes = 0;      // this phase still waits for
+  uint32_t phase = 0;
+  VectorClock arriving, completed[2];  // by parity of the phase
+  std::vector<Fiber*> waiting;
+};
+
+// A copy between a tensor and shared memory that has been issued and not carried out.
+struct BulkCopy {
+  TensorMap map;
+  unsigned char* shared;
+  int coordinates[5];
+  Caller caller;
+  int engine;
+  uint32_t clock;
+  uint64_t* barrier = nullptr;     // loads
+  std::vector<unsigned char> box;  // stores: what has been read from shared memory, in the tensor's order
+  bool read = false, written = false;
+};
+
+struct BulkGroups {
+  int engine = 0;
+  std::vector<BulkCopy> open;
+  std::deque<std::vector<BulkCopy>> committed;
+};
+
+// 64 x columns accumulators between the first wgmma that takes them and the wait that gives them back.
+struct AccumulatorTile {
+  int columns = 0;
+  std::vector<float> values;  // row-major
+};
+
+struct WgmmaInstruction {
+  WgmmaOperation operation;
+  Caller caller;
+  int issued = 0;  // threads
+  std::shared_ptr<AccumulatorTile> tile;
+};
+
+// One thread's part in its warpgroup's stream of instructions.
+struct WgmmaThread {
+  struct InFlight {
+    float* d;
+    std::shared_ptr<AccumulatorTile> tile;
+    int64_t last;  // instruction that uses it
+    Caller caller;
+  };
+  bool fenced = false;
+  int64_t issued = 0;              // instructions
+  std::vector<int64_t> committed;  // instructions before the end of each group that has not been waited for
+  std::vector<InFlight> in_flight;
+};
+
+struct Warpgroup {
+  uint32_t clock_before_block = 0;            // of its engine
+  std::deque<WgmmaInstruction> instructions;  // those not carried out
+  int64_t first = 0;                          // number of instructions.front()
+  std::vector<Fiber*> waiting;
+};
+
+struct Engines {
+  NamedBarrier named[kNamedBarriers];
+  std::map<const uint64_t*, Mbarrier> mbarriers;
+  int mbarriers_created = 0;
+  std::deque<BulkCopy> loads;
+  std::map<int, BulkGroups> stores;  // by thread
+  std::vector<Warpgroup> warpgroups;
+  std::vector<WgmmaThread> wgmma_threads;
+  std::vector<int> registers;  // by thread
+  int64_t free_registers = 0;
+  std::vector<Fiber*> waiting_for_registers;
+};
+
+}  // namespace fastconv::emulator
