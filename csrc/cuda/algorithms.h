@@ -11,6 +11,7 @@ extern const Algorithm<GemmCall> kGemmMmaTf32;
 extern const Algorithm<GemmCall> kGemmMmaTf32SplitK;
 extern const Algorithm<GemmCall> kGemmSimtSplitK;
 extern const Algorithm<GemmCall> kGemmSimt;
+extern const Algorithm<GemmCall> kGemmWgmma;
 
 extern const Algorithm<Conv2dCall> kConv2dMma, kConv2dMmaTf32, kConv2dDirect;
 

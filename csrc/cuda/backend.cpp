@@ -7,8 +7,8 @@ namespace fastconv::cuda {
 namespace {
 
 const AlgorithmTable<GemmCall>& gemm_algorithms() {
-  static const AlgorithmTable<GemmCall> table = {kGemmMmaSplitK, kGemmMma,        kGemmMmaTf32SplitK,
-                                                 kGemmMmaTf32,   kGemmSimtSplitK, kGemmSimt};
+  static const AlgorithmTable<GemmCall> table = {kGemmWgmma,   kGemmMmaSplitK,  kGemmMma, kGemmMmaTf32SplitK,
+                                                 kGemmMmaTf32, kGemmSimtSplitK, kGemmSimt};
   return table;
 }
 
