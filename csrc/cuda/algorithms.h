@@ -14,10 +14,11 @@ extern const Algorithm<GemmCall> kGemmSimt;
 extern const Algorithm<GemmCall> kGemmWgmma;
 
 extern const Algorithm<Conv2dCall> kConv2dMma, kConv2dMmaTf32, kConv2dDirect;
-
 extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma;
-
 extern const Algorithm<Conv2dInputGradCall> kInputGradMma, kInputGradMmaTf32;
+extern const Algorithm<Conv2dCall> kConv2dDepthwise;
+extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise;
+extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise;
 
 // Single kernels (csrc/common/op_kernels.h).
 void max_pool2d(const PoolCall& call, const CallContext& context);

@@ -13,7 +13,7 @@ const AlgorithmTable<GemmCall>& gemm_algorithms() {
 }
 
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {kConv2dMma, kConv2dMmaTf32, kConv2dDirect};
+  static const AlgorithmTable<Conv2dCall> table = {kConv2dDepthwise, kConv2dMma, kConv2dMmaTf32, kConv2dDirect};
   return table;
 }
 
@@ -23,12 +23,13 @@ const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
 }
 
 const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
-  static const AlgorithmTable<Conv2dInputGradCall> table = {kInputGradMma, kInputGradMmaTf32};
+  static const AlgorithmTable<Conv2dInputGradCall> table = {kConv2dInputGradDepthwise, kInputGradMma,
+                                                            kInputGradMmaTf32};
   return table;
 }
 
 const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms() {
-  static const AlgorithmTable<Conv2dWeightGradCall> table = {};
+  static const AlgorithmTable<Conv2dWeightGradCall> table = {kConv2dWeightGradDepthwise};
   return table;
 }
 

@@ -1,0 +1,188 @@
+// Depthwise convolution with any filter, stride, dilation, rows of zeros between the input's, and channel multiplier
+// (depthwise_plan.h). A thread owns kVector channels of one output column and walks down a strip of rows, tap by tap;
+// what neighbouring outputs read again comes from the L1 cache. The block's filters lie in shared memory:
+//
+//   filters[m][r][s][channel of the block], in the accumulate type
+#pragma once
+
+#include "depthwise.cuh"
+
+namespace fastconv::cuda {
+
+template <class T, int kVector_>
+struct DepthwiseGeneralConfig {
+  using Element = T;
+  using Acc = accumulate_t<T>;
+  static constexpr int kVector = kVector_;
+  static constexpr int kThreads = 128;
+  static constexpr int kMinBlocks = 4;
+  static constexpr int kMaxFilterBytes = 48 << 10;  // what a block gets unasked
+};
+
+template <class T>
+struct DepthwiseGeneralParams {
+  DepthwiseAxis h, w;
+  const T* in;
+  T* out;
+  const T* first_tap;
+  int64_t in_stride_n, in_stride_c, in_stride_h, in_stride_w;  // strides in elements
+  int64_t out_stride_n, out_stride_c, out_stride_h, out_stride_w;
+  int64_t w_stride_filter, w_stride_r, w_stride_s;
+  int channels, spread, collect;
+  int strip_rows;
+  int channel_bits, channel_shift, column_shift;  // as in depthwise.cuh
+  int channel_blocks, column_blocks, strips;
+};
+
+// Walks along one axis of the virtual input, tap by tap, keeping the division by the rows' distance up to date.
+struct VirtualRow {
+  int index, rest;  // virtual row = index * insert + rest, 0 <= rest < insert
+
+  __device__ VirtualRow(int row, int insert) : index(row / insert), rest(row % insert) {
+    if (rest < 0) rest += insert, --index;
+  }
+  __device__ __forceinline__ void advance(int whole, int part, int insert) {  // by whole * insert + part
+    index += whole, rest += part;
+    if (rest >= insert) rest -= insert, ++index;
+  }
+  // Whether it is a row of the input and not of the zeros between or around them.
+  __device__ __forceinline__ bool real(int extent) const {
+    return rest == 0 && static_cast<unsigned>(index) < static_cast<unsigned>(extent);
+  }
+};
+
+template <class Config, class Epilogue>
+__global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
+    depthwise_general_kernel(const DepthwiseGeneralParams<typename Config::Element> params, const Epilogue epilogue) {
+  using T = typename Config::Element;
+  using Acc = typename Config::Acc;
+  constexpr int kVector = Config::kVector, kThreads = Config::kThreads;
+  Acc* filters = reinterpret_cast<Acc*>(dynamic_shared_memory());
+
+  const int thread = static_cast<int>(threadIdx.x);
+  unsigned block = blockIdx.x;
+  const auto next = [&](int extent) {
+    const unsigned index = block % extent;
+    block /= extent;
+    return static_cast<int>(index);
+  };
+  const int channel_block = next(params.channel_blocks), column_block = next(params.column_blocks);
+  const int strip = next(params.strips);
+  const int64_t n = block;
+
+  const DepthwiseAxis &axis_h = params.h, &axis_w = params.w;
+  const int taps = axis_h.filter * axis_w.filter;
+  const int block_channels = kVector << params.channel_bits;
+  const int channel0 = channel_block * block_channels;
+  for (int i = thread; i < params.collect * taps * block_channels; i += kThreads) {
+    const int channel = i & (block_channels - 1), tap = i / block_channels % taps, m = i / block_channels / taps;
+    if (channel0 + channel < params.channels) {
+      const int64_t filter = static_cast<int64_t>(channel0 + channel) * params.collect + m;
+      filters[i] =
+          to_accumulate(params.first_tap[filter * params.w_stride_filter + tap / axis_w.filter * params.w_stride_r +
+                                         tap % axis_w.filter * params.w_stride_s]);
+    }
+  }
+  __syncthreads();
+
+  const int lane = ((thread >> params.channel_shift) & ((1 << params.channel_bits) - 1)) * kVector;
+  const int k = channel0 + lane;
+  const int block_columns = kThreads >> params.channel_bits;
+  const int q = column_block * block_columns + ((thread >> params.column_shift) & (block_columns - 1));
+  if (k >= params.channels || q >= axis_w.out) return;
+
+  typename Epilogue::Channel channel[kVector];
+#pragma unroll
+  for (int v = 0; v < kVector; ++v) channel[v] = epilogue.channel(k + v);
+  const T* image = params.in + n * params.in_stride_n +
+                   static_cast<int64_t>(k / params.spread) * params.collect * params.in_stride_c;
+  const int whole_h = axis_h.dilation / axis_h.insert, part_h = axis_h.dilation % axis_h.insert;
+  const int whole_w = axis_w.dilation / axis_w.insert, part_w = axis_w.dilation % axis_w.insert;
+  const int row0 = strip * params.strip_rows, row_end = min(row0 + params.strip_rows, axis_h.out);
+#pragma unroll 1
+  for (int p = row0; p < row_end; ++p) {
+    Acc acc[kVector] = {};
+    for (int m = 0; m < params.collect; ++m) {
+      const Acc* filter = filters + m * taps * block_channels + lane;
+      VirtualRow h(p * axis_h.stride - axis_h.pad, axis_h.insert);
+#pragma unroll 1
+      for (int r = 0; r < axis_h.filter; ++r, h.advance(whole_h, part_h, axis_h.insert)) {
+        if (!h.real(axis_h.in)) {
+          filter += axis_w.filter * block_channels;
+          continue;
+        }
+        const T* row = image + m * params.in_stride_c + h.index * params.in_stride_h;
+        VirtualRow w(q * axis_w.stride - axis_w.pad, axis_w.insert);
+#pragma unroll 4
+        for (int s = 0; s < axis_w.filter; ++s, filter += block_channels, w.advance(whole_w, part_w, axis_w.insert)) {
+          if (!w.real(axis_w.in)) continue;
+          const Pack<T, kVector> x = load_pack<kVector>(row + w.index * params.in_stride_w);
+          const Pack<Acc, kVector> weight = load_pack<kVector>(filter);
+#pragma unroll
+          for (int v = 0; v < kVector; ++v) acc[v] += to_accumulate(x.value[v]) * weight.value[v];
+        }
+      }
+    }
+    Pack<T, kVector> y;
+    epilogue.finish_run(channel, acc, n, k, p, q, y.value);
+    store_pack<kVector>(params.out + n * params.out_stride_n + k * params.out_stride_c + p * params.out_stride_h +
+                            q * params.out_stride_w,
+                        y);
+  }
+}
+
+// Why the filters of one channel, `collect` of them, do not fit where the kernel above keeps them.
+inline Reasons depthwise_filter_reasons(const ConvProblem& c, int64_t collect, DType dtype) {
+  constexpr int64_t kMost = DepthwiseGeneralConfig<float, 1>::kMaxFilterBytes;
+  const int64_t bytes = collect * c.R * c.S * static_cast<int64_t>(dtype_size(accumulate_dtype(dtype)));
+  if (bytes <= kMost) return {};
+  return {"the filters of a channel take " + std::to_string(bytes) + " bytes of shared memory, of " +
+          std::to_string(kMost)};
+}
+
+template <class Config, class Epilogue>
+void launch_depthwise_general(const DepthwisePlan& plan, const Epilogue& epilogue, void* stream) {
+  using T = typename Config::Element;
+  DepthwiseGeneralParams<T> params;
+  params.h = plan.h, params.w = plan.w;
+  params.in = plan.in.as<const T>(), params.out = plan.out.as<T>();
+  params.first_tap = static_cast<const T*>(plan.first_tap);
+  const auto& in = plan.in.stride;
+  params.in_stride_n = in[0], params.in_stride_c = in[1], params.in_stride_h = in[2], params.in_stride_w = in[3];
+  const auto& out = plan.out.stride;
+  params.out_stride_n = out[0], params.out_stride_c = out[1], params.out_stride_h = out[2],
+  params.out_stride_w = out[3];
+  params.w_stride_filter = plan.w_stride_filter;
+  params.w_stride_r = plan.w_stride_r, params.w_stride_s = plan.w_stride_s;
+  params.channels = plan.channels, params.spread = plan.spread, params.collect = plan.collect;
+
+  const int64_t channel_bytes = plan.collect * plan.taps() * static_cast<int64_t>(sizeof(typename Config::Acc));
+  const int lanes = (plan.channels + Config::kVector - 1) / Config::kVector;
+  constexpr int kThreadBits = 7;
+  static_assert(Config::kThreads == 1 << kThreadBits);
+  const bool along_channels = plan.out.stride[1] == 1;
+  params.channel_bits = along_channels ? bits_for(lanes, 5) : kThreadBits - bits_for(plan.w.out, kThreadBits);
+  while (params.channel_bits > 0 &&
+         (channel_bytes * Config::kVector << params.channel_bits) > Config::kMaxFilterBytes) {
+    --params.channel_bits;
+  }
+  params.channel_shift = along_channels ? 0 : kThreadBits - params.channel_bits;
+  params.column_shift = along_channels ? params.channel_bits : 0;
+  const int block_channels = Config::kVector << params.channel_bits;
+  const int block_columns = Config::kThreads >> params.channel_bits;
+  params.channel_blocks = (plan.channels + block_channels - 1) / block_channels;
+  params.column_blocks = (plan.w.out + block_columns - 1) / block_columns;
+  const int64_t blocks = plan.N * params.channel_blocks * params.column_blocks;
+  params.strip_rows = strip_length(plan.h.out, blocks, 4);
+  params.strips = (plan.h.out + params.strip_rows - 1) / params.strip_rows;
+
+  LaunchConfig config;
+  config.stream = stream;
+  config.block = dim3(Config::kThreads);
+  config.grid = dim3(static_cast<unsigned>(blocks * params.strips));
+  config.dynamic_shared_bytes = static_cast<size_t>(channel_bytes) * block_channels;
+  config.footprint = depthwise_footprint(plan);
+  launch("depthwise_general", config, depthwise_general_kernel<Config, Epilogue>, params, epilogue);
+}
+
+}  // namespace fastconv::cuda
