@@ -12,13 +12,16 @@ extern const Algorithm<GemmCall> kGemmMmaTf32SplitK;
 extern const Algorithm<GemmCall> kGemmSimtSplitK;
 extern const Algorithm<GemmCall> kGemmSimt;
 extern const Algorithm<GemmCall> kGemmWgmma;
+// The whole table, for operations that end in a product.
+const AlgorithmTable<GemmCall>& gemm_algorithms();
 
-extern const Algorithm<Conv2dCall> kConv2dMma, kConv2dMmaTf32, kConv2dDirect;
-extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma;
-extern const Algorithm<Conv2dInputGradCall> kInputGradMma, kInputGradMmaTf32;
-extern const Algorithm<Conv2dCall> kConv2dDepthwise;
-extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise;
+extern const Algorithm<Conv2dCall> kConv2dDepthwise, kConv2dMma, kConv2dMmaTf32;
+extern const Algorithm<Conv2dCall> kConv2dPointwise, kConv2dImplicitGemm, kConv2dIm2col, kConv2dDirect;
+extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma, kUpsamplePhase, kUpsampleGather;
+extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise, kInputGradMma, kInputGradMmaTf32;
+extern const Algorithm<Conv2dInputGradCall> kInputGradPhases, kInputGradDirect;
 extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise;
+extern const Algorithm<Conv2dWeightGradCall> kWeightGradImplicitGemm, kWeightGradDirect;
 
 // Single kernels (csrc/common/op_kernels.h).
 void max_pool2d(const PoolCall& call, const CallContext& context);
@@ -31,6 +34,8 @@ void softmax(const SoftmaxCall& call, const CallContext& context);
 void softmax_backward(const SoftmaxCall& call, const CallContext& context);
 void upsample_nearest2d(const UpsampleCall& call, const CallContext& context);
 void upsample_nearest2d_backward(const UpsampleCall& call, const CallContext& context);
+void im2col(const Im2colCall& call, const CallContext& context);
+void col2im(const Im2colCall& call, const CallContext& context);
 void channel_sum(const ChannelSumCall& call, const CallContext& context);
 
 }  // namespace fastconv::cuda

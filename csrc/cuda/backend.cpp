@@ -4,7 +4,6 @@
 #include "algorithms.h"
 
 namespace fastconv::cuda {
-namespace {
 
 const AlgorithmTable<GemmCall>& gemm_algorithms() {
   static const AlgorithmTable<GemmCall> table = {kGemmWgmma,   kGemmMmaSplitK,  kGemmMma, kGemmMmaTf32SplitK,
@@ -12,24 +11,29 @@ const AlgorithmTable<GemmCall>& gemm_algorithms() {
   return table;
 }
 
+namespace {
+
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {kConv2dDepthwise, kConv2dMma, kConv2dMmaTf32, kConv2dDirect};
+  static const AlgorithmTable<Conv2dCall> table = {kConv2dDepthwise,    kConv2dPointwise, kConv2dMma,   kConv2dMmaTf32,
+                                                   kConv2dImplicitGemm, kConv2dIm2col,    kConv2dDirect};
   return table;
 }
 
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {kUpsamplePhaseMma, kUpsampleGatherMma};
+  static const AlgorithmTable<Conv2dCall> table = {kUpsamplePhaseMma, kUpsampleGatherMma, kUpsamplePhase,
+                                                   kUpsampleGather, kConv2dDirect};
   return table;
 }
 
 const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
-  static const AlgorithmTable<Conv2dInputGradCall> table = {kConv2dInputGradDepthwise, kInputGradMma,
-                                                            kInputGradMmaTf32};
+  static const AlgorithmTable<Conv2dInputGradCall> table = {kConv2dInputGradDepthwise, kInputGradMma, kInputGradMmaTf32,
+                                                            kInputGradPhases, kInputGradDirect};
   return table;
 }
 
 const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms() {
-  static const AlgorithmTable<Conv2dWeightGradCall> table = {kConv2dWeightGradDepthwise};
+  static const AlgorithmTable<Conv2dWeightGradCall> table = {kConv2dWeightGradDepthwise, kWeightGradImplicitGemm,
+                                                             kWeightGradDirect};
   return table;
 }
 
@@ -47,6 +51,8 @@ const OpKernels& op_kernels() {
     k.upsample_nearest2d = upsample_nearest2d;
     k.upsample_nearest2d_backward = upsample_nearest2d_backward;
     k.channel_sum = channel_sum;
+    k.im2col = im2col;
+    k.col2im = col2im;
     return k;
   }();
   return kernels;

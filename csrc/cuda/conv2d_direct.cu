@@ -1,28 +1,14 @@
-// The conv2d row "direct".
+// The row "direct" of conv2d and upsample_conv2d.
 #include "algorithms.h"
 #include "kernels/conv2d_direct.cuh"
+#include "phases.h"
 
 namespace fastconv::cuda {
 namespace {
 
 Reasons direct_reasons(const Conv2dCall& call) {
   const ConvProblem& c = call.problem;
-  Reasons reasons;
-  if (c.scale_h != 1 || c.scale_w != 1) {
-    reasons.push_back("upsamples its input by " + std::to_string(c.scale_h) + "x" + std::to_string(c.scale_w));
-  }
-  // Coordinates are computed in int, with room for a window beside the image; offsets are 64-bit.
-  constexpr int64_t kMaxCoordinate = 0x20000000;
-  const auto limit = [&](const char* name, int64_t extent) {
-    if (extent > kMaxCoordinate)
-      reasons.push_back(std::string(name) + " = " + std::to_string(extent) + " is above 2^29");
-  };
-  limit("N", c.N);
-  limit("C", c.C);
-  limit("K", c.K);
-  limit("R * S", c.R * c.S);
-  limit("H with its padding", c.H + c.pad_top + c.pad_bottom);
-  limit("W with its padding", c.W + c.pad_left + c.pad_right);
+  Reasons reasons = phase_extent_reasons(c);
   if (reasons.empty() && c.N * c.P * c.Q / 32 >= 0x7fffffff) {
     reasons.push_back(std::to_string(c.N * c.P * c.Q) + " output pixels are more than one grid holds");
   }

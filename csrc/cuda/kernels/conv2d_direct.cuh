@@ -1,6 +1,6 @@
 // y = epilogue(conv(x, w)) straight from the definition, on CUDA cores: any stride, padding, dilation, groups and
-// memory format. A block owns kTilePixels output pixels (n, p, q run together) x kTileFilters filters of one group, and
-// walks the reduction (c, r, s) in chunks of kTaps:
+// memory format, x upsampled on the way or not. A block owns kTilePixels output pixels (n, p, q run together) x
+// kTileFilters filters of one group, and walks the reduction (c, r, s) in chunks of kTaps:
 //
 //   chunk:  table of taps (offset into x, row and column shift)      \  in shared memory, by all threads
 //           kTaps x kTileFilters weights, in the accumulate type     /
@@ -11,6 +11,7 @@
 
 #include "../../common/calls.h"
 #include "../primitives/epilogue.cuh"
+#include "../primitives/fast_divmod.cuh"
 #include "../primitives/launch.h"
 #include "../primitives/pack.cuh"
 
@@ -46,10 +47,14 @@ struct Conv2dDirectParams {
   bool channels_innermost;
   // Whether consecutive threads write consecutive filters of y (else pixels).
   bool filters_innermost;
+  // x is read at coordinate / scale; H and W are then those of the enlarged image.
+  bool upsampled;
+  FastDivmod scale_h, scale_w;
+  int H, W;
 };
 
 struct ConvTap {
-  int64_t x_offset;  // elements, relative to the pixel's own
+  int64_t x_offset;  // elements, relative to the pixel's own; of the channel alone if x is upsampled
   int h, w;          // shift against the window's corner
 };
 
@@ -71,7 +76,7 @@ __device__ __forceinline__ void conv2d_direct_tap(const Conv2dDirectParams<T>& p
   }
   tap.h = r * static_cast<int>(problem.dilation_h);
   tap.w = s * static_cast<int>(problem.dilation_w);
-  tap.x_offset = params.x.offset(0, c, tap.h, tap.w);
+  tap.x_offset = params.upsampled ? c * params.x.stride[1] : params.x.offset(0, c, tap.h, tap.w);
   weight_offset = params.w.offset(0, c, r, s);
 }
 
@@ -93,7 +98,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   const int thread = static_cast<int>(threadIdx.x);
   const int pixel_lane = thread % Config::kPixelLanes, filter_lane = thread / Config::kPixelLanes;
   const int64_t pixel0 = static_cast<int64_t>(blockIdx.x) * kTilePixels;
-  const int H = static_cast<int>(problem.H), W = static_cast<int>(problem.W);
+  const int H = params.H, W = params.W;
   const int filters_per_group = static_cast<int>(problem.filters_per_group());
   const int64_t reduction_extent = problem.gemm_k();
 
@@ -117,7 +122,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     const int64_t w = static_cast<int64_t>(pixel_q[at]) * problem.stride_w - problem.pad_left;
     corner_h[i] = pixel_n[at] < 0 ? -0x40000000 : static_cast<int>(h);
     corner_w[i] = static_cast<int>(w);
-    corner_offset[i] = params.x.offset(pixel_n[at], 0, h, w);
+    corner_offset[i] = params.upsampled ? params.x.offset(pixel_n[at], 0, 0, 0) : params.x.offset(pixel_n[at], 0, h, w);
   }
 
   const int tile = params.first_filter_tile + static_cast<int>(blockIdx.y);
@@ -151,9 +156,14 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
         // One comparison per axis: a negative coordinate is a large unsigned one.
-        const bool inside = static_cast<unsigned>(corner_h[i] + tap.h) < static_cast<unsigned>(H) &&
-                            static_cast<unsigned>(corner_w[i] + tap.w) < static_cast<unsigned>(W);
-        const Acc value = inside ? to_accumulate(x[corner_offset[i] + tap.x_offset]) : Acc(0);
+        const int h = corner_h[i] + tap.h, w = corner_w[i] + tap.w;
+        const bool inside =
+            static_cast<unsigned>(h) < static_cast<unsigned>(H) && static_cast<unsigned>(w) < static_cast<unsigned>(W);
+        int64_t offset = corner_offset[i] + tap.x_offset;
+        if (params.upsampled) {
+          offset += params.x.offset(0, 0, params.scale_h.divide(h), params.scale_w.divide(w));
+        }
+        const Acc value = inside ? to_accumulate(x[offset]) : Acc(0);
 #pragma unroll
         for (int j = 0; j < kFilters; ++j) acc[i][j] += value * weight[j / kPack].value[j % kPack];
       }
@@ -195,6 +205,9 @@ void launch_conv2d_direct(const Conv2dCall& call, const Epilogue& epilogue, cons
       static_cast<int>((problem.filters_per_group() + Config::kTileFilters - 1) / Config::kTileFilters);
   params.channels_innermost = call.w.stride[1] == 1;
   params.filters_innermost = call.y.stride[1] == 1;
+  params.upsampled = problem.scale_h != 1 || problem.scale_w != 1;
+  params.scale_h = FastDivmod(problem.scale_h), params.scale_w = FastDivmod(problem.scale_w);
+  params.H = static_cast<int>(problem.H * problem.scale_h), params.W = static_cast<int>(problem.W * problem.scale_w);
   const int64_t filter_tiles = params.filter_tiles_per_group * problem.groups;
 
   LaunchConfig config = base;
