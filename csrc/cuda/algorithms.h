@@ -15,12 +15,12 @@ extern const Algorithm<GemmCall> kGemmWgmma;
 // The whole table, for operations that end in a product.
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 
-extern const Algorithm<Conv2dCall> kConv2dDepthwise, kConv2dMma, kConv2dMmaTf32;
+extern const Algorithm<Conv2dCall> kConv2dDepthwise, kConv2dStemMma, kConv2dMma, kConv2dMmaTf32;
 extern const Algorithm<Conv2dCall> kConv2dPointwise, kConv2dImplicitGemm, kConv2dIm2col, kConv2dDirect;
 extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma, kUpsamplePhase, kUpsampleGather;
 extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise, kInputGradMma, kInputGradMmaTf32;
 extern const Algorithm<Conv2dInputGradCall> kInputGradPhases, kInputGradDirect;
-extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise;
+extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise, kWeightGradMma, kWeightGradMmaTf32;
 extern const Algorithm<Conv2dWeightGradCall> kWeightGradImplicitGemm, kWeightGradDirect;
 
 // Single kernels (csrc/common/op_kernels.h).

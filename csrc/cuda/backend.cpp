@@ -14,8 +14,9 @@ const AlgorithmTable<GemmCall>& gemm_algorithms() {
 namespace {
 
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {kConv2dDepthwise,    kConv2dPointwise, kConv2dMma,   kConv2dMmaTf32,
-                                                   kConv2dImplicitGemm, kConv2dIm2col,    kConv2dDirect};
+  static const AlgorithmTable<Conv2dCall> table = {kConv2dDepthwise, kConv2dPointwise, kConv2dStemMma,
+                                                   kConv2dMma,       kConv2dMmaTf32,   kConv2dImplicitGemm,
+                                                   kConv2dIm2col,    kConv2dDirect};
   return table;
 }
 
@@ -32,8 +33,8 @@ const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
 }
 
 const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms() {
-  static const AlgorithmTable<Conv2dWeightGradCall> table = {kConv2dWeightGradDepthwise, kWeightGradImplicitGemm,
-                                                             kWeightGradDirect};
+  static const AlgorithmTable<Conv2dWeightGradCall> table = {
+      kConv2dWeightGradDepthwise, kWeightGradMma, kWeightGradMmaTf32, kWeightGradImplicitGemm, kWeightGradDirect};
   return table;
 }
 

@@ -33,7 +33,7 @@ const Algorithm<Conv2dCall> kConv2dMma = {
     mma_reasons, mma_preferred, run_mma};
 
 const Algorithm<Conv2dCall> kConv2dMmaTf32 = {
-    "mma_tf32", "the same for float32, rounded to tf32 (10 bits of mantissa), where torch allows it",
-    mma_tf32_reasons, mma_tf32_preferred, run_mma};
+    "mma_tf32", "the same for float32, rounded to tf32 (10 bits of mantissa), where torch allows it", mma_tf32_reasons,
+    mma_tf32_preferred, run_mma};
 
 }  // namespace fastconv::cuda

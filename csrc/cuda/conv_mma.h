@@ -1,5 +1,5 @@
-// Convolution-like problems for the tensor-core kernel (kernels/conv_mma.cuh), whatever operator they come from: what the
-// rows of conv2d, upsample_conv2d and conv2d_input_grad share.
+// Convolution-like problems for the tensor-core kernel (kernels/conv_mma.cuh), whatever operator they come from: what
+// the rows of conv2d, upsample_conv2d and conv2d_input_grad share.
 #pragma once
 
 #include "phases.h"
@@ -29,8 +29,8 @@ struct WeightAxis {
   }
 };
 
-// `conv.w_stride_*` say where the *caller's* weights lie; conv.h and conv.w speak of stored rows: output row i of a phase
-// reads row i * in_step + floor((in_base + tap * in_tap_step) / scale).
+// `conv.w_stride_*` say where the *caller's* weights lie; conv.h and conv.w speak of stored rows: output row i of a
+// phase reads row i * in_step + floor((in_base + tap * in_tap_step) / scale).
 struct ConvMmaProblem {
   PhasedConv conv;
   TensorView weights;  // the caller's

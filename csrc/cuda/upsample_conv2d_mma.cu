@@ -14,9 +14,7 @@ Reasons phase_reasons(const Conv2dCall& call) {
 
 bool phase_preferred(const Conv2dCall& call) { return conv_mma_preferred(upsample_phase_mma(call)); }
 
-void run_phase(const Conv2dCall& call, const CallContext& context) {
-  run_conv_mma(upsample_phase_mma(call), context);
-}
+void run_phase(const Conv2dCall& call, const CallContext& context) { run_conv_mma(upsample_phase_mma(call), context); }
 
 Reasons gather_reasons(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
@@ -46,7 +44,7 @@ const Algorithm<Conv2dCall> kUpsamplePhaseMma = {
     phase_reasons, phase_preferred, run_phase};
 
 const Algorithm<Conv2dCall> kUpsampleGatherMma = {
-    "gather_mma", "on tensor cores, fp16 and bf16, with the products of the unfused pair",
-    gather_reasons, gather_preferred, run_gather};
+    "gather_mma", "on tensor cores, fp16 and bf16, with the products of the unfused pair", gather_reasons,
+    gather_preferred, run_gather};
 
 }  // namespace fastconv::cuda

@@ -8,14 +8,14 @@
 //   blocks: neighbours differ in the tile of oc, then in the group, the phase, the pixels: they share the input's lines
 //
 // The input is never expanded. Once, a thread works out for each of its rows of A where the window starts in memory and
-// which rows and columns of the window lie inside the image, as two bit masks; once, a block tabulates where the taps lie
-// relative to that. A k-step is then a table entry, an addition and two bit tests a chunk, without a branch; padding and
-// tails are zero-filled by cp.async.
+// which rows and columns of the window lie inside the image, as two bit masks; once, a block tabulates where the taps
+// lie relative to that. A k-step is then a table entry, an addition and two bit tests a chunk, without a branch;
+// padding and tails are zero-filled by cp.async.
 #pragma once
 
 #include "../conv_mma.h"
 #include "../primitives/fast_divmod.cuh"
-#include "gemm_mma.cuh"
+#include "gather_mma.cuh"
 
 namespace fastconv::cuda {
 
@@ -88,8 +88,7 @@ class ConvPixelLoader {
         channels_(params.in_channels),
         step_taps_(Tile::kDepth / params.in_channels),
         step_channels_(Tile::kDepth % params.in_channels) {
-    const int64_t pixels =
-        static_cast<int64_t>(params.batch) * params.h.count[phase_h] * params.w.count[phase_w];
+    const int64_t pixels = static_cast<int64_t>(params.batch) * params.h.count[phase_h] * params.w.count[phase_w];
 #pragma unroll
     for (int slot = 0; slot < Tile::kSlots; ++slot) {
       rows_[slot] = columns_[slot] = 0;
@@ -128,9 +127,6 @@ class ConvPixelLoader {
   }
 
  private:
-  // One comparison: a negative coordinate is a large unsigned one.
-  __device__ static bool is_inside(int at, int extent) { return static_cast<unsigned>(at) < static_cast<unsigned>(extent); }
-
   __device__ __forceinline__ void look_up() {
     const ConvTap tap = taps_[min(tap_, last_)];
     offset_ = tap.offset + channel_;
@@ -146,16 +142,8 @@ class ConvPixelLoader {
   int row_, column_;
 };
 
-// Blocks on one multiprocessor: leaves up to 255, 168 or 128 registers a thread. The gather needs more of them beside
-// the accumulators than GEMM does.
 template <class Config>
-constexpr int kConvMmaMinBlocks = (Config::kWarpM * Config::kWarpN > 2048    ? 256
-                                   : Config::kWarpM * Config::kWarpN == 2048 ? 384
-                                                                             : 512) /
-                                  Config::kThreads;
-
-template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, kConvMmaMinBlocks<Config>)
+__global__ void __launch_bounds__(Config::kThreads, kGatherMinBlocks<Config>)
     conv_mma_kernel(const __grid_constant__ ConvMmaParams<typename Config::Element> params) {
   using T = typename Config::Element;
   __shared__ int positions[2][kConvMmaMaxTaps + 1];

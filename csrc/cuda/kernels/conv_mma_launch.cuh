@@ -1,4 +1,5 @@
-// Host side of conv_mma.cuh: brings the operands into form where they are not, chooses the tile and the split, launches.
+// Host side of conv_mma.cuh: brings the operands into form where they are not, chooses the tile and the split,
+// launches.
 #pragma once
 
 #include <algorithm>
@@ -12,19 +13,6 @@
 namespace fastconv::cuda {
 namespace conv_mma_detail {
 
-template <int kBytes>
-struct BitsOf;
-template <>
-struct BitsOf<2> {
-  using type = uint16_t;
-};
-template <>
-struct BitsOf<4> {
-  using type = uint32_t;
-};
-
-inline bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
-
 inline int most(const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); }
 
 inline ConvMmaAxis kernel_axis(const PhaseAxis& axis) {
@@ -36,31 +24,6 @@ inline ConvMmaAxis kernel_axis(const PhaseAxis& axis) {
     a.count_divmod[f] = FastDivmod(axis.count[f]);
   }
   return a;
-}
-
-// Whether whole 16-byte chunks of channels can be copied from where the input lies.
-template <class T>
-bool input_in_place(const PhasedConv& conv) {
-  constexpr int64_t kChunk = 16 / sizeof(T);
-  const TensorView& in = conv.in;
-  bool whole = conv.in_channels % kChunk == 0 && (in.size[1] == 1 || in.stride[1] == 1) && aligned_16(in.data);
-  for (const int axis : {0, 2, 3}) whole = whole && (in.size[axis] == 1 || in.stride[axis] % kChunk == 0);
-  return whole;
-}
-
-// The input as the kernel reads it: where it lies, or packed into the workspace.
-template <class T>
-TensorView prepare_input(const PhasedConv& conv, int64_t channels, const CallContext& context) {
-  if (input_in_place<T>(conv)) return conv.in;
-  TensorView packed = conv.in;
-  packed.size[1] = conv.groups * channels;
-  packed.stride[1] = 1;
-  packed.stride[3] = packed.size[1];
-  packed.stride[2] = packed.stride[3] * packed.size[3];
-  packed.stride[0] = packed.stride[2] * packed.size[2];
-  packed.data = context.workspace->allocate(static_cast<size_t>(packed.numel()) * sizeof(T));
-  launch_pack_channels<typename BitsOf<sizeof(T)>::type>(conv.in, conv.groups, channels, packed.data, context.stream);
-  return packed;
 }
 
 template <class T>
@@ -105,8 +68,7 @@ PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channe
   params.h = h, params.w = w;
   if (most_taps > 0) {
     Footprint footprint;
-    footprint.reads("w", problem.weights)
-        .writes("packed w", packed, static_cast<size_t>(p.elements) * sizeof(T));
+    footprint.reads("w", problem.weights).writes("packed w", packed, static_cast<size_t>(p.elements) * sizeof(T));
     launch_pack_conv_weights(params, conv.groups, most_taps, footprint, context.stream);
   }
   return p;
@@ -131,9 +93,7 @@ void launch_tiles(ConvMmaParams<T>& params, int64_t most_pixels, int64_t splits,
 enum class TileChoice { kLarge, kTall, kNarrow, kSmall };
 
 inline TileChoice choose_tile(int64_t pixels, int64_t groups, int64_t out_channels, int multiprocessors) {
-  const auto tiles = [&](int64_t m, int64_t n) {
-    return (pixels + m - 1) / m * ((out_channels + n - 1) / n) * groups;
-  };
+  const auto tiles = [&](int64_t m, int64_t n) { return (pixels + m - 1) / m * ((out_channels + n - 1) / n) * groups; };
   if (out_channels <= 32) return TileChoice::kNarrow;
   if (out_channels > 64 && tiles(128, 128) >= multiprocessors) return TileChoice::kLarge;
   return tiles(128, 64) >= multiprocessors ? TileChoice::kTall : TileChoice::kSmall;
@@ -153,7 +113,9 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
   constexpr int64_t kChunk = 16 / sizeof(T);
   const PhasedConv& conv = problem.conv;
   const int64_t channels = (conv.in_channels + kChunk - 1) / kChunk * kChunk;
-  const TensorView in = prepare_input<T>(conv, channels, context);
+  const TensorView in = in_whole_chunks<T>(conv.in, conv.in_channels)
+                            ? conv.in
+                            : packed_channels<T>(conv.in, conv.groups, channels, context);
   const PreparedWeights<T> weights = prepare_weights<T>(problem, channels, context);
 
   ConvMmaParams<T> params;
@@ -168,8 +130,8 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
   params.groups = FastDivmod(conv.groups), params.phases = FastDivmod(conv.phases());
   params.out_stride_n = conv.out.stride[0], params.out_stride_channel = conv.out.stride[1];
   params.out_stride_h = conv.out.stride[2], params.out_stride_w = conv.out.stride[3];
-  params.output = {conv.out.as<T>(), conv.out.stride[1], conv.out_channels, 0, false, conv.out.stride[1] != 1, nullptr,
-                   conv.epilogue};
+  params.output = {conv.out.as<T>(), conv.out.stride[1], conv.out_channels, 0, false, conv.out.stride[1] != 1,
+                   nullptr,          conv.epilogue};
   bool aligned_rows = true;
   for (const int axis : {0, 2, 3}) {
     aligned_rows = aligned_rows && (conv.out.size[axis] == 1 || conv.out.stride[axis] % kChunk == 0);
@@ -185,7 +147,8 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
   int64_t splits = 1;
   if (tile == TileChoice::kSmall || tile == TileChoice::kNarrow) {
     const int64_t m = tile == TileChoice::kSmall ? 64 : 128;
-    splits = choose_splits((pixels + m - 1) / m * ((conv.out_channels + 63) / 64) * conv.groups, steps, multiprocessors);
+    splits =
+        choose_splits((pixels + m - 1) / m * ((conv.out_channels + 63) / 64) * conv.groups, steps, multiprocessors);
   }
   const int64_t row = conv.groups * conv.out_channels;
   params.partial_stride_phase = most_pixels * row;
@@ -215,11 +178,11 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
       break;
     case TileChoice::kNarrow:
       launch_tiles<MmaConfig<T, 128, 32, 32, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
-                                                                          most_taps);
+                                                                           most_taps);
       break;
     case TileChoice::kSmall:
       launch_tiles<MmaConfig<T, 64, 64, 32, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
-                                                                         most_taps);
+                                                                          most_taps);
   }
   if (splits > 1) launch_conv_mma_reduce(params, conv, splits, partial_bytes, context.stream);
 }

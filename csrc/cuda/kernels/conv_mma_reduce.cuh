@@ -15,8 +15,7 @@ __global__ void __launch_bounds__(kConvReduceThreads)
   const int row = static_cast<int>(params.groups.divisor) * params.out_channels;
   const int phase = static_cast<int>(blockIdx.y);
   const int phase_h = phase / params.w.phases, phase_w = phase % params.w.phases;
-  const int64_t pixels =
-      static_cast<int64_t>(params.batch) * params.h.count[phase_h] * params.w.count[phase_w];
+  const int64_t pixels = static_cast<int64_t>(params.batch) * params.h.count[phase_h] * params.w.count[phase_w];
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kConvReduceThreads + threadIdx.x;
   const bool along_pixels = params.output.rows_adjacent;
   const int64_t pixel = along_pixels ? index % most_pixels : index / row;

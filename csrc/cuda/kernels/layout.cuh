@@ -24,7 +24,7 @@ struct PackChannelsParams {
   FastDivmod width, height;
   FastDivmod padded;   // channels of a group in `packed`
   FastDivmod tiles_c;  // of a block's number
-  int channels;       // of a group in the source
+  int channels;        // of a group in the source
   int packed_channels;
   bool along_pixels;  // the direction in which neighbouring lanes read
 };
@@ -74,12 +74,33 @@ __global__ void __launch_bounds__(kPackThreads) pack_channels_kernel(const PackC
   }
 }
 
-// `packed`: view.size[0] * [2] * [3] * groups * padded elements.
-template <class Bits>
-void launch_pack_channels(const TensorView& view, int64_t groups, int64_t padded, void* packed, void* stream) {
+inline bool aligned_16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+
+// Whether a group's `channels` can be read in whole 16-byte chunks from where the tensor lies.
+template <class T>
+bool in_whole_chunks(const TensorView& view, int64_t channels) {
+  constexpr int64_t kChunk = 16 / sizeof(T);
+  bool whole = channels % kChunk == 0 && (view.size[1] == 1 || view.stride[1] == 1) && aligned_16(view.data);
+  for (const int axis : {0, 2, 3}) whole = whole && (view.size[axis] == 1 || view.stride[axis] % kChunk == 0);
+  return whole;
+}
+
+// A copy in the workspace: dense NHWC, each group's channels padded with zeros to `padded`.
+template <class T>
+TensorView packed_channels(const TensorView& view, int64_t groups, int64_t padded, const CallContext& context) {
+  using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
+  static_assert(sizeof(T) == sizeof(Bits), "16 or 32 bits");
+  TensorView packed = view;
+  packed.size[1] = groups * padded;
+  packed.stride[1] = 1;
+  packed.stride[3] = packed.size[1];
+  packed.stride[2] = packed.stride[3] * packed.size[3];
+  packed.stride[0] = packed.stride[2] * packed.size[2];
+  packed.data = context.workspace->allocate(static_cast<size_t>(packed.numel()) * sizeof(T));
+
   PackChannelsParams<Bits> params;
   params.source = view.as<const Bits>();
-  params.packed = static_cast<Bits*>(packed);
+  params.packed = packed.as<Bits>();
   params.stride_n = view.stride[0], params.stride_c = view.stride[1];
   params.stride_h = view.stride[2], params.stride_w = view.stride[3];
   params.pixels = view.size[0] * view.size[2] * view.size[3];
@@ -88,24 +109,24 @@ void launch_pack_channels(const TensorView& view, int64_t groups, int64_t padded
   params.channels = static_cast<int>(view.size[1] / groups);
   params.packed_channels = static_cast<int>(groups * padded);
   params.along_pixels = view.stride[1] != 1;
-  LaunchConfig config;
-  config.stream = stream;
-  config.footprint.reads("x", view).writes(
-      "packed x", packed, static_cast<size_t>(params.pixels * params.packed_channels) * sizeof(Bits));
   constexpr int kTileC = 32 * 4 / sizeof(Bits);
   const int64_t tiles_c = (params.packed_channels + kTileC - 1) / kTileC;
   params.tiles_c = FastDivmod(tiles_c);
+  LaunchConfig config;
+  config.stream = context.stream;
+  config.footprint.reads("x", view).writes("packed x", packed);
   config.block = dim3(kPackThreads);
   config.grid = dim3(static_cast<unsigned>((params.pixels + 31) / 32 * tiles_c));
   launch("pack_channels", config, pack_channels_kernel<Bits>, params);
+  return packed;
 }
 
 template <class T>
 struct PackWeightsParams {
   const T* source;
   T* packed;
-  int64_t stride_group, stride_out, stride_in, stride_h, stride_w;                // of the source, in elements
-  int64_t packed_stride_phase, packed_stride_group, packed_stride_out;            // tap and ic are dense
+  int64_t stride_group, stride_out, stride_in, stride_h, stride_w;      // of the source, in elements
+  int64_t packed_stride_phase, packed_stride_group, packed_stride_out;  // tap and ic are dense
   int in_channels, padded_in_channels, out_channels;
   FastDivmod tiles_in, tiles_out;  // of a block's number
   WeightAxis h, w;
@@ -132,8 +153,7 @@ __global__ void __launch_bounds__(kPackThreads)
     const int oc = tile_out * 32 + (params.along_in ? i : lane), ic = tile_in * 32 + (params.along_in ? lane : i);
     float sum = 0.0f;
     if (oc < params.out_channels && ic < params.in_channels) {
-      const T* source =
-          params.source + group * params.stride_group + oc * params.stride_out + ic * params.stride_in;
+      const T* source = params.source + group * params.stride_group + oc * params.stride_out + ic * params.stride_in;
       for (int r = begin_h; r < end_h; ++r) {
         for (int s = begin_w; s < end_w; ++s) {
           const float value = to_accumulate(source[r * params.stride_h + s * params.stride_w]);

@@ -1,17 +1,17 @@
-// The weight gradient on tensor cores, dw[k, r, s, c] = sum over output pixels of dy[pixel, k] * x[pixel of tap (r, s), c],
-// as an implicit GEMM for each group:
+// The weight gradient on tensor cores, dw[k, r, s, c] = sum over output pixels of dy[pixel, k] * x[pixel of tap (r, s),
+// c], as an implicit GEMM for each group:
 //
 //   gemm_m  filters k                           A  dy, NHWC: a line of the tile is a pixel, chunks along the filters
 //   gemm_n  (tap, c), c innermost               B  x gathered: a line is a pixel, a chunk of channels lies in one tap
 //   gemm_k  output pixels, split over blocks    D  partial sums in float, [split][group][k][tap][c]
 //
-// Both operands lie with M or N contiguous; ldmatrix transposes them on the way to registers. A thread's chunk of B keeps
-// its tap and channels for the whole reduction, only pixels go by: one fast division by Q and one by P a chunk. The
-// second kernel adds the parts in their order, so that the result is the same on every run.
+// Both operands lie with M or N contiguous; ldmatrix transposes them on the way to registers. A thread's chunk of B
+// keeps its tap and channels for the whole reduction, only pixels go by: one fast division by Q and one by P a chunk.
+// The second kernel adds the parts in their order, so that the result is the same on every run.
 #pragma once
 
 #include "../primitives/fast_divmod.cuh"
-#include "gemm_mma.cuh"
+#include "gather_mma.cuh"
 
 namespace fastconv::cuda {
 
@@ -56,9 +56,7 @@ class TapLoader {
     const int rest = params_.Q.divmod(pixel, q);
     const int n = params_.P.divmod(rest, p);
     const int h = p * params_.stride_h + row_, w = q * params_.stride_w + column_;
-    // One comparison an axis: a negative coordinate is a large unsigned one.
-    const bool valid = pixel < pixel_end_ && static_cast<unsigned>(h) < static_cast<unsigned>(params_.H) &&
-                       static_cast<unsigned>(w) < static_cast<unsigned>(params_.W);
+    const bool valid = pixel < pixel_end_ && is_inside(h, params_.H) && is_inside(w, params_.W);
     cp_async_16(shared, x_ + n * params_.x_stride_n + h * params_.x_stride_h + w * params_.x_stride_w, valid);
   }
   __device__ __forceinline__ void advance() { pixel_ += Tile::kDepth; }
@@ -71,7 +69,7 @@ class TapLoader {
 };
 
 template <class Config>
-__global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
+__global__ void __launch_bounds__(Config::kThreads, kGatherMinBlocks<Config>)
     weight_grad_mma_kernel(const __grid_constant__ WeightGradMmaParams<typename Config::Element> params) {
   unsigned char* shared = dynamic_shared_memory();
   int tile_m, tile_n;
@@ -95,8 +93,8 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     MmaRow row;
     row.valid = m < params.filters;
     row.offset = row.n = row.p = row.q = 0;
-    row.partial = ((static_cast<int64_t>(blockIdx.y) * params.groups + group) * params.filters + m) *
-                  params.output.columns;
+    row.partial =
+        ((static_cast<int64_t>(blockIdx.y) * params.groups + group) * params.filters + m) * params.output.columns;
     return row;
   });
 }
