@@ -5,6 +5,7 @@
 
 namespace fastconv::cuda {
 
+extern const Algorithm<GemmCall> kGemmVector;
 extern const Algorithm<GemmCall> kGemmMma;
 extern const Algorithm<GemmCall> kGemmMmaSplitK;
 extern const Algorithm<GemmCall> kGemmMmaTf32;

@@ -16,6 +16,7 @@ from fastconv import _C, introspection
 from .case import LAYOUTS, Case, Inputs, on_device
 from .cases import all_cases
 from .shares import in_shares
+from .tf32 import round_to_tf32, rounds_to_tf32
 from .tolerances import Comparison, compare_all
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -231,9 +232,7 @@ def run_case(
 
     `algo` None runs the package's choice (CHOSEN) and every algorithm of the operator.
     """
-    inputs = case.make_inputs(dtype, layout)
-    truth = case.reference(inputs)
-    same = case.torch_same(inputs)
+    questions: dict[bool, tuple[Inputs, tuple, tuple]] = {}
     for backend, isa in targets:
         names = [CHOSEN, *introspection.algorithm_names(case.op, backend)]
         for name in names if algo is None else [n for n in names if n == algo]:
@@ -241,6 +240,12 @@ def run_case(
                 continue
             key = (backend, isa, case.op, name, str(dtype))
             outcome = outcomes.setdefault(key, Outcome(*key[:4], dtype=str(dtype).removeprefix("torch.")))
+            tf32 = rounds_to_tf32(name, dtype)
+            if tf32 not in questions:
+                inputs = case.make_inputs(dtype, layout)
+                inputs = round_to_tf32(inputs) if tf32 else inputs
+                questions[tf32] = inputs, case.reference(inputs), case.torch_same(inputs)
+            inputs, truth, same = questions[tf32]
             with _isa(isa):
                 _run_one(case, inputs, layout, outcome, truth, same)
 

@@ -6,7 +6,7 @@ that the row multiplies in, tf32 where it rounds to that.
 
 import numpy as np
 import pytest
-from emulator_client import ACTIVATIONS, Epilogue, narrow, widen
+from emulator_client import ACTIVATIONS, DTYPES, Epilogue, narrow, widen
 from test_emulated_kernels import activate, assert_close, empty, gemm_operand, kernels, values  # noqa: F401
 
 ROWS = [
@@ -165,7 +165,41 @@ def test_tf32_rounds_to_nearest(kernels):  # noqa: F811
     np.testing.assert_array_equal(d, np.full(d.shape, 1 + unit))
 
 
+VECTOR_SHAPES = [
+    (1, 1, 1, 1),
+    (2, 1, 40, 130),  # K is no whole number of vectors in 16 bits
+    (1, 1, 72, 528),
+    (2, 72, 1, 264),
+    (1, 37, 1, 41),
+    (1, 4300, 1, 16),  # rows enough for a warp each
+    (1, 1, 67, 0),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transpose", TRANSPOSES)
+@pytest.mark.parametrize("shape", VECTOR_SHAPES, ids=str)
+def test_matrix_times_vector(kernels, shape, transpose, dtype):  # noqa: F811
+    check_exact(kernels, shape, transpose, "gemv", dtype)
+
+
+@pytest.mark.parametrize(("m", "n"), [(1, 48), (48, 1)])
+def test_matrix_times_vector_with_epilogue(kernels, m, n):  # noqa: F811
+    rng = np.random.default_rng(8)
+    a, a64 = values(rng, (2, m, 80), "bfloat16")
+    b, b64 = values(rng, (2, 80, n), "bfloat16")
+    residual, residual64 = values(rng, (2, m, n), "bfloat16")
+    slope = rng.uniform(-1, 1, n).astype(np.float32)
+    epilogue = Epilogue(act="prelu", channel_param=slope, residual=residual.swapaxes(1, 2))
+    epilogue.bias = rng.uniform(-1, 1, n).astype(np.float32)
+    d = empty((2, m, n), "bfloat16")
+    kernels.gemm(a, b, d, "bfloat16", epilogue, algo="gemv")
+    expected = activate(a64 @ b64 + epilogue.bias + residual64, "prelu", slope)
+    assert_close(d, expected, np.abs(a64) @ np.abs(b64) + np.abs(epilogue.bias) + np.abs(residual64), 80, "bfloat16")
+
+
 REFUSALS = {
+    "gemv": ("float16", "gemv: M = 8, N = 8: neither is 1"),
     "mma": ("float32", "mma: dtype is float32, not float16 or bfloat16"),
     "mma_tf32": ("float16", "mma_tf32: dtype is float16, not float32"),
     "mma_split_k": ("float16", "mma_split_k: K = 20 is one step of 32: nothing to split"),
