@@ -12,6 +12,9 @@ Reasons phases_reasons(const Conv2dInputGradCall& call) {
   return reasons.empty() ? implicit_gemm_simt_reasons(input_grad_phases(call)) : reasons;
 }
 
+// With few channels a group nearly all of a tile would be empty.
+bool phases_preferred(const Conv2dInputGradCall& call) { return call.problem.channels_per_group() >= 4; }
+
 void run_phases(const Conv2dInputGradCall& call, const CallContext& context) {
   implicit_gemm_simt(input_grad_phases(call), context);
 }
@@ -32,7 +35,7 @@ void run_direct(const Conv2dInputGradCall& call, const CallContext& context) {
 
 const Algorithm<Conv2dInputGradCall> kInputGradPhases = {
     "phases", "implicit GEMM over dy for every offset against the stride, in one launch, on CUDA cores", phases_reasons,
-    nullptr, run_phases};
+    phases_preferred, run_phases};
 
 const Algorithm<Conv2dInputGradCall> kInputGradDirect = {
     "direct", "the definition, one element of dx a thread; any problem", none, nullptr, run_direct};

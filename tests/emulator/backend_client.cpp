@@ -109,12 +109,9 @@ FASTCONV_EXPORT int client_gemm(const cuda::Backend* backend, const char* algori
 }
 
 // geometry: stride, padding (top, bottom, left, right), dilation, groups, scale.
-FASTCONV_EXPORT int client_conv2d(const cuda::Backend* backend, const char* algorithm, int dtype_index,
-                                  const ClientTensor* x, const ClientTensor* w, const ClientTensor* y,
-                                  const int64_t* geometry, const ClientEpilogue* e, char* error, size_t error_bytes) {
-  const DType dtype = static_cast<DType>(dtype_index);
-  Conv2dCall call;
-  ConvProblem& c = call.problem;
+namespace {
+ConvProblem problem_of(const ClientTensor* x, const ClientTensor* w, const ClientTensor* y, const int64_t* geometry) {
+  ConvProblem c;
   c.N = x->size[0], c.C = x->size[1], c.H = x->size[2], c.W = x->size[3];
   c.K = w->size[0], c.R = w->size[2], c.S = w->size[3];
   c.P = y->size[2], c.Q = y->size[3];
@@ -123,12 +120,54 @@ FASTCONV_EXPORT int client_conv2d(const cuda::Backend* backend, const char* algo
   c.dilation_h = geometry[6], c.dilation_w = geometry[7];
   c.groups = geometry[8];
   c.scale_h = geometry[9], c.scale_w = geometry[10];
+  return c;
+}
+}  // namespace
+
+// With a scale other than 1: upsample_conv2d.
+FASTCONV_EXPORT int client_conv2d(const cuda::Backend* backend, const char* algorithm, int dtype_index,
+                                  const ClientTensor* x, const ClientTensor* w, const ClientTensor* y,
+                                  const int64_t* geometry, const ClientEpilogue* e, char* error, size_t error_bytes) {
+  const DType dtype = static_cast<DType>(dtype_index);
+  Conv2dCall call;
+  call.problem = problem_of(x, w, y, geometry);
   call.dtype = dtype;
   call.x = view(*x, dtype);
   call.w = view(*w, dtype);
   call.y = view(*y, dtype);
   call.epilogue = epilogue(*e, dtype);
-  return run(*backend->conv2d, call, "conv2d", algorithm, error, error_bytes);
+  const bool upsampled = call.problem.scale_h != 1 || call.problem.scale_w != 1;
+  return run(upsampled ? *backend->upsample_conv2d : *backend->conv2d, call, upsampled ? "upsample_conv2d" : "conv2d",
+             algorithm, error, error_bytes);
+}
+
+FASTCONV_EXPORT int client_conv2d_input_grad(const cuda::Backend* backend, const char* algorithm, int dtype_index,
+                                             const ClientTensor* dy, const ClientTensor* w, const ClientTensor* dx,
+                                             const int64_t* geometry, const ClientEpilogue* e, char* error,
+                                             size_t error_bytes) {
+  const DType dtype = static_cast<DType>(dtype_index);
+  Conv2dInputGradCall call;
+  call.problem = problem_of(dx, w, dy, geometry);
+  call.dtype = dtype;
+  call.dy = view(*dy, dtype);
+  call.w = view(*w, dtype);
+  call.dx = view(*dx, dtype);
+  call.epilogue = epilogue(*e, dtype);
+  return run(*backend->conv2d_input_grad, call, "conv2d_input_grad", algorithm, error, error_bytes);
+}
+
+FASTCONV_EXPORT int client_conv2d_weight_grad(const cuda::Backend* backend, const char* algorithm, int dtype_index,
+                                              const ClientTensor* dy, const ClientTensor* x, const ClientTensor* dw,
+                                              const int64_t* geometry, const ClientEpilogue*, char* error,
+                                              size_t error_bytes) {
+  const DType dtype = static_cast<DType>(dtype_index);
+  Conv2dWeightGradCall call;
+  call.problem = problem_of(x, dw, dy, geometry);
+  call.dtype = dtype;
+  call.dy = view(*dy, dtype);
+  call.x = view(*x, dtype);
+  call.dw = view(*dw, dtype);
+  return run(*backend->conv2d_weight_grad, call, "conv2d_weight_grad", algorithm, error, error_bytes);
 }
 
 FASTCONV_EXPORT int client_same_build(const cuda::Backend* backend) { return backend->abi == cuda::kBackendAbi; }

@@ -117,5 +117,15 @@ class Client:
         self._call(self.library.client_gemm, algo, dtype, arguments, epilogue or Epilogue())
 
     def conv2d(self, x, w, y, dtype, geometry, epilogue=None, algo=""):
-        arguments = [ctypes.byref(tensor(t)) for t in (x, w, y)] + [(ctypes.c_int64 * 11)(*geometry)]
-        self._call(self.library.client_conv2d, algo, dtype, arguments, epilogue or Epilogue())
+        """upsample_conv2d, where the geometry has a scale."""
+        self._convolution(self.library.client_conv2d, (x, w, y), dtype, geometry, epilogue, algo)
+
+    def conv2d_input_grad(self, dy, w, dx, dtype, geometry, epilogue=None, algo=""):
+        self._convolution(self.library.client_conv2d_input_grad, (dy, w, dx), dtype, geometry, epilogue, algo)
+
+    def conv2d_weight_grad(self, dy, x, dw, dtype, geometry, algo=""):
+        self._convolution(self.library.client_conv2d_weight_grad, (dy, x, dw), dtype, geometry, None, algo)
+
+    def _convolution(self, function, tensors, dtype, geometry, epilogue, algo):
+        arguments = [ctypes.byref(tensor(t)) for t in tensors] + [(ctypes.c_int64 * 11)(*geometry)]
+        self._call(function, algo, dtype, arguments, epilogue or Epilogue())
