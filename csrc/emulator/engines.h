@@ -51,6 +51,7 @@ struct BulkCopy {
   unsigned char* shared;
   int coordinates[5];
   Caller caller;
+  int thread;  // that has issued it
   int engine;
   uint32_t clock;
   uint64_t* barrier = nullptr;     // loads

@@ -208,6 +208,7 @@ void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, c
   load.shared = static_cast<unsigned char*>(shared);
   std::copy_n(coordinates, rank, load.coordinates);
   load.caller = caller;
+  load.thread = m.current->context->thread;
   load.engine = b.engine;
   load.clock = m.clocks.begin_operation(b.engine);
   load.barrier = barrier;
@@ -240,6 +241,7 @@ void tma_store(const TensorMap* map, const void* shared, int rank, const int* co
   store.shared = static_cast<unsigned char*>(const_cast<void*>(shared));
   std::copy_n(coordinates, rank, store.coordinates);
   store.caller = caller;
+  store.thread = m.current->context->thread;
   store.engine = stores.engine;
   store.clock = m.clocks.begin_operation(stores.engine);
   check_global(store, AccessKind::kWrite);
@@ -306,8 +308,10 @@ void check_unfinished_operations(Fiber& fiber) {
 void check_unfinished_loads() {
   Machine& m = machine();
   if (m.checking && !m.engines.loads.empty()) {
+    m.current = &m.fiber(m.engines.loads.front().thread);
     report("unfinished-copy", Site{0, m.engines.loads.front().caller},
            "the block ends while the TMA load issued at {0} is on its way");
+    m.current = nullptr;
   }
 }
 

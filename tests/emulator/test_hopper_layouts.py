@@ -1,0 +1,86 @@
+"""The layouts of wgmma's operands, accumulators and descriptors against CuTe, NVIDIA's own definition of them.
+
+Needs the headers of the nvidia-cutlass package (pip install nvidia-cutlass) and of a CUDA toolkit; skipped without.
+"""
+
+import ctypes
+import importlib.util
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from emulator_build import BUILD, HERE
+from test_hopper_products import MAJORS, K, accumulator_places, call, hopper, multiply, operand_offsets, operands  # noqa: F401
+
+from buildtools.compile import Task, compile_all, link
+
+
+def include_folders() -> list[Path]:
+    package = importlib.util.find_spec("cutlass_library")
+    if package is None or package.origin is None:
+        pytest.skip("the nvidia-cutlass package is not installed")
+    cutlass = Path(package.origin).parent / "source" / "include"
+    cuda = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"
+    if not (cuda / "cuda_runtime.h").exists():
+        pytest.skip(f"no CUDA headers in {cuda} (set CUDA_HOME)")
+    return [cutlass, cuda, cuda / "cccl"]
+
+
+@pytest.fixture(scope="module")
+def cute() -> ctypes.CDLL:
+    flags = ["-std=c++17", "-O1", "-fPIC", "-w", *(f"-I{folder}" for folder in include_folders())]
+    library = BUILD / "libcute.so"
+    try:
+        link(compile_all([Task.of(HERE / "cute_layouts.cpp", BUILD, flags)]), library, [])
+    except (SystemExit, subprocess.CalledProcessError) as error:
+        pytest.fail(f"CuTe's headers do not compile: {error}")
+    loaded = ctypes.CDLL(str(library))
+    loaded.cute_descriptor.restype = ctypes.c_uint64
+    return loaded
+
+
+def cute_operand(cute, rows, mn_major) -> np.ndarray:
+    offsets = np.full((rows, K), -1, np.int64)
+    cute.cute_operand(int(mn_major), rows, ctypes.c_void_p(offsets.ctypes.data))
+    return offsets
+
+
+def cute_accumulators(cute, columns) -> np.ndarray:
+    places = np.full((128, columns // 2), -1, np.int64)
+    cute.cute_accumulators(columns, ctypes.c_void_p(places.ctypes.data))
+    return places
+
+
+@pytest.mark.parametrize("mn_major", [False, True], ids=["K-major", "MN-major"])
+@pytest.mark.parametrize("rows", [64, 128, 256])
+def test_operands_lie_where_cute_says(cute, rows, mn_major):
+    np.testing.assert_array_equal(operand_offsets(rows, mn_major), cute_operand(cute, rows, mn_major))
+
+
+@pytest.mark.parametrize("columns", [64, 128, 256])
+def test_accumulators_lie_where_cute_says(cute, columns):
+    np.testing.assert_array_equal(accumulator_places(columns), cute_accumulators(cute, columns))
+
+
+@pytest.mark.parametrize("mn_major", [False, True], ids=["K-major", "MN-major"])
+def test_descriptor_has_cutes_bits(cute, hopper, mn_major):  # noqa: F811
+    ours = np.zeros(1, np.uint64)
+    call(hopper.tile_descriptor, int(mn_major), ours)
+    address_bits = 0x3FFF
+    assert int(ours[0]) & ~address_bits == cute.cute_descriptor(int(mn_major)) & ~address_bits
+
+
+@pytest.mark.parametrize("majors", MAJORS, ids=["kk", "km", "mk", "mm"])
+@pytest.mark.parametrize("columns", [64, 128, 256])
+def test_product_of_operands_laid_out_by_cute(cute, hopper, columns, majors):  # noqa: F811
+    a, b = operands(columns)
+
+    def layout(rows, mn_major):
+        return cute_operand(cute, rows, mn_major)
+
+    def places(columns):
+        return cute_accumulators(cute, columns)
+
+    np.testing.assert_array_equal(multiply(hopper, "bfloat16", a, b, majors, layout, places), a @ b.T)
