@@ -299,15 +299,17 @@ def test_gemm_channel_epilogue(kernels, parts, act):
 # ---- the tables and the checker ------------------------------------------------------------------------------------
 def test_unknown_algorithm_lists_the_known(kernels):
     x = np.ones((1, 1, 2, 2), np.float32)
-    with pytest.raises(RuntimeError, match="conv2d: expected algo to be one of .*, direct, but got 'winograd9'"):
+    with pytest.raises(RuntimeError, match=r"conv2d: expected algo to be one of .*, direct, but got 'winograd9'"):
         kernels.conv2d(x, x, x.copy(), "float32", geometry((1, 1), (0, 0, 0, 0), (1, 1), 1), algo="winograd9")
 
 
 def test_problem_that_nothing_serves_gives_reasons(kernels):
     x = np.ones((1, 1, 2, 2), np.float32)
+    w = np.ones((1, 1, 2, 4), np.float32)[..., ::2]
     too_tall = geometry((1, 1), (2**30, 0, 0, 0), (1, 1), 1)
-    with pytest.raises(RuntimeError, match=r"direct: H with its padding = 1073741826 is above 2\^29"):
-        kernels.conv2d(x, x, x.copy(), "float32", too_tall)
+    with pytest.raises(RuntimeError, match=r"direct: H with its padding = 1073741826 is above 2\^29") as caught:
+        kernels.conv2d(x, w, x.copy(), "float32", too_tall)
+    assert "im2col: w is dense neither as KCRS nor as KRSC, but has strides 8, 8, 4, 2" in str(caught.value)
 
 
 @pytest.mark.parametrize("schedule", ["lifo", "rand:1", "rand:2"])
