@@ -60,6 +60,6 @@ const Algorithm<Conv2dWeightGradCall> kWeightGradImplicitGemm = {
     nullptr, run_implicit_gemm};
 
 const Algorithm<Conv2dWeightGradCall> kWeightGradDirect = {
-    "direct", "the definition, one element of dw a block; any problem", none, nullptr, run_direct};
+    "direct", "the definition, one element of dw a warp; any problem", none, nullptr, run_direct};
 
 }  // namespace fastconv::cuda
