@@ -148,4 +148,31 @@ struct ChannelSumCall {
   void* sum = nullptr;  // K elements of dtype
 };
 
+// Over N, H and W, for every channel: the mean, and the variance with divisor N * H * W.
+struct BatchNormStatsCall {
+  DType dtype = DType::kFloat32;
+  TensorView x;          // (N, C, H, W)
+  void* mean = nullptr;  // C elements of the accumulate type
+  void* var = nullptr;
+};
+
+// y = act((x - mean) / sqrt(var + eps) * weight + bias + residual). Vectors have C elements of the accumulate type.
+struct BatchNormCall {
+  DType dtype = DType::kFloat32;
+  TensorView x, y;  // (N, C, H, W)
+  const void *mean = nullptr, *var = nullptr;
+  const void *weight = nullptr, *bias = nullptr;  // null: 1 and 0
+  double eps = 0.0;
+  EpilogueArgs epilogue;  // residual, activation and its parameter
+};
+
+// Its gradients. The pre-activation is computed anew from x.
+struct BatchNormGradCall {
+  BatchNormCall forward;         // y is not used
+  bool batch_statistics = true;  // mean and var are x's own, and pass on their part of the gradient
+  TensorView dy, dx;
+  TensorView dresidual;                       // absent when not wanted
+  void *dweight = nullptr, *dbias = nullptr;  // C elements of the accumulate type
+};
+
 }  // namespace fastconv

@@ -24,6 +24,10 @@ struct OpKernels {
   Kernel<UpsampleCall> upsample_nearest2d = nullptr;
   Kernel<UpsampleCall> upsample_nearest2d_backward = nullptr;
   Kernel<ChannelSumCall> channel_sum = nullptr;
+
+  Kernel<BatchNormStatsCall> batch_norm_stats = nullptr;
+  Kernel<BatchNormCall> batch_norm_act = nullptr;
+  Kernel<BatchNormGradCall> batch_norm_act_backward = nullptr;
 };
 
 }  // namespace fastconv

@@ -38,5 +38,8 @@ void upsample_nearest2d_backward(const UpsampleCall& call, const CallContext& co
 void im2col(const Im2colCall& call, const CallContext& context);
 void col2im(const Im2colCall& call, const CallContext& context);
 void channel_sum(const ChannelSumCall& call, const CallContext& context);
+void batch_norm_stats(const BatchNormStatsCall& call, const CallContext& context);
+void batch_norm_act(const BatchNormCall& call, const CallContext& context);
+void batch_norm_act_backward(const BatchNormGradCall& call, const CallContext& context);
 
 }  // namespace fastconv::cuda

@@ -52,6 +52,9 @@ const OpKernels& op_kernels() {
     k.upsample_nearest2d = upsample_nearest2d;
     k.upsample_nearest2d_backward = upsample_nearest2d_backward;
     k.channel_sum = channel_sum;
+    k.batch_norm_stats = batch_norm_stats;
+    k.batch_norm_act = batch_norm_act;
+    k.batch_norm_act_backward = batch_norm_act_backward;
     k.im2col = im2col;
     k.col2im = col2im;
     return k;

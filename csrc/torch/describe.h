@@ -20,7 +20,16 @@ inline std::string describe(const ActivationCall& c) { return describe(c.x); }
 inline std::string describe(const PreluParamGradCall& c) { return describe(c.x); }
 inline std::string describe(const ChannelSumCall& c) { return describe(c.dy); }
 inline std::string describe(const UpsampleCall& c) { return describe(c.large); }
+inline std::string describe(const BatchNormStatsCall& c) { return describe(c.x); }
+inline std::string describe(const BatchNormCall& c) { return describe(c.x); }
+inline std::string describe(const BatchNormGradCall& c) { return describe(c.forward.x); }
 std::string describe(const GemmCall& c);
 std::string describe(const SoftmaxCall& c);
+
+template <class Call>
+DType element_type(const Call& c) {
+  return c.dtype;
+}
+inline DType element_type(const BatchNormGradCall& c) { return c.forward.dtype; }
 
 }  // namespace fastconv::ops

@@ -58,6 +58,17 @@ Tensor softmax(Tensor x, int64_t dim, std::string backend);
 Tensor softmax_backward(Tensor dy, Tensor y, int64_t dim, std::string backend);
 Tensor channel_sum(Tensor dy, std::string backend);
 
+// batch_norm_ops.cpp
+std::tuple<Tensor, Tensor> batch_norm_stats(Tensor x, std::string backend);
+Tensor batch_norm_act(Tensor x, Tensor mean, Tensor var, OptionalTensor weight, OptionalTensor bias, bool training,
+                      double eps, OptionalTensor residual, std::string act, double act_param, OptionalTensor alpha,
+                      std::string backend);
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_backward(Tensor dy, Tensor x, Tensor mean, Tensor var,
+                                                                   OptionalTensor weight, OptionalTensor bias,
+                                                                   bool training, double eps, OptionalTensor residual,
+                                                                   std::string act, double act_param,
+                                                                   OptionalTensor alpha, std::string backend);
+
 // resample_ops.cpp
 Tensor im2col(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilation, std::string backend);
 Tensor col2im(Tensor x, Ints output_size, Ints kernel_size, Ints stride, Ints padding, Ints dilation,

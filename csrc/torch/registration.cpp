@@ -66,6 +66,15 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
   m.def("softmax_backward(Tensor dy, Tensor y, int dim, str backend) -> Tensor");
   m.def("channel_sum(Tensor dy, str backend) -> Tensor");
 
+  m.def("batch_norm_stats(Tensor x, str backend) -> (Tensor, Tensor)");
+  m.def(
+      "batch_norm_act(Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, bool training, float eps, "
+      "Tensor? residual, str act, float act_param, Tensor? alpha, str backend) -> Tensor");
+  m.def(
+      "batch_norm_act_backward(Tensor dy, Tensor x, Tensor mean, Tensor var, Tensor? weight, Tensor? bias, "
+      "bool training, float eps, Tensor? residual, str act, float act_param, Tensor? alpha, str backend) "
+      "-> (Tensor, Tensor, Tensor, Tensor)");
+
   m.def(
       "im2col(Tensor x, SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, str backend) "
       "-> Tensor");
@@ -116,6 +125,9 @@ void implement_all(Library& m) {
   m.impl("softmax", &boxed<&softmax>);
   m.impl("softmax_backward", &boxed<&softmax_backward>);
   m.impl("channel_sum", &boxed<&channel_sum>);
+  m.impl("batch_norm_stats", &boxed<&batch_norm_stats>);
+  m.impl("batch_norm_act", &boxed<&batch_norm_act>);
+  m.impl("batch_norm_act_backward", &boxed<&batch_norm_act_backward>);
   m.impl("im2col", &boxed<&im2col>);
   m.impl("col2im", &boxed<&col2im>);
   m.impl("upsample_nearest2d", &boxed<&upsample_nearest2d>);

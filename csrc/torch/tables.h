@@ -53,7 +53,7 @@ void run_named(Run&& run, const Call& call, Backend backend, const char* op) {
     throw;
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(concat(op, " on ", backend_name(backend), ", ", describe(call), ", ",
-                                    dtype_name(call.dtype), ": ", error.what()));
+                                    dtype_name(element_type(call)), ": ", error.what()));
   }
 }
 

@@ -23,6 +23,7 @@ from .arguments import ACTIVATIONS
 from .conv import conv2d, conv2d_bn_act, upsample_conv2d
 from .conv_transpose import conv_transpose2d
 from .gemm import gemm, linear
+from .norm import batch_norm_act
 from .pooling import adaptive_avg_pool2d, adaptive_max_pool2d, avg_pool2d, max_pool2d
 from .rearrange import col2im, im2col
 
@@ -31,6 +32,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "avg_pool2d",
+    "batch_norm_act",
     "cache",
     "col2im",
     "conv2d",

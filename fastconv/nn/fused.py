@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastconv import functional
 from fastconv.nn import layers
 from fastconv.nn.fold import Derived, Slot, fold_norms
+from fastconv.nn.norm import normalise, normalises_plainly
 from fastconv.nn.weights import (
     NORM_TYPES,
     Activation,
@@ -129,7 +130,10 @@ class FusedBlock(nn.Module):
 
     def _composed(self, x: Tensor) -> Tensor:
         y = self._convolve_composed(x)
-        return self.act(y if self.bn is None else self.bn(y))
+        bn, activation = self.bn, self._plan[4] if self._plan else None
+        if bn is None or activation is None or not normalises_plainly(bn) or has_hooks(self.act):
+            return self.act(y if bn is None else bn(y))
+        return normalise(bn, y, activation.name, activation.argument())
 
     def _convolve_composed(self, x: Tensor) -> Tensor:
         return self.conv(x)
@@ -167,8 +171,10 @@ class ConvBNAct2d(FusedBlock):
     """Convolution, BatchNorm and activation: y = act(bn(conv(x))).
 
     Equivalent to ``torch.nn.Sequential(Conv2d(..., bias=False), BatchNorm2d(...), ReLU())``. In training, or where a
-    parameter may want a gradient, the three run one after the other. In inference one kernel runs with the BatchNorm
-    folded into the weights, anew after every change that torch records: not after an edit through ``.data``.
+    parameter may want a gradient, the convolution runs first, then BatchNorm and activation in one pass (a module with
+    hooks, a SyncBatchNorm and an activation that the kernels do not know run by themselves). In inference one kernel
+    runs with the BatchNorm folded into the weights, anew after every change that torch records: not after an edit
+    through ``.data``.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as torch.nn.Conv2d.

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from . import autograd_conv, autograd_other, fakes, reference_backend
+from . import autograd_conv, autograd_norm, autograd_other, fakes, reference_backend
 from .library import NAMESPACES, Operators, native, not_served, operator_names, operators, reference
 from .recording import bound, function
 
 __all__ = ["NAMESPACES", "Operators", "native", "not_served", "operator_names", "operators", "recorded", "reference"]
 
 
-RULES = {**autograd_conv.RULES, **autograd_other.RULES}
+RULES = {**autograd_conv.RULES, **autograd_other.RULES, **autograd_norm.RULES}
 _functions: dict[Any, type[torch.autograd.Function]] = {}
 
 

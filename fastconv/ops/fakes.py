@@ -137,6 +137,35 @@ def channel_sum(dy: Tensor, _: str) -> Tensor:
     return dy.new_empty([dy.shape[1]])
 
 
+def _accumulated(x: Tensor) -> Tensor:
+    """A value for each channel, as kernels accumulate it."""
+    return x.new_empty([x.shape[1]], dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+
+
+def batch_norm_stats(x: Tensor, _: str) -> tuple[Tensor, Tensor]:
+    return _accumulated(x), _accumulated(x)
+
+
+def batch_norm_act(x: Tensor, *_: Any) -> Tensor:
+    return _empty(x.shape, x, x)
+
+
+def batch_norm_act_backward(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Any,
+    bias: Any,
+    training: bool,
+    eps: float,
+    residual: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dresidual = x.new_empty([0]) if residual is None else _empty(x.shape, x, x)
+    return _empty(x.shape, x, x), _accumulated(x), _accumulated(x), dresidual
+
+
 def im2col(x: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints, _: str) -> Tensor:
     counts = [_extent(x.shape[2 + i], padding[i], padding[i], kernel[i], stride[i], dilation[i]) for i in range(2)]
     return x.new_empty([x.shape[0], x.shape[1] * kernel[0] * kernel[1], counts[0] * counts[1]])
@@ -176,6 +205,9 @@ FAKES: dict[str, Callable[..., Any]] = {
     "softmax": softmax,
     "softmax_backward": softmax,
     "channel_sum": channel_sum,
+    "batch_norm_stats": batch_norm_stats,
+    "batch_norm_act": batch_norm_act,
+    "batch_norm_act_backward": batch_norm_act_backward,
     "im2col": im2col,
     "col2im": col2im,
     "upsample_nearest2d": upsample_nearest2d,

@@ -34,6 +34,11 @@ class Operators:
         setattr(self, name, overload)  # found without __getattr__ from now on
         return overload
 
+    @property
+    def recording(self) -> "Operators":
+        """These operators as autograd records them; recording.py has others."""
+        return self
+
     def __iter__(self) -> Iterator[str]:
         return iter(operator_names(self.namespace))
 

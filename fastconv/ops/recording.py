@@ -22,7 +22,7 @@ class _Unrecorded:
     """A namespace's operators for a backward pass that nobody differentiates: autograd is skipped."""
 
     def __init__(self, operators: Operators) -> None:
-        self._operators = operators
+        self._operators = self.recording = operators
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operator = getattr(self._operators, name)

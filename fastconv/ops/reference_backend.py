@@ -57,6 +57,15 @@ def _adaptive_max_pool2d(x: Array, size: Sequence[int], return_indices: bool, _:
     return y, indices if return_indices else np.zeros(0, np.int64)
 
 
+def _batch_norm_act(x, mean, var, weight, bias, _, eps, *rest):  # type: ignore[no-untyped-def]
+    return ref.batch_norm_act(x, mean, var, weight, bias, eps, *rest[:-1])
+
+
+def _batch_norm_act_backward(*arguments: Any) -> tuple[Array, ...]:
+    dx, dweight, dbias, dresidual = ref.batch_norm_act_backward(*arguments[:-1])
+    return dx, dweight, dbias, np.zeros(0) if arguments[8] is None else dresidual
+
+
 # What each operator computes, on arrays: the arguments are the schema's, tensors replaced by float64 arrays.
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
@@ -89,6 +98,9 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "prelu_alpha_grad": lambda dy, x, size, _: ref.prelu_alpha_grad(dy, x, size),
     "softmax": lambda x, dim, _: ref.softmax(x, dim),
     "softmax_backward": lambda dy, y, dim, _: ref.softmax_backward(dy, y, dim),
+    "batch_norm_stats": lambda x, _: ref.batch_norm_stats(x),
+    "batch_norm_act": _batch_norm_act,
+    "batch_norm_act_backward": _batch_norm_act_backward,
     "im2col": lambda x, kernel, stride, padding, dilation, _: ref.im2col(x, kernel, stride, padding, dilation),
     "col2im": lambda x, size, kernel, stride, padding, dilation, _: ref.col2im(
         x, size, kernel, stride, padding, dilation

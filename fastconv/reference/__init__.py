@@ -29,6 +29,7 @@ from .conv import (
     conv_transpose2d_weight_grad,
 )
 from .gemm import gemm, gemm_grad, linear, linear_grad
+from .norm import batch_norm_act, batch_norm_act_backward, batch_norm_stats
 from .pooling import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -61,6 +62,9 @@ __all__ = [
     "adaptive_max_pool2d",
     "avg_pool2d",
     "avg_pool2d_backward",
+    "batch_norm_act",
+    "batch_norm_act_backward",
+    "batch_norm_stats",
     "col2im",
     "conv2d",
     "conv2d_bias_grad",

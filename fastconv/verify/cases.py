@@ -14,6 +14,7 @@ from .case import Case
 from .conv_cases import ConvCase, ConvTransposeCase, UpsampleConvCase
 from .conv_grad_cases import ConvBiasGradCase, ConvInputGradCase, ConvWeightGradCase, UpsampleConvGradCase
 from .gemm_cases import GemmCase
+from .norm_cases import BatchNormCase, BatchNormStatsCase
 from .pool_cases import AvgPoolCase, PoolCase
 from .shape_cases import (
     ActivationCase,
@@ -31,6 +32,8 @@ __all__ = [
     "AdaptiveAvgPoolCase",
     "AdaptiveMaxPoolCase",
     "AvgPoolCase",
+    "BatchNormCase",
+    "BatchNormStatsCase",
     "Case",
     "Col2imCase",
     "ConvBiasGradCase",
@@ -188,6 +191,28 @@ def _elementwise() -> list[Case]:
     return [*cases, SoftmaxCase(shape=(3, 18), fill="nan"), SoftmaxCase(shape=(4, 18), view="sliced")]
 
 
+def _norm() -> list[Case]:
+    shapes: tuple[tuple[int, ...], ...] = ((1, 1, 1, 2), (2, 5, 3, 7), (3, 16, 5, 5), (2, 33, 4, 6), (1, 264, 3, 3),
+                                           (2, 3, 31, 37), (5, 8, 1, 1))  # fmt: skip
+    cases: list[Case] = [BatchNormStatsCase(shape=shape, offset=offset) for shape in shapes for offset in (0.0, 300.0)]
+    cases += [BatchNormStatsCase(shape=shapes[2], fill="integer"), BatchNormStatsCase(shape=shapes[1], fill="nan")]
+    cases += [BatchNormStatsCase(shape=shapes[1], view=view) for view in ("sliced", "expanded", "transposed", "offset")]
+    for backward in (False, True):
+        cases += [BatchNormCase(shape=shape, backward=backward, act="relu") for shape in shapes]
+        base = (2, 16, 3, 5)
+        both: dict[str, Any] = {"backward": backward, "residual": True}
+        cases += [BatchNormCase(shape=base, **both, **options) for options in ({"act": "identity"}, *act_options())]
+        cases += [BatchNormCase(shape=shapes[1], backward=backward, act="silu", **options) for options in _NORM_OPTIONS]
+        cases += [BatchNormCase(shape=(0, 3, 2, 2), backward=backward)]
+    return [*cases, BatchNormCase(shape=shapes[1], fill="nan")]
+
+
+_NORM_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"affine": False}, {"training": False}, {"training": False, "residual": True, "affine": False},
+    {"view": "sliced"}, {"view": "expanded", "residual": True}, {"view": "transposed"}, {"view": "offset"},
+)  # fmt: skip
+
+
 def _resample() -> list[Case]:
     windows: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
         ((1, 1, 1, 1), {"kernel": (1, 1)}),
@@ -215,7 +240,8 @@ def _resample() -> list[Case]:
 def all_cases() -> tuple[Case, ...]:
     """Every case, ids unique within an operator."""
     families: tuple[Callable[[], list[Case]], ...] = (
-        _conv, _upsample_conv, _conv_transpose, _conv_grad, _gemm, _pool, _adaptive, _elementwise, _resample,
+        _conv, _upsample_conv, _conv_transpose, _conv_grad, _gemm, _pool, _adaptive, _elementwise, _norm,
+        _resample,
     )  # fmt: skip
     return tuple(case for family in families for case in family())
 

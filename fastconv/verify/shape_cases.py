@@ -27,7 +27,7 @@ from .image_case import ImageCase
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ShapeCase(ImageCase):
+class ShapeCase(ImageCase):
     """An operator whose parameters are a shape and a few numbers."""
 
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class _ShapeCase(ImageCase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveAvgPoolCase(_ShapeCase):
+class AdaptiveAvgPoolCase(ShapeCase):
     """adaptive_avg_pool2d; None keeps an axis."""
 
     op: ClassVar[str] = "adaptive_avg_pool2d"
@@ -84,7 +84,7 @@ class AdaptiveMaxPoolCase(AdaptiveAvgPoolCase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationCase(_ShapeCase):
+class ActivationCase(ShapeCase):
     """One activation on its own; PReLU's backward returns dalpha as well."""
 
     op: ClassVar[str] = "activation"
@@ -143,7 +143,7 @@ class ActivationCase(_ShapeCase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftmaxCase(_ShapeCase):
+class SoftmaxCase(ShapeCase):
     """softmax along one axis."""
 
     op: ClassVar[str] = "softmax"
@@ -167,7 +167,7 @@ class SoftmaxCase(_ShapeCase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Im2colCase(_ShapeCase):
+class Im2colCase(ShapeCase):
     """torch's unfold; a copy, so compared exactly."""
 
     op: ClassVar[str] = "im2col"
@@ -234,7 +234,7 @@ class Col2imCase(Im2colCase):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpsampleCase(_ShapeCase):
+class UpsampleCase(ShapeCase):
     """Nearest upsampling on its own: torch's interpolate by a whole factor."""
 
     op: ClassVar[str] = "upsample_nearest2d"

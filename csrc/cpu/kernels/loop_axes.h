@@ -6,7 +6,7 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr int kMaxOperands = 4;
+constexpr int kMaxOperands = 6;
 
 struct LoopAxis {
   int64_t size;
@@ -30,7 +30,7 @@ inline int merge_axes(LoopAxis* axes, int count) {
     axes[at] = axis;
   }
   if (found == 0) {
-    axes[0] = {1, {1, 1, 1, 1}};
+    axes[0] = {1, {1, 1, 1, 1, 1, 1}};
     return 1;
   }
   int last = 0;

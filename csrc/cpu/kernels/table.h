@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../cpu_kernels.h"
+#include "batch_norm.h"
 #include "channel_sum.h"
 #include "conv_depthwise.h"
 #include "conv_depthwise_grad.h"
@@ -37,6 +38,9 @@ constexpr Kernels make_table() {
   k.upsample_nearest2d = upsample_nearest2d;
   k.upsample_nearest2d_backward = upsample_nearest2d_backward;
   k.channel_sum = channel_sum;
+  k.batch_norm_stats = batch_norm_stats;
+  k.batch_norm_act = batch_norm_act;
+  k.batch_norm_act_backward = batch_norm_act_backward;
   k.conv2d_depthwise = conv2d_depthwise;
   k.conv2d_input_grad_depthwise = conv2d_input_grad_depthwise;
   k.conv2d_weight_grad_depthwise = conv2d_weight_grad_depthwise;

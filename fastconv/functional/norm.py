@@ -1,0 +1,136 @@
+"""BatchNorm with what usually follows it, for training: batch statistics, normalisation, residual, activation."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checks, dispatch
+from .arguments import ActParam, split_param
+
+
+def batch_norm_act(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    residual: Tensor | None = None,
+    act: str = "identity",
+    act_param: ActParam = None,
+) -> Tensor:
+    """Batch normalisation, a residual and an activation in one pass over x.
+
+    y = act((x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c] + residual)
+
+    Equivalent to ``act(torch.nn.functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum,
+    eps) + residual)``: with `training`, mean and var are those of x over its batch and pixels, and the running ones,
+    where given, move towards them by `momentum` (the variance with divisor N*H*W - 1); else they are the running ones.
+
+    Args:
+        x: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W); float32, float64, float16 or bfloat16; contiguous,
+            channels_last or strided.
+        running_mean, running_var: (C,), written in place with `training`; both may be None then.
+        weight, bias: (C,), of x's dtype or float32; None for 1 and 0.
+        momentum: the share of the new statistics in the running ones.
+        residual: of x's shape and dtype.
+        act, act_param: the activation and its parameter, a float or PReLU's tensor.
+
+    Returns:
+        y, in x's shape and memory format.
+
+    Raises:
+        ValueError: one value for each channel to take statistics of, an unknown `act`, or a residual of another shape.
+        RuntimeError: torch's errors, in torch's words.
+
+    Numerics: statistics and gradients accumulate in float32 (float64 for float64); variances are sums of squared
+    deviations, merged pairwise, so that a large mean costs no digits. Deterministic. Gradients are computed anew from
+    x: of the intermediate results none is kept.
+    """
+    try:
+        if dispatch.checks_first() or training:
+            _check(x, running_mean, running_var, weight, bias, training, residual, act, act_param)
+        image = _image(x)
+        number, alpha = split_param(act, act_param)
+        backend = dispatch.forced_backend()
+        operators = dispatch.operators_of(backend)
+        if training:
+            mean, var = dispatch.call(operators.batch_norm_stats, image, backend)
+            if x.numel():
+                _move(running_mean, running_var, mean, var, image.numel() // image.shape[1], momentum)
+        else:
+            mean, var = running_mean, running_var
+        added = None if residual is None else _image(residual)
+        operator = operators.batch_norm_act
+        arguments = (image, mean, var, weight, bias, training, eps, added, act, number, alpha, backend)
+        if dispatch.records(image, weight, bias, added, alpha):
+            y = dispatch.recorded(operator, *arguments)
+        else:
+            y = dispatch.call(operator, *arguments)
+    except Exception as error:
+        rest = (running_mean, running_var, weight, bias, training, residual, act, act_param)
+        dispatch.refused(error, "batch_norm", _check, x, *rest)
+    return y if y.shape == x.shape else y.reshape(x.shape)
+
+
+def _image(x: Tensor) -> Tensor:
+    """x with four dimensions."""
+    if x.dim() == 4:
+        return x
+    return x.reshape(*x.shape, *[1] * (4 - x.dim())) if x.dim() < 4 else x.reshape(*x.shape[:2], x.shape[2], -1)
+
+
+def _move(
+    running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, count: int, momentum: float
+) -> None:
+    with torch.no_grad():
+        if running_mean is not None:
+            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        if running_var is not None:
+            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+
+
+def _check(
+    x: Any,
+    running_mean: Any,
+    running_var: Any,
+    weight: Any,
+    bias: Any,
+    training: bool,
+    residual: Any,
+    act: Any,
+    act_param: Any,
+) -> None:
+    op = "batch_norm"
+    checks.tensors(op, input=x)
+    checks.require(2 <= x.dim() <= 5, lambda: f"{op}: expected 2 to 5 dimensions, but got {x.dim()}", ValueError)
+    if training and x.numel() == x.shape[1]:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
+    channels = x.shape[1]
+    for name, vector in {
+        "running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias,
+    }.items():  # fmt: skip
+        if vector is None:
+            checks.require(
+                training or not name.startswith("running"), lambda: f"{name} must be defined in evaluation mode"
+            )
+            continue
+        checks.require(
+            vector.numel() == channels,
+            lambda: f"{name} should contain {channels} elements not {vector.numel()}",
+        )
+    checks.float_dtype(op, x)
+    if residual is not None:
+        checks.require(
+            isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype,
+            lambda: f"{op}: expected residual to have x's shape {list(x.shape)} and dtype {x.dtype}",
+            ValueError,
+        )
+    checks.activation(op, act, act_param)
+    checks.one_device(
+        op, x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias, residual=residual
+    )
