@@ -34,6 +34,10 @@ EXPECTED = {
     ("gemm_mma", "sm_90a"): ("HMMA", "LDGSTS", "LDSM"),
     ("conv_mma", "sm_80"): ("HMMA", "LDGSTS", "LDSM"),
     ("conv_mma", "sm_90a"): ("HMMA", "LDGSTS", "LDSM"),
+    ("weight_grad_mma_kernel", "sm_80"): ("HMMA", "LDGSTS"),
+    ("weight_grad_mma_kernel", "sm_90a"): ("HMMA", "LDGSTS"),
+    ("stem_mma", "sm_80"): ("HMMA",),
+    ("stem_mma", "sm_90a"): ("HMMA",),
     ("gemm_wgmma", "sm_90a"): ("HGMMA", "UTMALDG"),
 }
 

@@ -22,7 +22,7 @@ from .tolerances import Comparison, compare_all
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Algorithms that sum in an order the definition does not have, and how many times torch's error they may show instead
 # of 2: no exact or elementwise NaN/Inf comparison (docs/numerics.md says why).
-TRANSFORMING = {"phase": 4.0}
+TRANSFORMING = {"phase": 4.0, "phase_mma": 4.0}
 CHOSEN = ""  # the package's own choice of algorithm
 ON_GPU = ("cuda", "triton")  # backends of tensors that lie there
 MUST_SERVE = ("cpu", "cuda_emulated", "cuda")

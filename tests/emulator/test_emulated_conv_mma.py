@@ -196,6 +196,31 @@ def test_stem_keeps_infinities_apart():
     torch.testing.assert_close(y.double(), torch_f.conv2d(x.double(), w.double(), padding=1), rtol=0, atol=0)
 
 
+GROUPED = {
+    "eights": ((2, 32, 9, 18), (32, 8, 3, 3), {"padding": 1, "groups": 4}),
+    "sixteens": ((1, 64, 17, 5), (64, 16, 3, 3), {"padding": 1, "stride": 2, "groups": 4}),
+    "window": ((1, 32, 11, 12), (32, 8, 5, 2), {"padding": 3, "stride": 3, "dilation": 2, "groups": 4}),
+}
+
+
+@pytest.mark.parametrize("dtype", [HALF, BFLOAT16])
+@pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
+@pytest.mark.parametrize("shape", GROUPED)
+def test_grouped(shape, channels_last, dtype):
+    x_shape, w_shape, options = GROUPED[shape]
+    x, w = integers(x_shape, dtype, channels_last), integers(w_shape, dtype, channels_last, -1, 1)
+    expected = torch_f.conv2d(x.double(), w.double(), **options).relu()
+    assert_exact(emulated(functional.conv2d, x, w, **options, act="relu", algo="grouped_mma"), expected)
+
+
+@pytest.mark.parametrize("group", [8, 16])
+def test_groups_keep_infinities(group):
+    x, w = torch.ones(1, 32, 3, 3, dtype=HALF), torch.ones(32, group, 1, 1, dtype=HALF)
+    x[0, group, 1, 1] = float("inf")
+    y = emulated(functional.conv2d, x, w, groups=32 // group, algo="grouped_mma")
+    torch.testing.assert_close(y.double(), torch_f.conv2d(x.double(), w.double(), groups=32 // group), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("schedule", "copies"), list(itertools.product(["lifo", "rand:1", "rand:2", "rand:3"], ["lazy", "eager", "rand:1"]))
 )
@@ -206,6 +231,7 @@ def test_any_schedule(schedule, copies, monkeypatch):
     check_conv("wrapped", HALF, "mma")
     test_gradients("stride2", "mma", BFLOAT16)
     test_stem("mobile", True, HALF)
+    test_grouped("eights", True, HALF)
 
 
 def test_reasons(monkeypatch):

@@ -48,7 +48,7 @@ struct ConvMmaParams {
   MmaOutput<T> output;
 };
 
-struct ConvTap {
+struct alignas(16) TapPlace {
   int64_t offset;  // elements, relative to the window's origin
   int row, column;
 };
@@ -57,7 +57,7 @@ struct ConvTap {
 // the stored columns of the taps, relative to the window's origin.
 template <class T>
 __device__ __forceinline__ void make_tap_table(const ConvMmaParams<T>& params, int phase_h, int phase_w, int threads,
-                                               ConvTap* taps, int (&positions)[2][kConvMmaMaxTaps + 1]) {
+                                               TapPlace* taps, int (&positions)[2][kConvMmaMaxTaps + 1]) {
   const int thread = static_cast<int>(threadIdx.x);
   const int rows = params.h.taps[phase_h], columns = params.w.taps[phase_w];
   if (thread < rows) positions[0][thread] = params.h.tap_position(phase_h, thread);
@@ -81,7 +81,7 @@ class ConvPixelLoader {
 
  public:
   __device__ __forceinline__ ConvPixelLoader(const ConvMmaParams<T>& params, int phase_h, int phase_w, int group,
-                                             int64_t pixel0, int first_step, const ConvTap* taps,
+                                             int64_t pixel0, int first_step, const TapPlace* taps,
                                              const int (&positions)[2][kConvMmaMaxTaps + 1])
       : taps_(taps),
         last_(params.h.taps[phase_h] * params.w.taps[phase_w]),
@@ -128,14 +128,14 @@ class ConvPixelLoader {
 
  private:
   __device__ __forceinline__ void look_up() {
-    const ConvTap tap = taps_[min(tap_, last_)];
+    const TapPlace tap = taps_[min(tap_, last_)];
     offset_ = tap.offset + channel_;
     row_ = tap.row, column_ = tap.column;
   }
 
   const T* pixel_[Tile::kSlots];
   unsigned rows_[Tile::kSlots], columns_[Tile::kSlots];  // bit t: tap t of the axis lies in the image
-  const ConvTap* taps_;
+  const TapPlace* taps_;
   int last_, channels_, step_taps_, step_channels_;
   int tap_, channel_;
   int64_t offset_;  // of the current chunk, relative to pixel_
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(Config::kThreads, kGatherMinBlocks<Config>)
   using T = typename Config::Element;
   __shared__ int positions[2][kConvMmaMaxTaps + 1];
   unsigned char* shared = dynamic_shared_memory();
-  ConvTap* taps = reinterpret_cast<ConvTap*>(shared + Config::kSharedBytes);
+  TapPlace* taps = reinterpret_cast<TapPlace*>(shared + Config::kSharedBytes);
 
   int tile_n, group, phase;
   int number = params.tiles_n.divmod(static_cast<int>(blockIdx.x), tile_n);

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 
 #include "../conv_mma.h"
 #include "../device.h"
+#include "../tuning/gemm_plan.h"
 #include "conv_mma.cuh"
 #include "conv_mma_reduce.cuh"
 #include "layout.cuh"
@@ -84,25 +86,31 @@ void launch_tiles(ConvMmaParams<T>& params, int64_t most_pixels, int64_t splits,
   config.block = dim3(Config::kThreads);
   config.grid = dim3(static_cast<unsigned>(tiles_m * tiles_n * params.groups.divisor * params.phases.divisor),
                      static_cast<unsigned>(splits));
-  config.dynamic_shared_bytes = Config::kSharedBytes + (most_taps + 1) * sizeof(ConvTap);
+  config.dynamic_shared_bytes = Config::kSharedBytes + (most_taps + 1) * sizeof(TapPlace);
   launch("conv_mma", config, conv_mma_kernel<Config>, params);
 }
 
-// Rows and columns of the block's tile. Large tiles read each operand least often; smaller ones where large ones would
-// leave multiprocessors idle, or mostly compute columns that do not exist.
-enum class TileChoice { kLarge, kTall, kNarrow, kSmall };
+// The block's tile. Large tiles read each operand least often; others where large ones would leave multiprocessors
+// idle, or compute columns that do not exist. Resident blocks are what registers and shared memory allow
+// (kGatherMinBlocks). The percentage is the arithmetic a tile does while the largest does 100: counted, for Hopper,
+// from the L2 cache's 6,154 bytes a clock, which feed mma.sync at its full rate with 128 x 128 tiles but not with
+// smaller.
+struct ConvTile {
+  int m, n, resident, percent;
+};
+constexpr ConvTile kConvTiles[] = {{128, 128, 2, 100}, {128, 64, 3, 78}, {64, 64, 4, 58}, {128, 32, 4, 47}};
 
-inline TileChoice choose_tile(int64_t pixels, int64_t groups, int64_t out_channels, int multiprocessors) {
-  const auto tiles = [&](int64_t m, int64_t n) { return (pixels + m - 1) / m * ((out_channels + n - 1) / n) * groups; };
-  if (out_channels <= 32) return TileChoice::kNarrow;
-  if (out_channels > 64 && tiles(128, 128) >= multiprocessors) return TileChoice::kLarge;
-  return tiles(128, 64) >= multiprocessors ? TileChoice::kTall : TileChoice::kSmall;
-}
-
-// Parts of the reduction, so that blocks fill the GPU about once; a part is worth its partial sums from eight steps on.
-inline int64_t choose_splits(int64_t blocks, int64_t steps, int multiprocessors) {
-  const int64_t wanted = multiprocessors / std::max<int64_t>(blocks, 1);
-  return std::max<int64_t>(1, std::min<int64_t>({wanted, steps / 8, 32}));
+inline int choose_tile(int64_t phase_pixels, const PhasedConv& conv, const DeviceInfo& device) {
+  int best = 0;
+  double least = 0;
+  for (int i = 0; i < static_cast<int>(std::size(kConvTiles)); ++i) {
+    const ConvTile& t = kConvTiles[i];
+    const int64_t tiles = tile_count(phase_pixels, conv.out_channels, conv.groups * conv.phases(), t.m, t.n);
+    const double cost =
+        wave_cost(tiles, std::max(device.multiprocessors, 1), t.resident, int64_t{1} * t.m * t.n, t.percent);
+    if (i == 0 || cost < least) best = i, least = cost;
+  }
+  return best;
 }
 
 }  // namespace conv_mma_detail
@@ -140,16 +148,13 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
 
   const int most_taps = most(conv.h.taps) * most(conv.w.taps);
   const int64_t most_pixels = conv.N * most(conv.h.count) * most(conv.w.count);
-  const int64_t pixels = most_pixels * conv.phases();
-  const int multiprocessors = std::max(current_device().multiprocessors, 1);
-  const TileChoice tile = choose_tile(pixels, conv.groups, conv.out_channels, multiprocessors);
+  const DeviceInfo& device = current_device();
+  const int chosen = choose_tile(most_pixels, conv, device);
+  const ConvTile& tile = kConvTiles[chosen];
   const int64_t steps = (most_taps * channels * static_cast<int64_t>(sizeof(T)) + 63) / 64;
-  int64_t splits = 1;
-  if (tile == TileChoice::kSmall || tile == TileChoice::kNarrow) {
-    const int64_t m = tile == TileChoice::kSmall ? 64 : 128;
-    splits =
-        choose_splits((pixels + m - 1) / m * ((conv.out_channels + 63) / 64) * conv.groups, steps, multiprocessors);
-  }
+  const int splits =
+      split_parts(tile_count(most_pixels, conv.out_channels, conv.groups * conv.phases(), tile.m, tile.n), steps,
+                  tile.resident, tuning(device.architecture).gemm, device);
   const int64_t row = conv.groups * conv.out_channels;
   params.partial_stride_phase = most_pixels * row;
   params.partial_stride_split = params.partial_stride_phase * conv.phases();
@@ -169,20 +174,22 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
   } else {
     config.footprint.writes("y", conv.out).reads(conv.epilogue, conv.dtype, row);
   }
-  switch (tile) {
-    case TileChoice::kLarge:
-      launch_tiles<MmaConfig<T, 128, 128, 64, 64, 4, Major::kK, Major::kK>>(params, most_pixels, 1, config, most_taps);
+  switch (chosen) {
+    case 0:
+      launch_tiles<MmaConfig<T, 128, 128, 64, 64, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
+                                                                            most_taps);
       break;
-    case TileChoice::kTall:
-      launch_tiles<MmaConfig<T, 128, 64, 64, 32, 4, Major::kK, Major::kK>>(params, most_pixels, 1, config, most_taps);
-      break;
-    case TileChoice::kNarrow:
-      launch_tiles<MmaConfig<T, 128, 32, 32, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
+    case 1:
+      launch_tiles<MmaConfig<T, 128, 64, 64, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
                                                                            most_taps);
       break;
-    case TileChoice::kSmall:
+    case 2:
       launch_tiles<MmaConfig<T, 64, 64, 32, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
                                                                           most_taps);
+      break;
+    default:
+      launch_tiles<MmaConfig<T, 128, 32, 32, 32, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
+                                                                           most_taps);
   }
   if (splits > 1) launch_conv_mma_reduce(params, conv, splits, partial_bytes, context.stream);
 }

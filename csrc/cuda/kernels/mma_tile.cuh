@@ -32,6 +32,7 @@ struct MmaTile {
   static constexpr int kLines = kMajor == Major::kK ? kRows : kDepth;
   static constexpr int kLineChunks = (kMajor == Major::kK ? kDepth : kRows) / kChunk;
   static constexpr int kBytes = kRows * 64;
+  static constexpr int kLineBytes = kLineChunks * 16;
   static constexpr int kSlots = kLines * kLineChunks / kThreads;  // chunks that a thread copies, each stage
   static constexpr int kLinesApart = kThreads / kLineChunks;      // between a thread's chunks
 
@@ -55,6 +56,9 @@ struct MmaTile {
 
   __device__ static int offset(int line, int chunk) { return (line * kLineChunks + (chunk ^ swizzle(line))) * 16; }
 
+  // The swizzle repeats every eight lines, so that fragments 16 rows apart differ by a constant: of Major::kK tiles a
+  // thread needs one address, the rest is in the instructions.
+  //
   // A's fragments for `kCount` times 16 rows from `row0` on, half `depth_half` (0 or 1) of the tile's depth.
   template <int kCount>
   __device__ __forceinline__ static void load_a(uint32_t (&a)[kCount][4], const unsigned char* tile, int row0,
@@ -64,7 +68,7 @@ struct MmaTile {
     for (int i = 0; i < kCount; ++i) {
       const int first = row0 + i * 16;
       if constexpr (kMajor == Major::kK) {
-        ldmatrix_x4(a[i], tile + offset(first + lane % 16, depth_half * 2 + lane / 16));
+        ldmatrix_x4(a[i], tile + first * kLineBytes + offset(lane % 16, depth_half * 2 + lane / 16));
       } else if constexpr (sizeof(T) == 2) {
         ldmatrix_x4_trans(a[i],
                           tile + offset(depth_half * 16 + lane / 16 * 8 + lane % 8, first / kChunk + lane / 8 % 2));
@@ -89,7 +93,7 @@ struct MmaTile {
       const int first = row0 + i * 8;
       uint32_t pair[4];
       if constexpr (kMajor == Major::kK) {
-        ldmatrix_x4(pair, tile + offset(first + lane / 16 * 8 + lane % 8, depth_half * 2 + lane / 8 % 2));
+        ldmatrix_x4(pair, tile + first * kLineBytes + offset(lane / 16 * 8 + lane % 8, depth_half * 2 + lane / 8 % 2));
       } else if constexpr (sizeof(T) == 2) {
         ldmatrix_x4_trans(pair,
                           tile + offset(depth_half * 16 + lane / 8 % 2 * 8 + lane % 8, first / kChunk + lane / 16));

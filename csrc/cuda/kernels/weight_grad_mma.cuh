@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(Config::kThreads, kGatherMinBlocks<Config>)
 }
 
 template <class T>
-struct WeightGradSumParams {
+struct WeightGradMmaSumParams {
   const float* partials;  // [split][filter][tap][padded channel]
   T* dw;
   int64_t stride_k, stride_c, stride_r, stride_s;  // of dw, in elements
@@ -108,12 +108,12 @@ struct WeightGradSumParams {
   int splits, taps, S, channels, padded_channels;
 };
 
-constexpr int kWeightGradSumThreads = 256;
+constexpr int kWeightGradMmaSumThreads = 256;
 
 template <class T>
-__global__ void __launch_bounds__(kWeightGradSumThreads)
-    weight_grad_sum_kernel(const __grid_constant__ WeightGradSumParams<T> params) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWeightGradSumThreads + threadIdx.x;
+__global__ void __launch_bounds__(kWeightGradMmaSumThreads)
+    weight_grad_mma_sum_kernel(const __grid_constant__ WeightGradMmaSumParams<T> params) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kWeightGradMmaSumThreads + threadIdx.x;
   if (index >= params.elements) return;
   const int columns = params.taps * params.padded_channels;
   const int64_t k = index / columns;
