@@ -138,6 +138,7 @@ __device__ __forceinline__ void multiply(float (&acc)[Config::kAccumulators], Ge
     if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.empty[stage]);
   };
   int previous = 0;
+#pragma unroll 1
   for (int step = 0; step < steps; ++step, place.advance()) {
     mbarrier_wait(&shared.full[place.stage], place.parity);
     const uint64_t a = matrix_descriptor<kMajorA>(shared.a[place.stage] + consumer * Config::kConsumerM * kSwizzleBytes,
@@ -180,11 +181,12 @@ __device__ __forceinline__ void consumer_barrier(int consumer) {
 }
 
 // Chunk by chunk of columns: registers -> epilogue -> shared memory, in the swizzle that TMA expects -> D. The eight
-// rows that a warp writes at once fall into different banks thanks to it.
+// rows that a warp writes at once fall into different banks thanks to it. `buffer`: the next of the consumer's two,
+// which take turns from tile to tile, too.
 template <class Config, class Params, class Epilogue>
 __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumulators], const Params& params,
                                              GemmWgmmaShared<Config>& shared, const Epilogue& epilogue,
-                                             const TileOrigin& origin, int consumer) {
+                                             const TileOrigin& origin, int consumer, int& buffer) {
   using T = typename Config::Element;
   const int thread = static_cast<int>(threadIdx.x) % Config::kWarpgroup;
   const int row = thread / 32 * 16 + thread % 32 / 4;
@@ -193,7 +195,8 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
   for (int c = 0; c < Config::kTileN / Config::kChunkN; ++c) {
     const int n0 = origin.n + c * Config::kChunkN;
     if (n0 >= params.N) break;
-    unsigned char* chunk = shared.chunk[consumer][c % 2];
+    unsigned char* chunk = shared.chunk[consumer][buffer];
+    buffer ^= 1;
     if (thread == 0) tma_wait_stores_read<1>();  // the store before the last was this buffer's
     consumer_barrier(consumer);
 #pragma unroll
@@ -283,13 +286,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int consumer = warpgroup - 1;
   const int steps = (params.K + Config::kTileK - 1) / Config::kTileK;
   RingPlace<Config::kStages> place;
+  int buffer = 0;
   for (int tile = static_cast<int>(blockIdx.x); tile < params.tiles; tile += static_cast<int>(gridDim.x)) {
     const TileOrigin origin = tile_origin<Config>(params, tile);
     float acc[Config::kAccumulators];
     multiply<Config>(acc, shared, place, steps, consumer, params.a_mn_major, params.b_mn_major);
     if constexpr (Epilogue::kUnrolled) {
       if (params.store_by_tma) {
-        store_by_tma<Config>(acc, params, shared, epilogue, origin, consumer);
+        store_by_tma<Config>(acc, params, shared, epilogue, origin, consumer, buffer);
         continue;
       }
     }
