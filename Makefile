@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.fastconv-ready
 
-.PHONY: help setup build test demo verify bench lint format cuda-check gpu-check clean
+.PHONY: help setup build test demo verify bench lint format cuda-check gpu-check mutants clean
 
 help:
 	@echo "make demo        real photos through torch and fastconv, an HTML report in fastconv-demo/"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint        ruff, mypy, clang-format"
 	@echo "make cuda-check  compile the CUDA kernels with nvcc: registers, spills, instructions"
 	@echo "make gpu-check   on a machine with a GPU: build, verify, sanitize, measure, test; needs no network"
+	@echo "make mutants     breaks the kernels in small ways; prints how many breakages the verification notices"
 	@echo "make build       development build in place"
 	@echo "make clean       remove build products and the virtual environment"
 
@@ -53,6 +54,9 @@ format: $(STAMP)
 
 cuda-check: $(STAMP)
 	$(BIN)/python -m buildtools.cuda_check
+
+mutants: build
+	$(BIN)/python -m buildtools.mutation
 
 # No virtual environment: such a machine may have no network, and its own Python has torch and CUDA.
 gpu-check:

@@ -15,6 +15,7 @@ inline bool watching() {
 inline void access(const void* address, size_t bytes, AccessKind kind, bool aligned, void* return_address) {
   if (!watching()) return;
   Machine& m = machine();
+  if (--m.work_left < 0) report_runaway();
   memory_access(address, bytes, kind, aligned, Site{m.image.code_offset(return_address), {nullptr, 0}});
 }
 

@@ -208,6 +208,7 @@ struct Machine {
   int live = 0;
   bool abandoned = false;
   int64_t switches = 0;
+  int64_t work_left = 0;  // accesses and switches until the launch counts as running away
 
   BlockBarrier barrier;
   std::vector<Warp> warps;
@@ -257,6 +258,7 @@ constexpr int kEngines = kFirstStoreEngine + kStoreEngines;
 // `other`, and resolved after the launch, on the host's stack. One report for each (rule, site, other) of a launch.
 void report(const char* rule, const Site& site, const std::string& message, const Site& other = {});
 [[noreturn]] void report_and_abandon(const char* rule, const Site& site, const std::string& message);
+[[noreturn]] void report_runaway();
 void clear_reports();
 std::vector<Report> take_reports();
 std::string describe(const Fiber& fiber);

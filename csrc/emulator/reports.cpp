@@ -97,6 +97,11 @@ void report_and_abandon(const char* rule, const Site& site, const std::string& m
   machine().abandon();
 }
 
+void report_runaway() {
+  report_and_abandon("runaway", Site{},
+                     "more than FASTCONV_EMULATOR_LIMIT accesses and switches: a loop without an end?");
+}
+
 void clear_reports() { findings().clear(); }
 
 std::vector<Report> take_reports() {

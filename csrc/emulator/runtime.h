@@ -5,7 +5,8 @@
 //   FASTCONV_EMULATOR_SCHEDULE=fifo|lifo|rand:SEED   the order in which ready threads run
 //   FASTCONV_EMULATOR_COPIES=lazy|eager|rand:SEED    when asynchronous copies land
 //   FASTCONV_EMULATOR_CHECK=0                        no checks: faster, and a wild pointer is a wild pointer
-//   FASTCONV_EMULATOR_COUNTERS=1|print               count bank conflicts and sectors; print them at exit
+//   FASTCONV_EMULATOR_LIMIT=N                        memory accesses and switches a launch may make (default: any
+//   number) FASTCONV_EMULATOR_COUNTERS=1|print               count bank conflicts and sectors; print them at exit
 #pragma once
 
 #include <cstddef>

@@ -133,6 +133,8 @@ void read_environment() {
   }
   const char* check = getenv("FASTCONV_EMULATOR_CHECK");
   m.checking = !(check && strcmp(check, "0") == 0);
+  const char* limit = getenv("FASTCONV_EMULATOR_LIMIT");
+  m.work_left = limit && *limit ? strtoll(limit, nullptr, 10) : INT64_MAX;
   read_counter_setting();
 }
 
@@ -212,6 +214,7 @@ std::vector<uint32_t> block_order(uint64_t blocks) {
 
 void Machine::block_current(const char* wait, Caller caller, std::string (*state)(const Fiber&), const void* object) {
   Fiber* me = current;
+  if (--work_left < 0) report_runaway();
   me->wait = wait;
   me->wait_caller = caller;
   me->wait_state = state;

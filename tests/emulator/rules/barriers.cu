@@ -57,6 +57,16 @@ __global__ void divergent_warp(float* out) {
   }
 }
 
+// Ends when the float no longer changes, which it always does.
+template <bool kBroken>
+__global__ void loop_without_end(float* out) {
+  volatile float* p = out + threadIdx.x;
+  *p = 0.0f;
+  do {
+    *p = 1.0f - *p;
+  } while (kBroken && *p >= 0.0f);
+}
+
 __global__ void nothing(float*) {}
 
 const AddCases kCases({
@@ -67,6 +77,7 @@ const AddCases kCases({
     RULE_CASE(mask_with_exited_lanes, "warp-mask", out),
     RULE_CASE(shuffle_from_outside, "warp-mask", out),
     RULE_CASE(divergent_warp, "divergent-warp", out),
+    RULE_CASE(loop_without_end, "runaway", out),
     {"too_many_threads",
      {"bad-launch",
       [](bool broken, Buffers& b, LaunchConfig& c) {

@@ -1,0 +1,154 @@
+"""Runs verification cases against the library in the scratch folder, each time in a fresh child of this process.
+
+The parent has imported torch and the package and has computed references, but has never opened the library; so a child
+finds the mutant, and a crash or an endless loop ends only the child.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Each case runs under one of these, in turn.
+SETTINGS = [
+    {"FASTCONV_EMULATOR_SCHEDULE": "fifo", "FASTCONV_EMULATOR_COPIES": "lazy"},
+    {"FASTCONV_EMULATOR_SCHEDULE": "lifo", "FASTCONV_EMULATOR_COPIES": "eager"},
+    {"FASTCONV_EMULATOR_SCHEDULE": "rand:1", "FASTCONV_EMULATOR_COPIES": "rand:1"},
+]
+DTYPES = ("float32", "float16")
+GRADIENT = "gradient"  # in place of an algorithm: the operator's backward pass
+CANDIDATES = 40  # cases tried for each algorithm
+# Far above what any case takes, far below forever; CPU time is for loops that touch no memory.
+LIMIT_ACCESSES = 100_000_000
+LIMIT_CPU_SECONDS = 120
+
+
+@dataclass
+class Trial:
+    """One case in one dtype and layout for one algorithm, with what its result is compared to."""
+
+    case: Any
+    algorithm: str
+    dtype: str
+    layout: str
+    inputs: Any
+    truth: Any
+    same: Any
+    gradients: bool = False
+    seconds: float = 0.0
+
+    def run(self) -> str:
+        """Empty where the algorithm served the case rightly, else what is wrong."""
+        from fastconv.verify import runner
+
+        if self.gradients:
+            return self.compare_gradients()
+
+        outcome = runner.Outcome("cuda_emulated", "", self.case.op, self.algorithm, self.dtype)
+        runner._run_one(self.case, self.inputs, self.layout, outcome, self.truth, self.same)
+        return outcome.failures[0] if outcome.failures else "refused: " + outcome.refusal if outcome.refused else ""
+
+    def compare_gradients(self) -> str:
+        """Against torch's, for kernels of backward passes: those have no cases of their own in fastconv verify."""
+        import torch
+
+        found = []
+        for run in (lambda inputs: self.case.run(inputs, backend="cuda_emulated"), self.case.torch):
+            leaves = {
+                name: t.detach().clone().requires_grad_() if t is not None and t.is_floating_point() else t
+                for name, t in self.inputs.items()
+            }
+            try:
+                y = run(leaves)[0]
+                weight = torch.linspace(-1, 1, y.numel()).reshape(y.shape).to(y.dtype)
+                (y * weight).sum().backward()
+            except Exception as error:
+                return str(error)
+            found.append([t.grad for t in leaves.values() if t is not None and t.requires_grad])
+        tolerance = 1e-4 if self.dtype == "float32" else 5e-2
+        for ours, theirs in zip(*found, strict=True):
+            if (ours is None) != (theirs is None):
+                return "a gradient is missing"
+            if ours is not None and not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True):
+                return "a gradient differs from torch's"
+        return ""
+
+
+def start(package: Path) -> None:
+    """Imports the package whose library is to be judged."""
+    sys.path.insert(0, str(package))
+    import torch
+
+    import fastconv
+
+    torch.set_num_threads(1)
+    assert Path(fastconv.__file__).is_relative_to(package)
+
+
+def trials(op: str, algorithm: str, seed: int, budget: float) -> list[Trial]:
+    """Cases that the unmutated library serves, in an order drawn by `seed`, for `budget` seconds of CPU time."""
+    import torch
+
+    from fastconv.verify.cases import all_cases
+
+    cases = [case for case in all_cases() if case.op == op]
+    order = [(case, dtype, layout) for case in cases for dtype in DTYPES for layout in ("nchw", "nhwc")]
+    random.Random(seed).shuffle(order)
+    candidates = []
+    for case, dtype, layout in order[:CANDIDATES]:
+        inputs = case.make_inputs(getattr(torch, dtype), layout)
+        truth, same = case.reference(inputs), case.torch_same(inputs)
+        candidates.append(Trial(case, algorithm.removesuffix(GRADIENT), dtype, layout, inputs, truth, same))
+        candidates[-1].gradients = algorithm.endswith(GRADIENT)
+    report = _in_child(candidates, stop_at_failure=False, budget=budget)
+    kept = []
+    for trial, (message, seconds) in zip(candidates, report["results"], strict=False):
+        trial.seconds = seconds
+        if not message:
+            kept.append(trial)
+        elif not message.startswith("refused: ") and not trial.gradients:
+            raise SystemExit(f"mutation: the unmutated kernels fail: {message}")
+    return kept
+
+
+def verdict(chosen: list[Trial]) -> str:
+    """Why the library in place is wrong, or an empty text where it survives every trial."""
+    report = _in_child(chosen, stop_at_failure=True, budget=float("inf"))
+    if report["signal"]:
+        return f"ended by {signal.Signals(report['signal']).name}"
+    return next((message for message, _ in report["results"] if message), "")
+
+
+def _in_child(chosen: list[Trial], stop_at_failure: bool, budget: float) -> dict:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reader)
+        _child(chosen, writer, stop_at_failure, budget)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        lines = pipe.read().splitlines()
+    _, status = os.waitpid(child, 0)
+    ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    return {"results": [json.loads(line) for line in lines], "signal": ended_by}
+
+
+def _child(chosen: list[Trial], writer: int, stop_at_failure: bool, budget: float) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_CPU_SECONDS, LIMIT_CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["FASTCONV_EMULATOR_LIMIT"] = str(LIMIT_ACCESSES)
+    started = time.process_time()
+    for number, trial in enumerate(chosen):
+        os.environ.update(SETTINGS[number % len(SETTINGS)])
+        before = time.process_time()
+        message = trial.run()
+        os.write(writer, (json.dumps([message[:2000], time.process_time() - before]) + "\n").encode())
+        if (message and stop_at_failure) or time.process_time() - started > budget:
+            break
+    os._exit(0)
