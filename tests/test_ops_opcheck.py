@@ -137,6 +137,21 @@ def _activation_backward() -> Iterator[Arguments]:
     yield _r(2, 3, 4, 5), _r(2, 3, 4, 5, last=True), "silu", 0.0, None, 2, ""
 
 
+def _norm(backward: bool) -> Iterator[Arguments]:
+    shape = (2, 3, 4, 5)
+
+    def sample(training: bool, affine: bool, added: bool, act: str, alpha: Tensor | None, **how: Any) -> Arguments:
+        images = [_r(*shape, **how) for _ in range(2 if backward else 1)]
+        weight, bias = (_r(3, grad=True) if affine else None for _ in range(2))
+        residual = _r(*shape, **how) if added else None
+        return *images, _r(3), _r(3).square(), weight, bias, training, 1e-3, residual, act, 0.5, alpha, ""
+
+    yield sample(True, True, True, "silu", None, grad=True)
+    yield sample(False, False, False, "identity", None, last=True)
+    yield sample(True, True, False, "prelu", _r(3, grad=not backward), grad=True, last=True)
+    yield sample(True, True, True, "relu", None, dtype=torch.bfloat16)
+
+
 SAMPLES: dict[str, Callable[[], Iterator[Arguments]]] = {
     "conv2d": _conv2d,
     "upsample_conv2d": _upsample_conv2d,
@@ -161,6 +176,9 @@ SAMPLES: dict[str, Callable[[], Iterator[Arguments]]] = {
     "softmax": lambda: iter([(_r(2, 3, 4, grad=grad), dim, "") for grad in (False, True) for dim in (-1, 1)]),
     "softmax_backward": lambda: iter([(_r(2, 3, grad=grad), _r(2, 3, grad=grad), 1, "") for grad in (False, True)]),
     "channel_sum": lambda: _pool("", images=((2, 3, 4, 5),)),
+    "batch_norm_stats": lambda: _pool("", images=((2, 3, 4, 5),)),
+    "batch_norm_act": lambda: _norm(False),
+    "batch_norm_act_backward": lambda: _norm(True),
     "im2col": lambda: _pool([3, 2], [2, 1], [1, 0], [1, 2], "", images=((2, 3, 7, 6),)),
     "col2im": lambda: iter(
         [(_r(2, 18, 16, grad=grad), [7, 6], [3, 2], [2, 1], [1, 0], [1, 2], "") for grad in (False, True)]

@@ -5,6 +5,10 @@
 namespace fastconv::cuda {
 namespace {
 
+// double is there for gradient checks and goes by single elements.
+template <class T>
+constexpr int kSoftmaxPack = sizeof(T) < 8 ? kWidestPack<T> : 1;
+
 // Whether a column's elements can be moved in packs: rows in memory, of whole packs.
 bool in_packs(const SoftmaxCall& call, int pack) {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
@@ -38,9 +42,9 @@ void softmax_backward(const SoftmaxCall& call, const CallContext& context) {
   const SoftmaxParams params = softmax_params(call, config);
   visit_dtype(call.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    in_packs(call, kWidestPack<T>)
-        ? launch("softmax_backward", config, softmax_backward_kernel<SoftmaxConfig<T, kWidestPack<T>>>, params)
-        : launch("softmax_backward", config, softmax_backward_kernel<SoftmaxConfig<T, 1>>, params);
+    constexpr int kPack = kSoftmaxPack<T>;
+    in_packs(call, kPack) ? launch("softmax_backward", config, softmax_backward_kernel<SoftmaxConfig<T, kPack>>, params)
+                          : launch("softmax_backward", config, softmax_backward_kernel<SoftmaxConfig<T, 1>>, params);
   });
 }
 

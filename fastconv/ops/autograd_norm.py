@@ -63,7 +63,10 @@ def norm_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 def _gradients(ops: Operators, ctx: Any, tensors: list[Any], mean: Tensor, var: Tensor) -> list[Tensor]:
     """What batch_norm_act_backward computes, in operations that autograd knows."""
-    dy, x, weight, bias, residual, alpha = tensors
+    kind = tensors[1].dtype
+    # In the accumulate type, as the kernels compute.
+    wide: list[Any] = [None if t is None else t.to(torch.promote_types(kind, torch.float32)) for t in tensors]
+    dy, x, weight, bias, residual, alpha = wide
     if ctx.training:
         mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
     spread = (1, -1, 1, 1)
@@ -79,7 +82,7 @@ def _gradients(ops: Operators, ctx: Any, tensors: list[Any], mean: Tensor, var: 
         pixels = x.numel() // x.shape[1]
         dx = dx - (dbias.view(spread) + normal * dweight.view(spread)) / pixels
     dx = dx * (factor if weight is None else factor * weight.view(spread))
-    return [dx, dweight, dbias, *([] if residual is None else [dz])]
+    return [dx.to(kind), dweight, dbias, *([] if residual is None else [dz.to(kind)])]
 
 
 def norm_grad_backward(ops: Operators, ctx: Any, *gradients: Tensor) -> Grads:
