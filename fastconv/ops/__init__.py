@@ -1,17 +1,38 @@
-"""The registered operators: their fakes, derivatives, and the reference behind the same schemas.
+"""The registered operators: their fakes, derivatives, and the reference and Triton behind the same schemas.
 
-`native` and `reference` hold the default overloads. Importing this package registers everything once.
+`native`, `reference` and `triton` hold the default overloads. Importing this package registers everything once.
 """
 
 from typing import Any
 
 import torch
 
-from . import autograd_conv, autograd_norm, autograd_other, fakes, reference_backend
-from .library import NAMESPACES, Operators, native, not_served, operator_names, operators, reference
+from . import autograd_conv, autograd_norm, autograd_other, fakes, reference_backend, triton_backend
+from .library import (
+    NAMESPACES,
+    Operators,
+    native,
+    not_served,
+    operator_names,
+    operators,
+    operators_of,
+    reference,
+    triton,
+)
 from .recording import bound, function
 
-__all__ = ["NAMESPACES", "Operators", "native", "not_served", "operator_names", "operators", "recorded", "reference"]
+__all__ = [
+    "NAMESPACES",
+    "Operators",
+    "native",
+    "not_served",
+    "operator_names",
+    "operators",
+    "operators_of",
+    "recorded",
+    "reference",
+    "triton",
+]
 
 
 RULES = {**autograd_conv.RULES, **autograd_other.RULES, **autograd_norm.RULES}
@@ -35,5 +56,6 @@ def _register_autograd() -> None:
 
 
 _reference_library = reference_backend.register()
+_triton_library = triton_backend.register()
 fakes.register()
 _register_autograd()

@@ -231,7 +231,7 @@ def _on_one_device(name: str) -> Callable[..., Any]:
 
 
 def register() -> None:
-    """Registers every fake in both namespaces. Packing has none: its size depends on the processor."""
+    """Registers every fake in every namespace. Packing has none: its size depends on the processor."""
     for namespace in NAMESPACES:
         for name in operators(namespace):
             if name in FAKES:

@@ -1,8 +1,9 @@
 """The operators of one namespace as attributes: `native.conv2d` is torch.ops.fastconv.conv2d.default.
 
-Two namespaces have the same schemas: `fastconv`, registered in C++ (csrc/torch/registration.cpp), and
-`fastconv_reference`, the NumPy reference behind the same operators (reference_backend.py). Fakes and derivatives are
-registered for both, so that every backend differentiates and compiles alike.
+Three namespaces have the same schemas: `fastconv`, registered in C++ (csrc/torch/registration.cpp),
+`fastconv_reference`, the NumPy reference behind the same operators (reference_backend.py), and `fastconv_triton`, the
+Triton kernels (triton_backend.py). Fakes and derivatives are registered for all, so that every backend differentiates
+and compiles alike.
 """
 
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ import torch
 
 from fastconv import _C  # registers the operators
 
-NATIVE, REFERENCE = "fastconv", "fastconv_reference"
-NAMESPACES = (NATIVE, REFERENCE)
+NATIVE, REFERENCE, TRITON = "fastconv", "fastconv_reference", "fastconv_triton"
+NAMESPACES = (NATIVE, REFERENCE, TRITON)
 
 
 def operator_names(namespace: str = NATIVE) -> list[str]:
@@ -45,6 +46,7 @@ class Operators:
 
 native = Operators(NATIVE)
 reference = Operators(REFERENCE)
+triton = Operators(TRITON)
 
 
 def not_served(error: Exception) -> NotImplementedError | None:
@@ -54,4 +56,11 @@ def not_served(error: Exception) -> NotImplementedError | None:
 
 
 def operators(namespace: str) -> Operators:
-    return reference if namespace == REFERENCE else native
+    return {NATIVE: native, REFERENCE: reference, TRITON: triton}[namespace]
+
+
+def operators_of(backend: str) -> Operators:
+    """The operators that have `backend`'s kernels; "" leaves the choice to the tensors' device."""
+    if backend.startswith("triton"):
+        return triton
+    return reference if backend == "reference" else native
