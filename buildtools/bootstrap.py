@@ -50,7 +50,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     requirements = list(project["build-system"]["requires"])
     requirements += project["project"]["dependencies"]
-    for extra in ("demo", "bench", "test", "dev"):
+    for extra in ("demo", "bench", "triton", "test", "dev"):
         requirements += project["project"]["optional-dependencies"][extra]
     pip(python, *[r for r in dict.fromkeys(requirements) if not r.startswith(("torch", "fastconv", "facenet"))])
     pip(python, "--no-deps", *WITHOUT_DEPENDENCIES)

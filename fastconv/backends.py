@@ -6,8 +6,10 @@
 FASTCONV_BACKEND does the same for a process. The forced backend is a property of the running thread or task.
 """
 
+import importlib.util
 import os
 from contextvars import ContextVar, Token
+from functools import cache
 from types import TracebackType
 
 import torch
@@ -69,8 +71,30 @@ def forced() -> str:
 
 
 def resolve(device: torch.device) -> str:
-    """The backend that serves tensors of `device` now."""
-    return forced() or ("cuda" if device.type == "cuda" else "cpu")
+    """The backend that serves tensors of `device` now. What is forced is forced for CPU tensors, and for a GPU's only
+    between its own two."""
+    if device.type == "cuda":
+        return cuda_goes_to() or ("reference" if forced() == "reference" else "cuda")
+    return forced() or "cpu"
+
+
+def cuda_goes_to() -> str:
+    """ "triton" where CUDA tensors are Triton's: asked for, or this build has no CUDA kernels and Triton is there."""
+    if forced() == "reference":
+        return ""
+    return "triton" if forced().startswith("triton") or _cuda_is_left_to_triton() else ""
+
+
+@cache
+def _cuda_is_left_to_triton() -> bool:
+    return _extension_has_cuda() is not None and _why_no_triton() is None
+
+
+def _why_no_triton() -> str | None:
+    # Looked for, not imported: that takes a second, and most processes never need it.
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install 'fastconv[triton]' brings it"
+    return None
 
 
 def _extension_has_cuda() -> str | None:
@@ -85,8 +109,10 @@ def _extension_has_cuda() -> str | None:
 def why_unavailable(name: str) -> str | None:
     """None where the backend can run, else one line that says why not."""
     _checked(name, "fastconv.backends")
-    if name.startswith("triton"):
-        return "the Triton kernels are not there yet"
+    if name == "triton_interpreted":
+        return _why_no_triton()
+    if name == "triton":
+        return _why_no_triton() or (None if torch.cuda.is_available() else "torch sees no CUDA device")
     if name == "cuda":
         missing = _extension_has_cuda()
         return missing or (None if torch.cuda.is_available() else "torch sees no CUDA device")

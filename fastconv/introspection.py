@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _C, backends
+from .triton import algorithms as triton_tables
 
 # Functions that run another operator's algorithms.
 _SAME_AS = {"linear": "gemm", "conv2d_bn_act": "conv2d"}
 OPERATORS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "conv2d_input_grad", "conv2d_weight_grad", "gemm")
 _COMPILED = ("cpu", "cuda", "cuda_emulated")
+_TRITON = ("triton", "triton_interpreted")
 # What a problem is described by: csrc/torch/introspection.cpp reads these.
 _CONV_FIELDS = (
     "N", "C", "H", "W", "K", "R", "S", "stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left", "pad_right",
@@ -72,6 +74,8 @@ def algorithms(op: str, backend: str = "cpu") -> list[Algorithm]:
 
     name = _SAME_AS.get(op, op)
     if name in OPERATORS:
+        if backend in _TRITON:
+            return [Algorithm(row.name, row.summary) for row in triton_tables.TABLES[name]]
         return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
     if not callable(getattr(functional, str(op), None)) and op not in _operator_names():
         functions = (f for f in functional.__all__ if callable(getattr(functional, f)))
@@ -96,7 +100,7 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
     Args:
         op: one of `fastconv.introspection.OPERATORS`.
         text: the problem as `fastconv bench` takes it, for example "mb1ic64ih56oc64kh3ph1" or "m512k512n512".
-        backend: cpu, cuda or cuda_emulated.
+        backend: any but the reference, which has no algorithms to choose from.
         problem: fields that add to the text or stand alone: N, C, H, W, K, R, S, stride_h, stride_w, pad_top,
             pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups, scale_h, scale_w (conv2d and its kin;
             defaults 1, no padding), or M, N, K, batch, transpose_a, transpose_b (gemm), and dtype, act, channels_last,
@@ -117,8 +121,12 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
         raise ValueError(f"explain: expected the problem in terms of {', '.join(fields)}, but got {unknown[0]!r}")
     if isinstance(dtype := problem.get("dtype"), torch.dtype):
         problem["dtype"] = str(dtype).removeprefix("torch.")
-    summaries = dict(_C.algorithms(name, backend))
-    rows = [Candidate(n, summaries[n], tuple(r), p) for n, r, p in _C.reasons(name, backend, problem)]
+    if backend in _TRITON:
+        _C.reasons(name, "cpu", problem)  # refuses values that make no problem, whatever the backend
+        rows = [Candidate(*row) for row in triton_tables.candidates(name, problem)]
+    else:
+        summaries = dict(_C.algorithms(name, backend))
+        rows = [Candidate(n, summaries[n], tuple(r), p) for n, r, p in _C.reasons(name, backend, problem)]
     able = [row for row in rows if not row.reasons]
     chosen = next((row.name for row in able if row.preferred), able[0].name if able else None)
     return Explanation(op, backend, dict(problem), chosen, tuple(rows))

@@ -23,7 +23,9 @@ def add_parser(commands: Any) -> None:
         "instruction set, and compares the outputs with a float64 reference in plain Python. Exits with 1 when one "
         "misses or an algorithm was never reached: that is what CI calls.",
     )
-    parser.add_argument("--backend", metavar="NAME", help="one of cpu, cuda_emulated, cuda (default: all here)")
+    parser.add_argument(
+        "--backend", metavar="NAME", help="cpu, cuda_emulated, cuda, triton_interpreted or triton (default: all here)"
+    )
     parser.add_argument("--op", metavar="NAME", help="only this operator")
     parser.add_argument("--algo", metavar="NAME", help="only this algorithm")
     parser.add_argument("--isa", metavar="NAME", help="only this instruction set of the cpu backend (default: all)")

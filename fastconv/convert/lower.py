@@ -117,7 +117,10 @@ def _is_plain(tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
     if torch.compiler.is_compiling():
         return False
     recording = torch.is_grad_enabled()
-    return all(type(x) is Tensor and not (recording and x.requires_grad) for x in tensors)
+    return all(
+        type(x) is Tensor and not (recording and x.requires_grad) and not (x.is_cuda and backends.cuda_goes_to())
+        for x in tensors
+    )
 
 
 def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool) -> Program:

@@ -10,9 +10,9 @@ from . import checks, dispatch
 
 def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor | None = None) -> Tensor:
     try:
-        if dispatch.checks_first():
+        if dispatch.checks_first(x):
             _check(x, name, alpha)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(x)
         operators = dispatch.operators_of(backend)
         if dispatch.records(x, alpha):
             # The derivative needs the values that are about to be overwritten.
@@ -205,9 +205,9 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
         if dim is None:
             dim = 0 if input.dim() in (0, 1, 3) else 1
         x = input if dtype is None else input.to(dtype)
-        if dispatch.checks_first():
+        if dispatch.checks_first(x):
             _check_softmax(x, dim)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(x)
         operator = dispatch.operators_of(backend).softmax
         if dispatch.records(x):
             return dispatch.recorded(operator, x, dim, backend)

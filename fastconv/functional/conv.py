@@ -160,7 +160,7 @@ def _run(
         else four_sides(padding, weight.shape[2:], stride, dilation)
     )
     param, alpha = (0.0, None) if act == "identity" and act_param is None else split_param(act, act_param)
-    backend = dispatch.forced_backend()
+    backend = dispatch.forced_backend(x)
     operators = dispatch.operators_of(backend)
     upsample = () if factor is None else (pair(factor),)
     operator = operators.conv2d if factor is None else operators.upsample_conv2d
@@ -168,7 +168,7 @@ def _run(
     recorded = dispatch.records(x, weight, bias, scale, shift, residual, alpha)
     plain = scale is None and shift is None and residual is None and act == "identity" and act_param is None
     # A call that is taken apart never reaches the operator that would refuse its operands; nor does a captured one.
-    if dispatch.checks_first() or (recorded and not plain):
+    if dispatch.checks_first(x) or (recorded and not plain):
         fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
         name = "conv2d" if factor is None else "upsample_conv2d"
         conv_checks.conv2d(

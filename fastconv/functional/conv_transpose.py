@@ -53,10 +53,10 @@ def conv_transpose2d(
         if bias is not None and bias.dtype is not x.dtype:
             raise ValueError("bias and input differ in dtype")
         compiling = dispatch.is_compiling()
-        if dispatch.checks_first():
+        if dispatch.checks_first(x):
             conv_checks.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
         stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(x)
         operator = dispatch.operators_of(backend).conv_transpose2d
         arguments = (x, weight, bias, stride, padding, pair(output_padding), groups, dilation, algo or "", backend)
         if dispatch.records(x, weight, bias):

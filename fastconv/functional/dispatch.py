@@ -8,32 +8,32 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastconv import backends, ops
-from fastconv.ops import Operators
 
 # Below autograd nothing is recorded and no Python kernel of register_autograd runs: a call costs its dispatch only.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 is_compiling = torch.compiler.is_compiling
 
 
-@torch.compiler.assume_constant_result
-def _forced_while_compiling() -> str:
-    # A graph keeps the backend it was captured under.
-    return backends.forced()
+# Graphs keep the backend that they were captured under.
+_forced_while_compiling = torch.compiler.assume_constant_result(backends.forced)
+_cuda_goes_to_while_compiling = torch.compiler.assume_constant_result(backends.cuda_goes_to)
 
 
-def forced_backend() -> str:
-    """The `backend` argument of an operator: "" unless one is forced."""
-    return _forced_while_compiling() if is_compiling() else backends.forced()
+def forced_backend(x: Tensor) -> str:
+    """The `backend` argument of an operator on x: "" unless one is forced, or this build leaves CUDA to Triton."""
+    if is_compiling():
+        forced = _forced_while_compiling()
+        return _cuda_goes_to_while_compiling() or forced if x.is_cuda else forced
+    return backends.cuda_goes_to() or backends.forced() if x.is_cuda else backends.forced()
 
 
-def checks_first() -> bool:
-    """Whether arguments are checked before a call and not after its refusal: while a graph is captured, and on the
-    reference, which refuses nothing by itself."""
-    return is_compiling() or backends.forced() == "reference"
+def checks_first(x: Tensor) -> bool:
+    """Whether arguments are checked before a call and not after its refusal: while a graph is captured, and where the
+    kernels are in Python and refuse nothing by themselves."""
+    return is_compiling() or operators_of(forced_backend(x)) is not ops.native
 
 
-def operators_of(backend: str) -> Operators:
-    return ops.reference if backend == "reference" else ops.native
+operators_of = ops.operators_of
 
 
 def call(operator: Any, *arguments: Any) -> Any:
@@ -96,8 +96,8 @@ def refused(error: Exception, op: str, check: Callable[..., None], *arguments: A
 
 
 def _device(op: str, x: Tensor) -> None:
-    if x.device.type in ("cpu", "meta"):
+    if x.device.type in ("cpu", "meta") or (x.is_cuda and backends.cuda_goes_to()):
         return
-    reason = backends.why_unavailable("cuda") if x.device.type == "cuda" else "no kernel for it"
+    reason = backends.why_unavailable("cuda") if x.is_cuda else "no kernel for it"
     if reason is not None:
         raise NotImplementedError(f"{op}: no backend serves device {x.device.type}: {reason}")

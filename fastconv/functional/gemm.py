@@ -105,7 +105,7 @@ def _linear(
     lowered = dispatch.autocast_dtype(x)
     if lowered is not None:
         x, weight, bias, residual = dispatch.lower(lowered, x, weight, bias, residual)
-    if dispatch.checks_first():
+    if dispatch.checks_first(x):
         _check_linear(x, weight, bias, residual, act, act_param)
     if weight.dim() == 1:
         if bias is not None and bias.dim() > 0:
@@ -151,10 +151,10 @@ def _run(
     recorded = dispatch.records(a, b, bias, residual, alpha)
     plain = residual is None and act == "identity" and act_param is None
     # A call that is taken apart never reaches the operator that would refuse its operands; nor does a captured one.
-    if dispatch.checks_first() or (recorded and not plain):
+    if dispatch.checks_first(a) or (recorded and not plain):
         _check_gemm(a, b, bias, transpose_a, transpose_b, residual, act, act_param)
     param, alpha = (0.0, None) if act == "identity" and act_param is None else split_param(act, act_param)
-    backend = dispatch.forced_backend()
+    backend = dispatch.forced_backend(a)
     operators = dispatch.operators_of(backend)
     if recorded:
         product = (a, b, bias, transpose_a, transpose_b, None, "identity", 0.0, None, algo or "", backend, None)

@@ -57,10 +57,10 @@ def max_pool2d(
     Numerics: exact; NaN counts as the largest; the first of equal values is the one indexed.
     """
     try:
-        if dispatch.checks_first():
+        if dispatch.checks_first(input):
             pool_checks.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
         x, added = _batched(input)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(input)
         operator = dispatch.operators_of(backend).max_pool2d
         kernel = pair(kernel_size)
         step = _step(stride, kernel)
@@ -112,10 +112,10 @@ def avg_pool2d(
     Numerics: sums in float32 (float64 for float64), rounded once.
     """
     try:
-        if dispatch.checks_first() or divisor_override == 0:
+        if dispatch.checks_first(input) or divisor_override == 0:
             pool_checks.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, divisor_override)
         x, added = _batched(input)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(input)
         operator = dispatch.operators_of(backend).avg_pool2d
         kernel = pair(kernel_size)
         step = _step(stride, kernel)
@@ -156,11 +156,11 @@ def adaptive_avg_pool2d(input: Tensor, output_size: OutputSize) -> Tensor:
     Numerics: sums in float32 (float64 for float64), rounded once.
     """
     try:
-        if dispatch.checks_first():
+        if dispatch.checks_first(input):
             pool_checks.adaptive_avg_pool2d(input, output_size)
         x, added = _batched(input)
         size = _output_size(x, output_size)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(input)
         operator = dispatch.operators_of(backend).adaptive_avg_pool2d
         y = (dispatch.recorded if dispatch.records(x) else dispatch.call)(operator, x, size, backend)
     except Exception as error:
@@ -190,11 +190,11 @@ def adaptive_max_pool2d(input: Tensor, output_size: OutputSize, return_indices: 
     Numerics: exact; NaN counts as the largest; the first of equal values is the one indexed.
     """
     try:
-        if dispatch.checks_first():
+        if dispatch.checks_first(input):
             pool_checks.adaptive_max_pool2d(input, output_size)
         x, added = _batched(input)
         size = _output_size(x, output_size)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(input)
         operator = dispatch.operators_of(backend).adaptive_max_pool2d
         if dispatch.records(x):
             y, indices = dispatch.recorded(operator, x, size, True, backend)

@@ -32,10 +32,10 @@ def im2col(
     Numerics: exact.
     """
     try:
-        if dispatch.checks_first():
+        if dispatch.checks_first(x):
             _check_im2col(x, kernel_size, stride, padding, dilation)
         image = x if x.dim() == 4 else x.unsqueeze(0)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(x)
         operator = dispatch.operators_of(backend).im2col
         rest = (pair(kernel_size), pair(stride), pair(padding), pair(dilation), backend)
         y = (dispatch.recorded if dispatch.records(x) else dispatch.call)(operator, image, *rest)
@@ -73,10 +73,10 @@ def col2im(
     Numerics: sums in float32 (float64 for float64) in a fixed order, rounded once.
     """
     try:
-        if dispatch.checks_first():
+        if dispatch.checks_first(x):
             _check_col2im(x, output_size, kernel_size, stride, padding, dilation)
         columns = x if x.dim() == 3 else x.unsqueeze(0)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(x)
         operator = dispatch.operators_of(backend).col2im
         rest = (pair(output_size), pair(kernel_size), pair(stride), pair(padding), pair(dilation), backend)
         y = (dispatch.recorded if dispatch.records(x) else dispatch.call)(operator, columns, *rest)

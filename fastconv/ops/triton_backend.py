@@ -21,6 +21,8 @@ def _kernel(name: str) -> Callable[..., Any]:
         # Not before the first call: importing Triton takes a second, and it need not be there.
         from fastconv.triton.operators import IMPLEMENTATIONS, check
 
+        if name not in IMPLEMENTATIONS:
+            raise NotImplementedError(f"{name}: triton: no kernel for {name}")
         tensors = [a for a in arguments if isinstance(a, Tensor)]
         check(name, tensors, _backend(name, arguments))
         y = fake(*arguments)

@@ -43,10 +43,11 @@ class Row:
     preferred: Callable[[Problem], bool] = lambda _: True
 
 
-def _summed(channels: int, which: str) -> list[str]:
-    if channels <= MOST_SUMMED:
-        return []
-    return [f"it adds up {channels} {which} channels a group one by one: more than {MOST_SUMMED} are a product"]
+def _summed(channels: int, groups: int, which: str) -> list[str]:
+    each = channels // max(groups, 1)
+    if each > MOST_SUMMED:
+        return [f"it adds up {each} {which} channels a group one by one: more than {MOST_SUMMED} are a product"]
+    return [f"{each} {which} channels in a single group are a product"] if groups == 1 and each > 1 else []
 
 
 def _many_phases(p: Problem) -> list[str]:
@@ -56,12 +57,8 @@ def _many_phases(p: Problem) -> list[str]:
 
 _PRODUCT = Row("implicit_gemm", "product on tiles, operands gathered from the image")
 _DEPTHWISE = "filters applied tap by tap, for groups of few channels"
-_OF_INPUT = Row(
-    "depthwise", _DEPTHWISE, lambda p: _summed(p.C // max(p.groups, 1), "input"), lambda p: p.groups > 1
-)
-_OF_OUTPUT = Row(
-    "depthwise", _DEPTHWISE, lambda p: _summed(p.K // max(p.groups, 1), "output"), lambda p: p.groups > 1
-)
+_OF_INPUT = Row("depthwise", _DEPTHWISE, lambda p: _summed(p.C, p.groups, "input"), lambda p: p.groups > 1)
+_OF_OUTPUT = Row("depthwise", _DEPTHWISE, lambda p: _summed(p.K, p.groups, "output"), lambda p: p.groups > 1)
 TABLES: dict[str, tuple[Row, ...]] = {
     "conv2d": (_OF_INPUT, _PRODUCT),
     "upsample_conv2d": (
@@ -73,11 +70,17 @@ TABLES: dict[str, tuple[Row, ...]] = {
     "conv2d_input_grad": (_OF_OUTPUT, Row("implicit_gemm", "one product for each phase of the stride")),
     "conv2d_weight_grad": (
         Row("depthwise", "one weight position of many channels at a time",
-            lambda p: _summed(p.C // max(p.groups, 1), "input"), lambda p: p.groups > 1),
+            lambda p: _summed(p.C, p.groups, "input"), lambda p: p.groups > 1),
         Row("implicit_gemm", "product over runs of pixels, added up in order"),
     ),
     "gemm": (Row("tiled", "product on tiles"),),
 }  # fmt: skip
+
+
+def candidates(op: str, fields: Mapping[str, Any]) -> list[tuple[str, str, tuple[str, ...], bool]]:
+    """(name, summary, reasons against, preferred) of each algorithm for a problem in `explain`'s fields."""
+    problem = Problem.of(fields)
+    return [(row.name, row.summary, tuple(row.reasons_against(problem)), row.preferred(problem)) for row in TABLES[op]]
 
 
 def select(op: str, problem: Problem, algo: str) -> str:

@@ -58,6 +58,8 @@ class Filters:
 
 def run(x: Tensor, filters: Filters, y: Tensor, axes: Axes, epilogue: Epilogue, depthwise: bool) -> None:
     """One launch of the form, into y."""
+    if y.numel() == 0:  # no pixels; or no channels, which is torch's result where x has none
+        return
     batch, channels, height, width = y.shape
     rows = batch * height * width
     taps = filters.weight.shape[2:]
@@ -87,10 +89,10 @@ def run(x: Tensor, filters: Filters, y: Tensor, axes: Axes, epilogue: Epilogue, 
         return
     reduction = filters.inner * taps[0] * taps[1]
     tile = tiles.product_tile(rows, filters.outer, reduction, x.dtype, interpreted)
-    # Within one tap where its channels fill their blocks well.
-    flat = filters.inner % tile.k != 0 and filters.inner < 4 * tile.k
+    depth, flat = tiles.reduction_block(filters.inner, tile.k, interpreted)
+    tile = tile._replace(k=depth)
     grid = filters.groups * tiles.ceil_div(rows, tile.m) * tiles.ceil_div(filters.outer, tile.n)
-    common |= {"FLAT": flat, "PRECISION": precision(x.dtype, convolution=True), **tile.constants()}
+    common |= {"FLAT": flat, "PRECISION": precision(x, convolution=True), **tile.constants()}
     extents = (*extents, taps[0] * taps[1], taps[1])
     launch("conv", "implicit_gemm", (grid,), x, *tensors, *extents, *coordinates, *strides, **common)
 
@@ -116,7 +118,7 @@ def upsample_conv2d(
     name = select("upsample_conv2d", problem, algo)
     depthwise = _is_depthwise("conv2d", problem)
     if name == "gather":
-        axes = Axes(tuple(stride), (-padding[0], -padding[2]), tuple(dilation), tuple(factor))
+        axes = Axes(tuple(stride), (-padding[0], -padding[2]), tuple(dilation), (factor[0], factor[1]))
         run(x, Filters(weight, groups, False), y, axes, epilogue, depthwise)
         return
     vertical, horizontal = (
@@ -199,7 +201,7 @@ def weight_grad(dy: Tensor, x: Tensor, dw: Tensor, geometry: tuple[Any, ...], al
         tile = tiles.product_tile(each, positions, rows, x.dtype, interpreted)
         programs = groups * tiles.ceil_div(each, tile.m) * tiles.ceil_div(positions, tile.n)
         step = tile.k
-        constants = {"PRECISION": precision(x.dtype, convolution=True), **tile.constants()}
+        constants = {"PRECISION": precision(x, convolution=True), **tile.constants()}
         extents = (channels, each, taps[0] * taps[1], taps[1])
     runs, run_length = tiles.splits(programs, rows, step)
     wide_type = torch.float64 if dw.dtype is torch.float64 else torch.float32

@@ -35,8 +35,8 @@ class Epilogue:
             alpha = alpha.reshape(1)
         elif alpha.dim() > 1:
             alpha = alpha.expand(y.shape)
-        vectors = (None if v is None else v.contiguous() for v in (bias, scale, shift))
-        return cls(*vectors, residual, act, param, alpha)
+        bias, scale, shift = (None if v is None else v.contiguous() for v in (bias, scale, shift))
+        return cls(bias, scale, shift, residual, act, param, alpha)
 
     def of_pixels(self, rows: slice, columns: slice) -> Epilogue:
         """The epilogue of some rows and columns of the output."""

@@ -10,9 +10,7 @@ from .epilogue import Epilogue
 from .launch import accumulate_type, is_interpreted, is_wide, launch, precision
 
 
-def gemm(
-    a: Tensor, b: Tensor, y: Tensor, transpose_a: bool, transpose_b: bool, epilogue: Epilogue, algo: str
-) -> None:
+def gemm(a: Tensor, b: Tensor, y: Tensor, transpose_a: bool, transpose_b: bool, epilogue: Epilogue, algo: str) -> None:
     """Into y, of (M, N) or (B, M, N)."""
     select("gemm", Problem(), algo)
     a, b = (t.transpose(-1, -2) if turn else t for t, turn in ((a, transpose_a), (b, transpose_b)))
@@ -26,6 +24,6 @@ def gemm(
     launch(
         "gemm", "gemm", (grid,), a, a, b, y, epilogue.bias, epilogue.residual, epilogue.alpha, rows, columns, inner,
         *a.stride(), *b.stride(), *y.stride(), *epilogue.strides(y), **epilogue.constants(),
-        ACC=accumulate_type(a.dtype), PRECISION=precision(a.dtype, convolution=False),
+        ACC=accumulate_type(a.dtype), PRECISION=precision(a, convolution=False),
         WIDE=is_wide(a, b, y, epilogue.residual), **tile.constants(),
     )  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,13 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastconv import _C
+
 # The interpreter keeps the program's place in one global object.
 _interpreter = threading.RLock()
+# Takes what would be launched on a GPU, where one only wants to know or to compile it (buildtools/triton_check.py).
+recorder: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
 
 
 def is_interpreted(t: Tensor) -> bool:
     """Whether kernels on this tensor run in the interpreter."""
-    return not t.is_cuda
+    return not t.is_cuda and recorder is None
 
 
 def accumulate_type(dtype: torch.dtype) -> Any:
@@ -34,15 +39,36 @@ def launch(file: str, name: str, grid: tuple[int, ...], like: Tensor, *arguments
         return
     package = "interpreted" if is_interpreted(like) else "kernels"
     kernel = getattr(importlib.import_module(f"fastconv.triton.{package}.{file}"), name)
-    with _interpreting() if is_interpreted(like) else torch.cuda.device(like.device):
-        kernel[grid](*arguments, **constants)
+    if recorder is not None:
+        recorder(kernel, arguments, constants)
+    elif is_interpreted(like):
+        with _interpreting():
+            kernel[grid](*arguments, **constants)
+    else:
+        with torch.cuda.device(like.device):
+            kernel[grid](*arguments, **constants)
 
 
 @contextmanager
 def _interpreting() -> Iterator[None]:
     # NumPy warns where a GPU makes an Inf in silence.
-    with _interpreter, _language_restored(), np.errstate(all="ignore"):
+    with _interpreter, _language_restored(), _overflow_unchecked(), np.errstate(all="ignore"):
         yield
+
+
+@contextmanager
+def _overflow_unchecked() -> Iterator[None]:
+    """Without the check of every integer operation in 64 bits, which takes two thirds of the interpreter's time: WIDE
+    settles where 32 bits are enough."""
+    from triton.runtime.interpreter import interpreter_builder
+
+    before = interpreter_builder.options
+    if hasattr(before, "sanitize_overflow"):
+        interpreter_builder.options = dataclasses.replace(before, sanitize_overflow=False)
+    try:
+        yield
+    finally:
+        interpreter_builder.options = before
 
 
 @contextmanager
@@ -75,14 +101,10 @@ def _span(t: Tensor) -> int:
     return max(t.numel(), sum((size - 1) * abs(step) for size, step in zip(t.shape, t.stride(), strict=True)))
 
 
-def precision(dtype: torch.dtype, *, convolution: bool) -> str:
-    """How `dot` multiplies: float32 exactly, unless torch allows TF32 for the like of it; float64 without `dot`."""
-    if dtype is torch.float64:
+def precision(like: Tensor, *, convolution: bool) -> str:
+    """How `dot` multiplies: float32 exactly, unless torch allows TF32 on a GPU for the like of it; float64 as sums."""
+    if like.dtype is torch.float64:
         return "fma"
-    if dtype is not torch.float32:
-        return "ieee"
-    try:
-        allowed = torch.backends.cudnn.allow_tf32 if convolution else torch.backends.cuda.matmul.allow_tf32
-    except RuntimeError:  # torch refuses to say where its older and newer settings have been mixed
-        allowed = False
-    return "tf32" if allowed else "ieee"
+    if like.dtype is torch.float32 and not is_interpreted(like) and _C.tf32_allowed(convolution):
+        return "tf32"
+    return "ieee"

@@ -26,7 +26,9 @@ def check(op: str, tensors: Sequence[Tensor], backend: str) -> None:
         if t.dtype not in _FLOATS and t.dtype is not torch.int64:
             raise NotImplementedError(f"{op}: triton: no kernel for elements of {t.dtype}")
     if len({t.device for t in tensors}) > 1:
-        raise RuntimeError(f"{op}: expected all tensors on one device, but got {sorted({str(t.device) for t in tensors})}")
+        raise RuntimeError(
+            f"{op}: expected all tensors on one device, but got {sorted({str(t.device) for t in tensors})}"
+        )
 
 
 def _conv2d(
@@ -90,7 +92,15 @@ def _adaptive_max_pool2d(out: tuple[Tensor, Tensor], x: Tensor, size: Ints, retu
 
 
 def _avg_pool2d(
-    y: Tensor, x: Tensor, kernel: Ints, stride: Ints, padding: Ints, ceil_mode: bool, include: bool, divisor: int, _: str
+    y: Tensor,
+    x: Tensor,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    ceil_mode: bool,
+    include: bool,
+    divisor: int,
+    _: str,
 ) -> None:
     windows = Windows(kernel, stride, padding, include_padding=include, divisor=divisor)
     pooling.pool(x, y, None, windows, largest=False)
@@ -104,7 +114,15 @@ def _avg_pool2d_backward(
 
 
 def _max_pool2d_backward(
-    dx: Tensor, dy: Tensor, indices: Tensor, size: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints, *_: Any
+    dx: Tensor,
+    dy: Tensor,
+    indices: Tensor,
+    size: Ints,
+    kernel: Ints,
+    stride: Ints,
+    padding: Ints,
+    dilation: Ints,
+    *_: Any,
 ) -> None:
     pooling.pool_backward(dy, indices, dx, Windows(kernel, stride, padding, dilation))
 

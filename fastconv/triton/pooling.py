@@ -57,8 +57,7 @@ class Windows:
 
 def pool(x: Tensor, y: Tensor, indices: Tensor | None, windows: Windows, *, largest: bool) -> None:
     """The largest pixel of each window with its index, or the mean."""
-    batch, channels, *outputs = y.shape
-    image = x.shape[2:]
+    image, outputs = x.shape[2:], y.shape[2:]
     taps = windows.taps(image, outputs) if y.numel() else [1, 1]
     _launch(
         "pool", y, (x, y, indices), (*outputs, *image), windows, (x, y), taps,

@@ -38,9 +38,7 @@ def _pixels(y: Tensor) -> tuple[int, int, int, dict[str, int]]:
 
 
 def im2col(x: Tensor, y: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> None:
-    outputs = [
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    ]
+    outputs = [(x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     block = tiles.INTERPRETED_ELEMENTS if is_interpreted(x) else tiles.GPU_ELEMENTS
     reach = max(x.shape[2 + i] + 2 * padding[i] for i in range(2))
     launch(
@@ -50,9 +48,7 @@ def im2col(x: Tensor, y: Tensor, kernel: Ints, stride: Ints, padding: Ints, dila
 
 
 def col2im(x: Tensor, y: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> None:
-    outputs = [
-        (y.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)
-    ]
+    outputs = [(y.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
     block = tiles.INTERPRETED_ELEMENTS if is_interpreted(x) else tiles.GPU_ELEMENTS
     reach = max(y.shape[2 + i] + padding[i] + kernel[i] * dilation[i] for i in range(2))
     launch(

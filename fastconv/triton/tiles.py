@@ -1,4 +1,4 @@
-"""Block sizes by problem: fixed tables, so that no call stalls to try candidates, and results do not depend on timing."""
+"""Block sizes by problem: fixed tables, so that no call stalls to try candidates and no result depends on timing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 # Programs that keep a large GPU busy: two for each of an H200's 132 multiprocessors. A constant, not the device's own
 # count: sums must be cut at the same places on every GPU.
 PROGRAMS = 264
-# A program of the interpreter costs half a millisecond and more whatever its size: larger tiles there.
-INTERPRETED_ELEMENTS = 2048
+# The interpreter takes its time by the operation, whatever its size: larger tiles there, for fewer programs.
+INTERPRETED_ELEMENTS = 4096
 GPU_ELEMENTS = 1024
 
 
@@ -49,7 +49,9 @@ def ceil_div(a: int, b: int) -> int:
 
 def product_tile(m: int, n: int, k: int, dtype: torch.dtype, interpreted: bool) -> ProductTile:
     """The tile of an m by n product over k."""
-    if dtype is torch.float64 and not interpreted:
+    if interpreted:
+        return ProductTile(clamped(m, 16, 128), clamped(n, 16, 64), clamped(k, 16, 128), warps=4, stages=1)
+    if dtype is torch.float64:
         # All products of a step are in registers at once: 16 * 16 * 8 doubles are 32 registers of 128 threads each.
         return ProductTile(16, 16, 8, warps=4, stages=1)
     if dtype in (torch.float16, torch.bfloat16):
@@ -59,10 +61,25 @@ def product_tile(m: int, n: int, k: int, dtype: torch.dtype, interpreted: bool) 
         # Exact float32 runs on the CUDA cores and is bound by them: a smaller tile leaves registers for the operands.
         largest, depth, stages = 64, 32, 2
     rows, columns = clamped(m, 16, largest), clamped(n, 16, largest)
-    while rows * columns > 32 * 32 and ceil_div(m, rows) * ceil_div(n, columns) < PROGRAMS // 2 and not interpreted:
+    while rows * columns > 32 * 32 and ceil_div(m, rows) * ceil_div(n, columns) < PROGRAMS // 2:
         # Fewer tiles than multiprocessors: halve the longer side, down to what still feeds a tensor core.
         rows, columns = (rows // 2, columns) if rows >= columns else (rows, columns // 2)
     return ProductTile(rows, columns, clamped(k, 16, depth), warps=8 if rows * columns > 64 * 64 else 4, stages=stages)
+
+
+def reduction_block(channels: int, depth: int, interpreted: bool) -> tuple[int, bool]:
+    """BLOCK_K of a convolution over `channels` a tap, and whether blocks run across taps (FLAT).
+
+    Whole blocks within a tap where the channels allow them: addresses are cheap there. Few or odd channels are cut
+    anywhere instead of padded; of many, the padding of the last block does not matter.
+    """
+    whole = channels & -channels
+    if whole >= (64 if interpreted else 16):
+        return min(whole, depth), False
+    if channels >= 4 * depth:
+        return depth, False
+    # Every element of such a block has an address of its own: 64 deep, those alone would fill the registers.
+    return (depth if interpreted else min(depth, 32)), True
 
 
 def pixel_tile(rows: int, channels: int, channels_last: bool, interpreted: bool) -> tuple[int, int]:

@@ -238,11 +238,11 @@ def on_backend(name: str) -> Iterator[None]:
         yield
 
 
-def operators() -> Any:
-    """The registered operators, torch.ops.fastconv."""
-    import fastconv  # noqa: F401  registers them
+def operators(backend: str = "") -> Any:
+    """The registered operators that have `backend`'s kernels."""
+    from fastconv import ops
 
-    return torch.ops.fastconv
+    return ops.operators_of(backend)
 
 
 def functional() -> Any:

@@ -163,7 +163,9 @@ class ConvCase(Case):
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         i = inputs
         fused = (i["scale"], i["shift"], i["residual"], *self._fused(), i["alpha"])
-        return (operators().conv2d(i["x"], i["weight"], i["bias"], *self._window(), *fused, algo, backend, None),)
+        return (
+            operators(backend).conv2d(i["x"], i["weight"], i["bias"], *self._window(), *fused, algo, backend, None),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ class UpsampleConvCase(ConvCase):
         i, factor = inputs, list(self.problem.upsample)
         fused = (i["scale"], i["shift"], i["residual"], *self._fused(), i["alpha"])
         operands = (i["x"], i["weight"], i["bias"], factor)
-        return (operators().upsample_conv2d(*operands, *self._window(), *fused, algo, backend, None),)
+        return (operators(backend).upsample_conv2d(*operands, *self._window(), *fused, algo, backend, None),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,4 +228,4 @@ class ConvTransposeCase(ConvCase):
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         i = inputs
         arguments = (i["x"], i["weight"], i["bias"], *self._arguments(), algo, backend, None)
-        return (operators().conv_transpose2d(*arguments),)
+        return (operators(backend).conv_transpose2d(*arguments),)

@@ -76,7 +76,7 @@ class ConvInputGradCase(_ConvGradCase):
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         arguments = (inputs["dy"], inputs["weight"], list(self.problem.x_shape), *self._window())
-        return (operators().conv2d_input_grad(*arguments, algo, backend),)
+        return (operators(backend).conv2d_input_grad(*arguments, algo, backend),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class ConvWeightGradCase(_ConvGradCase):
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         arguments = (inputs["dy"], inputs["x"], list(self.problem.w_shape), *self._window())
-        return (operators().conv2d_weight_grad(*arguments, algo, backend),)
+        return (operators(backend).conv2d_weight_grad(*arguments, algo, backend),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,4 +153,4 @@ class ConvBiasGradCase(_ConvGradCase):
         return (present(inputs["dy"]).sum(dim=(0, 2, 3)),)
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
-        return (operators().channel_sum(inputs["dy"], backend),)
+        return (operators(backend).channel_sum(inputs["dy"], backend),)

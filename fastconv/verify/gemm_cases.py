@@ -105,7 +105,7 @@ class GemmCase(Case):
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         i = inputs
         operands = (i["a"], i["b"], i["bias"], self.transpose_a, self.transpose_b, i["residual"])
-        return (operators().gemm(*operands, *self._fused(), i["alpha"], algo, backend, None),)
+        return (operators(backend).gemm(*operands, *self._fused(), i["alpha"], algo, backend, None),)
 
 
 def _stored(shape: tuple[int, ...], transposed: bool) -> tuple[int, ...]:

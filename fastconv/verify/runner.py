@@ -27,8 +27,8 @@ TRANSFORMING = {"phase": 4.0, "phase_mma": 4.0, "winograd": 16.0, "winograd_4x4"
 ROUNDING = {"winograd", "winograd_4x4"}
 CHOSEN = ""  # the package's own choice of algorithm
 ON_GPU = ("cuda", "triton")  # backends of tensors that lie there
-MUST_SERVE = ("cpu", "cuda_emulated", "cuda")
-BACKENDS = ("cpu", "cuda_emulated", "cuda")
+MUST_SERVE = ("cpu", "cuda_emulated", "cuda", "triton_interpreted", "triton")
+BACKENDS = ("cpu", "cuda_emulated", "cuda", "triton_interpreted", "triton")
 
 
 @dataclass

@@ -138,7 +138,7 @@ class ActivationCase(ShapeCase):
         return self._with_alpha(lambda x, alpha: torch_activation(x, self.act, alpha), inputs)
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
-        operator = operators().activation
+        operator = operators(backend).activation
         return self._with_alpha(lambda x, alpha: operator(x, self.act, self._param, alpha, backend), inputs)
 
 
@@ -257,7 +257,7 @@ class UpsampleCase(ShapeCase):
         return torch_f.interpolate(x, size=self._out, mode="nearest")
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
-        operator = operators().upsample_nearest2d
+        operator = operators(backend).upsample_nearest2d
         return self._results(lambda x: operator(x, self.factor, backend), inputs)
 
     def reference(self, inputs: Inputs) -> Truth:

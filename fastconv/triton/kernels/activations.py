@@ -13,7 +13,7 @@ from .mode import device, widen
 def expm1(v, ACC: tl.constexpr):
     """exp(v) - 1 for v <= 0, without cancellation near 0."""
     # The series to the last term that the type can see for |v| < 0.35.
-    TERMS: tl.constexpr = 14 if ACC == tl.float64 else 8
+    TERMS: tl.constexpr = 14 if tl.float64 == ACC else 8
     small = tl.where(v > -0.35, v, 0.0)
     series = small * 0.0 + 1.0
     for i in tl.static_range(TERMS - 1):

@@ -4,9 +4,9 @@ A row is an output pixel (n, p, q), a column an output channel of one group. Tap
 
     h = (p * mul_h + off_h + r * tap_h) // up_h,    w = (q * mul_w + off_w + s * tap_w) // up_w
 
-or zero outside the image. conv2d has mul = stride, off = -padding, tap = dilation; upsampling divides by the factor; the
-input gradient and the transposed convolution are unit-stride problems of this form, one for each phase of the stride
-(fastconv/triton/phases.py). Groups, layouts, phases and slices are strides: no operand is copied.
+or zero outside the image. conv2d has mul = stride, off = -padding, tap = dilation; upsampling divides by the factor;
+the input gradient and the transposed convolution are unit-stride problems of this form, one for each phase of the
+stride (fastconv/triton/phases.py). Groups, layouts, phases and slices are strides: no operand is copied.
 """
 
 import triton.language as tl
@@ -71,7 +71,7 @@ def implicit_gemm(
     steps = blocks_c * taps
     if FLAT:
         steps = (taps * C + BLOCK_K - 1) // BLOCK_K
-    for step in range(0, steps):
+    for step in range(steps):
         if FLAT:
             j = step * BLOCK_K + tl.arange(0, BLOCK_K)
             tap = j // C
@@ -135,10 +135,10 @@ def depthwise(
     image = (n * xs_n)[:, None] + (group * C * xs_c)[None, :]
     filters = (group * ws_g + (k - group * K) * ws_k)[None, :]
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for c in range(0, C):
-        for r in range(0, R):
+    for c in range(C):
+        for r in range(R):
             h, in_h = source(base_h, r * tap_h, H, up_h, UPSAMPLED)
-            for s in range(0, S):
+            for s in range(S):
                 v, in_w = source(base_w, s * tap_w, W, up_w, UPSAMPLED)
                 inside = there & in_h & in_w & wanted
                 a = tl.load(x + (image + h * xs_h + v * xs_w + c * xs_c), mask=inside, other=0.0)
@@ -173,8 +173,8 @@ def sum_taps(
     i = e % T_H
     k = e // T_H
     acc = tl.full((BLOCK,), 0.0, ACC)
-    for r in range(0, R):
-        for s in range(0, S):
+    for r in range(R):
+        for s in range(S):
             meets = ((low_h + r * dil_h) // up_h == i) & ((low_w + s * dil_w) // up_w == j)
             where = k * ws_k + c * ws_c + r * ws_r + s * ws_s
             acc += widen(tl.load(w + where, mask=there & meets, other=0.0), ACC)

@@ -42,7 +42,9 @@ def weight_grad(
         n, p, q = pixel(m, P, Q)
         there = m < rows
         a = tl.load(
-            dy + (filters + (n * ds_n + p * ds_p + q * ds_q)[None, :]), mask=(k < K)[:, None] & there[None, :], other=0.0
+            dy + (filters + (n * ds_n + p * ds_p + q * ds_q)[None, :]),
+            mask=(k < K)[:, None] & there[None, :],
+            other=0.0,
         )
         h = (p * mul_h + off_h)[:, None] + (r * tap_h)[None, :]
         v = (q * mul_w + off_w)[:, None] + (s * tap_w)[None, :]
@@ -79,7 +81,9 @@ def depthwise_weight_grad(
         m = first + start + tl.arange(0, BLOCK_M)
         n, p, q = pixel(m, P, Q)
         there = (m < rows)[:, None]
-        a = tl.load(dy + ((n * ds_n + p * ds_p + q * ds_q)[:, None] + (k * ds_k)[None, :]), mask=there & wanted, other=0.0)
+        a = tl.load(
+            dy + ((n * ds_n + p * ds_p + q * ds_q)[:, None] + (k * ds_k)[None, :]), mask=there & wanted, other=0.0
+        )
         h = p * mul_h + off_h + r * tap_h
         v = q * mul_w + off_w + s * tap_w
         inside = ((h >= 0) & (h < H) & (v >= 0) & (v < W))[:, None] & there & wanted

@@ -105,14 +105,12 @@ def reduce(
     for start in range(0, run, BLOCK_M):
         i = first + start + tl.arange(0, BLOCK_M)
         mask = (i < summed)[:, None] & wanted
-        a, b, c, d = coordinates(i, k1, k2, k3, SUMMED_AXES)
-        value = widen(
-            tl.load(x + (base + (a * xr_0 + b * xr_1 + c * xr_2 + d * xr_3)[:, None]), mask=mask, other=0.0), ACC
-        )
+        e, f, g, h = coordinates(i, k1, k2, k3, SUMMED_AXES)
+        term = (e * xr_0 + f * xr_1 + g * xr_2 + h * xr_3)[:, None]
+        value = widen(tl.load(x + (base + term), mask=mask, other=0.0), ACC)
         if factor is not None:
-            times = tl.load(
-                factor + (other + (a * fr_0 + b * fr_1 + c * fr_2 + d * fr_3)[:, None]), mask=mask, other=0.0
-            )
+            term = (e * fr_0 + f * fr_1 + g * fr_2 + h * fr_3)[:, None]
+            times = tl.load(factor + (other + term), mask=mask, other=0.0)
             value = tl.where(value > 0, 0.0, value * widen(times, ACC))
         acc += value
     total = sum_over(acc, 0)

@@ -13,7 +13,7 @@ def gemm(
     ACT: tl.constexpr, PARAM: tl.constexpr, ALPHA: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
     WIDE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One tile of BLOCK_M rows by BLOCK_N columns of one matrix of the batch. Transposed operands are swapped strides."""
+    """One tile of BLOCK_M rows by BLOCK_N columns of one matrix of the batch; transposing swaps strides."""
     BAND: tl.constexpr = 8  # rows of tiles that are walked together, so that both operands stay in the L2 cache
     pid = tl.program_id(0)
     if WIDE:

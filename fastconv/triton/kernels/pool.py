@@ -58,9 +58,9 @@ def pool(
     image = (n * xs_n)[:, None] + (k * xs_c)[None, :]
     acc = tl.full((BLOCK_M, BLOCK_N), float("-inf") if MAX else 0.0, ACC)
     best = tl.full((BLOCK_M, BLOCK_N), -1, tl.int64)
-    for r in range(0, R):
+    for r in range(R):
         h = top + r * dil_h
-        for s in range(0, S):
+        for s in range(S):
             v = left + s * dil_w
             inside = (h >= 0) & (h < H) & (v >= 0) & (v < W)
             if ADAPTIVE:
@@ -111,11 +111,11 @@ def pool_backward(
         last_p = (h + pad_h) // stride_h
         last_q = (v + pad_w) // stride_w
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for i in range(0, R):
+    for i in range(R):
         p = last_p - (R - 1) + i  # ascending: additions in the order of the definition
         top, bottom = window(p, H, P, dil_h * (kernel_h - 1) + 1, stride_h, pad_h, ADAPTIVE)
         in_p = (p >= 0) & (p < P) & (h >= top) & (h < bottom)
-        for j in range(0, S):
+        for j in range(S):
             q = last_q - (S - 1) + j
             left, right = window(q, W, Q, dil_w * (kernel_w - 1) + 1, stride_w, pad_w, ADAPTIVE)
             held = (in_p & (q >= 0) & (q < Q) & (v >= left) & (v < right))[:, None] & mask

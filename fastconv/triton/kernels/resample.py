@@ -39,8 +39,8 @@ def upsample_backward(
     n, h, v = pixel(m, H, W)
     mask = (m < rows)[:, None] & (k < channels)
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for i in range(0, up_h):
-        for j in range(0, up_w):
+    for i in range(up_h):
+        for j in range(up_w):
             where = (n * ds_n + (h * up_h + i) * ds_p + (v * up_w + j) * ds_q)[:, None] + k * ds_k
             acc += widen(tl.load(dy + where, mask=mask, other=0.0), ACC)
     where = (n * xs_n + h * xs_h + v * xs_w)[:, None] + k * xs_c
@@ -84,11 +84,11 @@ def col2im(
     n = plane // C
     c = plane - n * C
     acc = tl.full((BLOCK,), 0.0, ACC)
-    for r in range(0, R):
+    for r in range(R):
         u = h + pad_h - r * dil_h
         p = u // stride_h
         in_h = (u >= 0) & (p * stride_h == u) & (p < P)
-        for s in range(0, S):
+        for s in range(S):
             t = v + pad_w - s * dil_w
             q = t // stride_w
             inside = there & in_h & (t >= 0) & (q * stride_w == t) & (q < Q)
