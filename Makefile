@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.fastconv-ready
 
-.PHONY: help setup build test demo verify bench lint format cuda-check gpu-check mutants clean
+.PHONY: help setup build test demo verify bench lint format cuda-check triton-check gpu-check mutants clean
 
 help:
 	@echo "make demo        real photos through torch and fastconv, an HTML report in fastconv-demo/"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench       layers and networks against torch, results in bench/results/"
 	@echo "make lint        ruff, mypy, clang-format"
 	@echo "make cuda-check  compile the CUDA kernels with nvcc: registers, spills, instructions"
+	@echo "make triton-check compile the Triton kernels without a GPU: registers, stack, shared memory"
 	@echo "make gpu-check   on a machine with a GPU: build, verify, sanitize, measure, test; needs no network"
 	@echo "make mutants     breaks the kernels in small ways; prints how many breakages the verification notices"
 	@echo "make build       development build in place"
@@ -57,6 +58,9 @@ cuda-check: $(STAMP)
 
 mutants: build
 	$(BIN)/python -m buildtools.mutation
+
+triton-check: $(STAMP)
+	$(BIN)/python -m buildtools.triton_check
 
 # No virtual environment: such a machine may have no network, and its own Python has torch and CUDA.
 gpu-check:

@@ -89,9 +89,12 @@ def compile_launch(launch: Launch, arch: int) -> Any:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from fastconv.triton.launch import COMPILER_OPTIONS
+
     attributes = {(position,): [["tt.divisibility", 16]] for position in launch.divisible}
     source = ASTSource(launch.kernel, dict(launch.signature), dict(launch.constants), attributes)
-    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(launch.options))
+    options = {**COMPILER_OPTIONS, **dict(launch.options)}
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
 
 
 def usage(compiled: Any, name: str, arch: int, dtype: torch.dtype) -> Usage:

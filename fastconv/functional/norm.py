@@ -52,11 +52,11 @@ def batch_norm_act(
     x: of the intermediate results none is kept.
     """
     try:
-        if dispatch.checks_first() or training:
+        if dispatch.checks_first(x) or training:
             _check(x, running_mean, running_var, weight, bias, training, residual, act, act_param)
         image = _image(x)
         number, alpha = split_param(act, act_param)
-        backend = dispatch.forced_backend()
+        backend = dispatch.forced_backend(x)
         operators = dispatch.operators_of(backend)
         if training:
             mean, var = dispatch.call(operators.batch_norm_stats, image, backend)

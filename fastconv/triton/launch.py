@@ -17,6 +17,8 @@ from fastconv import _C
 
 # The interpreter keeps the program's place in one global object.
 _interpreter = threading.RLock()
+# a * b + c rounded once, as compilers for C++ have it; Triton 3.10 changes the default.
+COMPILER_OPTIONS = {"enable_fp_fusion": True}
 # Takes what would be launched on a GPU, where one only wants to know or to compile it (buildtools/triton_check.py).
 recorder: Callable[[Any, tuple[Any, ...], dict[str, Any]], None] | None = None
 
@@ -46,7 +48,7 @@ def launch(file: str, name: str, grid: tuple[int, ...], like: Tensor, *arguments
             kernel[grid](*arguments, **constants)
     else:
         with torch.cuda.device(like.device):
-            kernel[grid](*arguments, **constants)
+            kernel[grid](*arguments, **constants, **COMPILER_OPTIONS)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class BatchNormStatsCase(ShapeCase):
         return mean, var
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
-        return tuple(operators().batch_norm_stats(present(inputs["x"]), backend))
+        return tuple(operators(backend).batch_norm_stats(present(inputs["x"]), backend))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class BatchNormCase(ShapeCase):
         return self._results(forward, inputs)
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
-        operator, mean, var = operators().batch_norm_act, inputs["mean"], inputs["var"]
+        operator, mean, var = operators(backend).batch_norm_act, inputs["mean"], inputs["var"]
         return self._results(
             lambda x, weight, bias, residual, alpha: operator(
                 x, mean, var, weight, bias, self.training, _EPS, residual, self.act, self._param, alpha, backend

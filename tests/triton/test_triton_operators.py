@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as torch_f
-from test_ops_opcheck import SAMPLES, WITHOUT_FAKE, SmallNet
+from test_ops_opcheck import SAMPLES, SmallNet
 from torch import Tensor
 
 import fastconv
 from fastconv import backends, functional, ops
+from fastconv.triton.operators import IMPLEMENTATIONS
 
 pytestmark = pytest.mark.skipif(
     backends.why_unavailable("triton_interpreted") is not None, reason="Triton is not installed"
 )
-NAMES = [name for name in SAMPLES if name not in WITHOUT_FAKE and name in list(ops.triton)]
+NAMES = [name for name in SAMPLES if name in IMPLEMENTATIONS]
 
 
 def _interpreted(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
