@@ -12,7 +12,7 @@ stride (fastconv/triton/phases.py). Groups, layouts, phases and slices are strid
 import triton.language as tl
 
 from .activations import epilogue
-from .mode import device, dot, kernel, narrow, widen
+from .mode import bound, device, dot, kernel, narrow, widen
 
 
 @device
@@ -71,7 +71,7 @@ def implicit_gemm(
     steps = blocks_c * taps
     if FLAT:
         steps = (taps * C + BLOCK_K - 1) // BLOCK_K
-    for step in range(steps):
+    for step in range(bound(steps)):
         if FLAT:
             j = step * BLOCK_K + tl.arange(0, BLOCK_K)
             tap = j // C
@@ -135,7 +135,7 @@ def depthwise(
     image = (n * xs_n)[:, None] + (group * C * xs_c)[None, :]
     filters = (group * ws_g + (k - group * K) * ws_k)[None, :]
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for c in range(C):
+    for c in range(bound(C)):
         for r in range(R):
             h, in_h = source(base_h, r * tap_h, H, up_h, UPSAMPLED)
             for s in range(S):

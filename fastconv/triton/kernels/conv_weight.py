@@ -7,7 +7,7 @@ reduce.py adds the slices in order: no atomics, the same bits every time.
 import triton.language as tl
 
 from .conv import pixel
-from .mode import dot, kernel, narrow, sum_over, widen
+from .mode import bound, dot, kernel, narrow, sum_over, widen
 
 
 @kernel
@@ -37,7 +37,7 @@ def weight_grad(
     filters = ((group * K + k) * ds_k)[:, None]
     channel = ((group * C + c) * xs_c)[None, :]
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for start in range(0, run, BLOCK_K):
+    for start in range(0, bound(run), BLOCK_K):
         m = first + start + tl.arange(0, BLOCK_K)
         n, p, q = pixel(m, P, Q)
         there = m < rows
@@ -77,7 +77,7 @@ def depthwise_weight_grad(
     channel = ((k // K * C + c) * xs_c)[None, :]
     first = split * run
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for start in range(0, run, BLOCK_M):
+    for start in range(0, bound(run), BLOCK_M):
         m = first + start + tl.arange(0, BLOCK_M)
         n, p, q = pixel(m, P, Q)
         there = (m < rows)[:, None]

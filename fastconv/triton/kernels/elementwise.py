@@ -7,7 +7,7 @@ dense tensor of any format is one axis of unit stride.
 import triton.language as tl
 
 from .activations import activate, derivative, second_derivative
-from .mode import device, kernel, narrow, sum_over, widen
+from .mode import bound, device, kernel, narrow, sum_over, widen
 
 
 @device
@@ -102,7 +102,7 @@ def reduce(
     if WIDE:
         first = first.to(tl.int64)
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for start in range(0, run, BLOCK_M):
+    for start in range(0, bound(run), BLOCK_M):
         i = first + start + tl.arange(0, BLOCK_M)
         mask = (i < summed)[:, None] & wanted
         e, f, g, h = coordinates(i, k1, k2, k3, SUMMED_AXES)

@@ -3,7 +3,7 @@
 import triton.language as tl
 
 from .activations import epilogue
-from .mode import dot, kernel, narrow
+from .mode import bound, dot, kernel, narrow
 
 
 @kernel
@@ -30,7 +30,7 @@ def gemm(
     left = batch * as_b + (m * as_m)[:, None]
     right = batch * bs_b + (n * bs_n)[None, :]
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for start in range(0, K, BLOCK_K):
+    for start in range(0, bound(K), BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         u = tl.load(a + (left + (k * as_k)[None, :]), mask=rows & (k < K)[None, :], other=0.0)
         v = tl.load(b + (right + (k * bs_k)[:, None]), mask=columns & (k < K)[:, None], other=0.0)

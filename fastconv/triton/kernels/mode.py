@@ -1,8 +1,8 @@
 """The few places where a GPU and Triton's interpreter differ.
 
-`kernel` and `device` decorate launched kernels and functions called by them; `widen`, `narrow`, `dot`, `sum_over` and
-`max_over` are the operations that the interpreter has in another form: it truncates float32 to bfloat16, multiplies
-bfloat16 by its bits, and cannot call the part of triton.language that is itself written in Triton.
+`kernel` and `device` decorate launched kernels and functions called by them; `bound`, `widen`, `narrow`, `dot`,
+`sum_over` and `max_over` are the operations that the interpreter has in another form: it truncates float32 to bfloat16,
+multiplies bfloat16 by its bits, and cannot call the part of triton.language that is itself written in Triton.
 """
 
 import triton
@@ -18,6 +18,10 @@ if INTERPRETED:
     def device(function):
         """Called as plain Python: the interpreter's own wrapper would patch the language again at every call."""
         return function
+
+    def bound(n):
+        """A loop's bound: Triton 3.6 cannot make a number of its own scalars where NumPy is of 2.4 or later."""
+        return int(n.handle.data.item()) if isinstance(n, tl.tensor) else n
 
     def widen(x, ACC):
         if x.dtype != tl.bfloat16:
@@ -48,6 +52,10 @@ if INTERPRETED:
 else:
     kernel = triton.jit
     device = triton.jit
+
+    @triton.jit
+    def bound(n):
+        return n
 
     @triton.jit
     def widen(x, ACC: tl.constexpr):

@@ -3,7 +3,7 @@
 import triton.language as tl
 
 from .conv import pixel
-from .mode import kernel, narrow, widen
+from .mode import bound, kernel, narrow, widen
 
 
 @kernel
@@ -39,8 +39,8 @@ def upsample_backward(
     n, h, v = pixel(m, H, W)
     mask = (m < rows)[:, None] & (k < channels)
     acc = tl.full((BLOCK_M, BLOCK_N), 0.0, ACC)
-    for i in range(up_h):
-        for j in range(up_w):
+    for i in range(bound(up_h)):
+        for j in range(bound(up_w)):
             where = (n * ds_n + (h * up_h + i) * ds_p + (v * up_w + j) * ds_q)[:, None] + k * ds_k
             acc += widen(tl.load(dy + where, mask=mask, other=0.0), ACC)
     where = (n * xs_n + h * xs_h + v * xs_w)[:, None] + k * xs_c

@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from .mode import device, kernel, max_over, narrow, sum_over, widen
+from .mode import bound, device, kernel, max_over, narrow, sum_over, widen
 
 
 @device
@@ -25,7 +25,7 @@ def softmax(
     base, there = lines(extent, inner, count, WIDE, BLOCK_M)
     top = tl.full((BLOCK_M,), float("-inf"), ACC)
     total = tl.full((BLOCK_M,), 0.0, ACC)
-    for start in range(0, extent, BLOCK_N):
+    for start in range(0, bound(extent), BLOCK_N):
         i = (start + tl.arange(0, BLOCK_N))[None, :]
         v = widen(tl.load(x + (base + i * inner), mask=there & (i < extent), other=float("-inf")), ACC)
         high = tl.maximum(top, max_over(v, 1))
@@ -34,7 +34,7 @@ def softmax(
         part = tl.where(v == float("-inf"), 0.0, tl.exp(v - high[:, None]))
         total = total * scale + sum_over(part, 1)
         top = high
-    for start in range(0, extent, BLOCK_N):
+    for start in range(0, bound(extent), BLOCK_N):
         i = (start + tl.arange(0, BLOCK_N))[None, :]
         mask = there & (i < extent)
         v = widen(tl.load(x + (base + i * inner), mask=mask, other=0.0), ACC)
@@ -50,13 +50,13 @@ def softmax_backward(
     """dx = y * (dy - sum of dy * y)"""
     base, there = lines(extent, inner, count, WIDE, BLOCK_M)
     dots = tl.full((BLOCK_M,), 0.0, ACC)
-    for start in range(0, extent, BLOCK_N):
+    for start in range(0, bound(extent), BLOCK_N):
         i = (start + tl.arange(0, BLOCK_N))[None, :]
         mask = there & (i < extent)
         g = widen(tl.load(dy + (base + i * inner), mask=mask, other=0.0), ACC)
         v = widen(tl.load(y + (base + i * inner), mask=mask, other=0.0), ACC)
         dots += sum_over(g * v, 1)
-    for start in range(0, extent, BLOCK_N):
+    for start in range(0, bound(extent), BLOCK_N):
         i = (start + tl.arange(0, BLOCK_N))[None, :]
         mask = there & (i < extent)
         g = widen(tl.load(dy + (base + i * inner), mask=mask, other=0.0), ACC)
