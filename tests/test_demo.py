@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import fastconv
 from fastconv import html
 from fastconv.bench.timing import Effort
 from fastconv.cli.main import main
@@ -217,3 +218,16 @@ def hide(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
         importlib.util, "find_spec", lambda name, *rest: None if name == module else find_spec(name, *rest)
     )
     monkeypatch.setitem(__import__("sys").modules, module, None)
+
+
+@needs(*CLASSIFIER_PACKAGES, *PHOTO_PACKAGES, "jinja2", "matplotlib")
+@pytest.mark.skipif(
+    fastconv.backends.why_unavailable("cuda_emulated") is not None, reason="no emulated kernels in this build"
+)
+def test_a_photo_through_the_cuda_kernels_executed_on_the_cpu(tmp_path, capsys):
+    """Every layer by the kernels that a GPU would run; no times, because they would say nothing."""
+    assert main(["demo", "--backend", "cuda_emulated", "--output", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "espresso" in shown and "left out: face detection and all timing" in shown
+    page = (tmp_path / "report.html").read_text()
+    assert "same five as torch" in page and "Median milliseconds" not in page
