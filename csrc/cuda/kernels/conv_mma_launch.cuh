@@ -3,11 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <iterator>
 
 #include "../conv_mma.h"
 #include "../device.h"
-#include "../tuning/gemm_plan.h"
+#include "../tuning/conv_plan.h"
 #include "conv_mma.cuh"
 #include "conv_mma_reduce.cuh"
 #include "layout.cuh"
@@ -90,29 +89,6 @@ void launch_tiles(ConvMmaParams<T>& params, int64_t most_pixels, int64_t splits,
   launch("conv_mma", config, conv_mma_kernel<Config>, params);
 }
 
-// The block's tile. Large tiles read each operand least often; others where large ones would leave multiprocessors
-// idle, or compute columns that do not exist. Resident blocks are what registers and shared memory allow
-// (kGatherMinBlocks). The percentage is the arithmetic a tile does while the largest does 100: counted, for Hopper,
-// from the L2 cache's 6,154 bytes a clock, which feed mma.sync at its full rate with 128 x 128 tiles but not with
-// smaller.
-struct ConvTile {
-  int m, n, resident, percent;
-};
-constexpr ConvTile kConvTiles[] = {{128, 128, 2, 100}, {128, 64, 3, 78}, {64, 64, 4, 58}, {128, 32, 4, 47}};
-
-inline int choose_tile(int64_t phase_pixels, const PhasedConv& conv, const DeviceInfo& device) {
-  int best = 0;
-  double least = 0;
-  for (int i = 0; i < static_cast<int>(std::size(kConvTiles)); ++i) {
-    const ConvTile& t = kConvTiles[i];
-    const int64_t tiles = tile_count(phase_pixels, conv.out_channels, conv.groups * conv.phases(), t.m, t.n);
-    const double cost =
-        wave_cost(tiles, std::max(device.multiprocessors, 1), t.resident, int64_t{1} * t.m * t.n, t.percent);
-    if (i == 0 || cost < least) best = i, least = cost;
-  }
-  return best;
-}
-
 }  // namespace conv_mma_detail
 
 template <class T>
@@ -148,13 +124,9 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
 
   const int most_taps = most(conv.h.taps) * most(conv.w.taps);
   const int64_t most_pixels = conv.N * most(conv.h.count) * most(conv.w.count);
-  const DeviceInfo& device = current_device();
-  const int chosen = choose_tile(most_pixels, conv, device);
-  const ConvTile& tile = kConvTiles[chosen];
   const int64_t steps = (most_taps * channels * static_cast<int64_t>(sizeof(T)) + 63) / 64;
-  const int splits =
-      split_parts(tile_count(most_pixels, conv.out_channels, conv.groups * conv.phases(), tile.m, tile.n), steps,
-                  tile.resident, tuning(device.architecture).gemm, device);
+  const ConvPlan plan = plan_conv(conv, most_pixels, steps, current_device());
+  const int splits = plan.splits;
   const int64_t row = conv.groups * conv.out_channels;
   params.partial_stride_phase = most_pixels * row;
   params.partial_stride_split = params.partial_stride_phase * conv.phases();
@@ -174,7 +146,7 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
   } else {
     config.footprint.writes("y", conv.out).reads(conv.epilogue, conv.dtype, row);
   }
-  switch (chosen) {
+  switch (plan.tile) {
     case 0:
       launch_tiles<MmaConfig<T, 128, 128, 64, 64, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
                                                                             most_taps);
