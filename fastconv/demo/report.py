@@ -185,7 +185,7 @@ def build_report(
         "faces": None if faces is None else _faces(faces),
         "faces_missing": faces_missing,
         "backend": backend,
-        "threads": "" if backend == "cuda" else f" with {torch.get_num_threads()} threads",
+        "threads": f" with {torch.get_num_threads()} threads" if backend == "cpu" else "",
         "facts": fact_rows(),
         "command": command,
         "created": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
