@@ -22,13 +22,39 @@
 
 namespace fastconv::cuda {
 
+// How threads share an image: 2^channel_bits along channels, the rest of a block along the columns of threads of one
+// strip after the other. The direction whose shift is 0 is contiguous across a warp.
+struct ThreadTiling {
+  static constexpr int kThreads = 128, kThreadBits = 7;
+  int channel_bits, channel_shift, unit_shift;
+  int columns, strips;  // of threads, of rows
+  int channel_blocks, unit_blocks;
+};
+
+// What a thread works on, in units of what one thread holds.
+struct ThreadPlace {
+  int64_t n;
+  int channel_block, channel_lane, column, strip;
+
+  __device__ explicit ThreadPlace(const ThreadTiling& tiling) {
+    const unsigned thread = threadIdx.x, channel_blocks = tiling.channel_blocks, unit_blocks = tiling.unit_blocks;
+    channel_block = static_cast<int>(blockIdx.x % channel_blocks);
+    const unsigned rest = blockIdx.x / channel_blocks;
+    n = rest / unit_blocks;
+    channel_lane = static_cast<int>((thread >> tiling.channel_shift) & ((1u << tiling.channel_bits) - 1));
+    const unsigned units = ThreadTiling::kThreads >> tiling.channel_bits;
+    const unsigned unit = rest % unit_blocks * units + ((thread >> tiling.unit_shift) & (units - 1));
+    column = static_cast<int>(unit % tiling.columns), strip = static_cast<int>(unit / tiling.columns);
+  }
+};
+
 template <class T, int kFilter_, int kInsert_, int kStride_, int kVector_, int kColumns_>
 struct DepthwiseConfig {
   using Element = T;
   using Acc = accumulate_t<T>;
   static constexpr int kFilter = kFilter_, kInsert = kInsert_, kStride = kStride_;  // the same along both axes
   static constexpr int kVector = kVector_, kColumns = kColumns_;
-  static constexpr int kThreads = 128;
+  static constexpr int kThreads = ThreadTiling::kThreads;
   static constexpr int kMaxChannels = 128;  // of a block: their filters lie in shared memory
   // Blocks on one multiprocessor: leaves 128 registers a thread, or 168. Sixteen warps with a row of packs each under
   // way (32 KiB and more a multiprocessor) cover the latency of memory.
@@ -58,9 +84,7 @@ struct DepthwiseParams {
   int first_row, first_column;  // output coordinates of group 0; 0, or -1 where an even group begins before the image
   int in_row, in_column;        // input coordinates of their windows
   int groups, strip_groups;     // groups of rows: of the image, of one strip
-  // Threads of a block: 2^channel_bits along channels, the rest along columns. The one whose shift is 0 is contiguous.
-  int channel_bits, channel_shift, column_shift;
-  int channel_blocks, column_blocks, strips;
+  ThreadTiling tiling;
 };
 
 // A complete group of output rows: through the epilogue and out, as far as it lies in the image.
@@ -114,18 +138,9 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   __shared__ __align__(16) Acc filters[kFilter * kFilter][Config::kMaxChannels];
 
   const int thread = static_cast<int>(threadIdx.x);
-  unsigned block = blockIdx.x;
-  const auto next = [&](int extent) {
-    const unsigned index = block % extent;
-    block /= extent;
-    return static_cast<int>(index);
-  };
-  const int channel_block = next(params.channel_blocks), column_block = next(params.column_blocks);
-  const int strip = next(params.strips);
-  const int64_t n = block;
-
-  const int block_channels = kVector << params.channel_bits;
-  const int channel0 = channel_block * block_channels;
+  const ThreadPlace place(params.tiling);
+  const int block_channels = kVector << params.tiling.channel_bits;
+  const int channel0 = place.channel_block * block_channels;
   for (int i = thread; i < kFilter * kFilter * block_channels; i += kThreads) {
     const int channel = i & (block_channels - 1), tap = i / block_channels;  // lanes write different banks
     if (channel0 + channel < params.channels) {
@@ -136,13 +151,9 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   }
   __syncthreads();
 
-  const int lane = ((thread >> params.channel_shift) & ((1 << params.channel_bits) - 1)) * kVector;
-  const int k = channel0 + lane;
-  const int columns_of_block = (kThreads >> params.channel_bits) * kColumns;
-  const int column = column_block * columns_of_block +
-                     ((thread >> params.column_shift) & ((kThreads >> params.channel_bits) - 1)) * kColumns;
-  const int q0 = params.first_column + column;
-  if (k >= params.channels || q0 >= params.out_w) return;
+  const int lane = place.channel_lane * kVector, k = channel0 + lane;
+  const int column = place.column * kColumns, q0 = params.first_column + column;
+  if (k >= params.channels || place.strip >= params.tiling.strips) return;
 
   // Columns of the window that lie in the image: the same on every row.
   const int w0 = params.in_column + column / kInsert * Config::kStride;
@@ -151,11 +162,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   for (int t = 0; t < kInColumns; ++t) {
     inside |= static_cast<unsigned>(static_cast<unsigned>(w0 + t) < static_cast<unsigned>(params.in_w)) << t;
   }
-  const int group0 = strip * params.strip_groups;
+  const int group0 = place.strip * params.strip_groups;
   const int group_end = min(group0 + params.strip_groups, params.groups);
   int h = params.in_row + group0 * Config::kStride;
-  const T* row = params.in + n * params.in_stride_n + k / params.spread * params.in_stride_c + h * params.in_stride_h +
-                 w0 * params.in_stride_w;
+  const T* row = params.in + place.n * params.in_stride_n + k / params.spread * params.in_stride_c +
+                 h * params.in_stride_h + w0 * params.in_stride_w;
   typename Epilogue::Channel channel[kVector];
 #pragma unroll
   for (int v = 0; v < kVector; ++v) channel[v] = epilogue.channel(k + v);
@@ -198,7 +209,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     }
     if (group >= group0) {
       const int p0 = params.first_row + group * kInsert;
-      depthwise_store<Config>(params, epilogue, channel, acc[kDepth - 1], n, k, p0, q0);
+      depthwise_store<Config>(params, epilogue, channel, acc[kDepth - 1], place.n, k, p0, q0);
     }
 #pragma unroll
     for (int age = kDepth - 1; age >= 0; --age) {
@@ -211,20 +222,40 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   }
 }
 
-// Smallest power of two that is at least `n`, as its exponent, but at most `most`.
-inline int bits_for(int64_t n, int most) {
-  int bits = 0;
-  while (bits < most && (int64_t{1} << bits) < n) ++bits;
-  return bits;
-}
+// Tiles `rows` rows in strips of `strip`, set here. Each strip reads the rows above it again, so strips of at least
+// `least` rows make three waves of threads at most; but a GPU that would stay partly idle gets down to two rows each. A
+// block holds the filters of at most `max_channels` channels, `vector` a thread.
+inline ThreadTiling tile_threads(const DepthwisePlan& plan, int vector, int max_channels, int columns, int rows,
+                                 int least, int& strip) {
+  const auto blocks_of = [](int64_t n, int64_t each) { return static_cast<int>((n + each - 1) / each); };
+  constexpr int64_t kThreadsPerMultiprocessor = 512;  // at 128 registers each
+  ThreadTiling t;
+  t.columns = columns;
+  const int lanes = blocks_of(plan.channels, vector);
+  const int64_t wave = current_device().multiprocessors * kThreadsPerMultiprocessor;
+  const int64_t threads = plan.N * lanes * columns;  // of one strip
+  const int64_t strips = std::max(
+      {int64_t{1}, std::min<int64_t>(3 * wave / threads, rows / least), std::min<int64_t>(wave / threads, rows / 2)});
+  strip = blocks_of(rows, strips);
+  t.strips = blocks_of(rows, strip);
 
-// Rows in strips: as few as fill the GPU, because every strip reads the rows above it again, and none shorter than
-// `least`. `blocks` is what there is without splitting.
-inline int strip_length(int rows, int64_t blocks, int least) {
-  constexpr int kBlocksPerMultiprocessor = 12;
-  const int64_t wanted = static_cast<int64_t>(current_device().multiprocessors) * kBlocksPerMultiprocessor;
-  const int64_t strips = std::max<int64_t>(1, std::min<int64_t>(wanted / blocks, rows / least));
-  return static_cast<int>((rows + strips - 1) / strips);
+  const int64_t units = static_cast<int64_t>(t.columns) * t.strips;
+  const bool along_channels = plan.out.stride[1] == 1;
+  // Channels: as wide as a warp, if that leaves few lanes without one. Columns: as many as there are.
+  int bits = ThreadTiling::kThreadBits;
+  if (along_channels) {
+    bits = 5;
+    while (bits > 2 && blocks_of(lanes, 1 << bits) * (1 << bits) * 7 > lanes * 8) --bits;
+  } else {
+    for (int64_t extent = 1; bits > 0 && extent < units; extent *= 2) --bits;
+  }
+  while (bits > 0 && vector << bits > max_channels) --bits;
+  t.channel_bits = bits;
+  t.channel_shift = along_channels ? 0 : ThreadTiling::kThreadBits - bits;
+  t.unit_shift = along_channels ? bits : 0;
+  t.channel_blocks = blocks_of(lanes, 1 << bits);
+  t.unit_blocks = blocks_of(units, ThreadTiling::kThreads >> bits);
+  return t;
 }
 
 inline Footprint depthwise_footprint(const DepthwisePlan& plan) {
@@ -256,27 +287,13 @@ void launch_depthwise(const DepthwisePlan& plan, const Epilogue& epilogue, void*
   params.groups = (plan.h.out - params.first_row + Config::kInsert - 1) / Config::kInsert;
 
   const int columns = (plan.w.out - params.first_column + Config::kColumns - 1) / Config::kColumns;  // of threads
-  constexpr int kThreadBits = 7;
-  static_assert(Config::kThreads == 1 << kThreadBits);
-  if (plan.out.stride[1] == 1) {
-    params.channel_bits = bits_for((plan.channels + Config::kVector - 1) / Config::kVector, 5);
-    params.channel_shift = 0, params.column_shift = params.channel_bits;
-  } else {
-    params.channel_bits = kThreadBits - bits_for(columns, kThreadBits);
-    params.channel_shift = kThreadBits - params.channel_bits, params.column_shift = 0;
-  }
-  const int block_channels = Config::kVector << params.channel_bits;
-  const int block_columns = Config::kThreads >> params.channel_bits;
-  params.channel_blocks = (plan.channels + block_channels - 1) / block_channels;
-  params.column_blocks = (columns + block_columns - 1) / block_columns;
-  const int64_t blocks = plan.N * params.channel_blocks * params.column_blocks;
-  params.strip_groups = strip_length(params.groups, blocks, 2 * Config::kDepth);
-  params.strips = (params.groups + params.strip_groups - 1) / params.strip_groups;
+  params.tiling = tile_threads(plan, Config::kVector, Config::kMaxChannels, columns, params.groups, 2 * Config::kDepth,
+                               params.strip_groups);
 
   LaunchConfig config;
   config.stream = stream;
   config.block = dim3(Config::kThreads);
-  config.grid = dim3(static_cast<unsigned>(blocks * params.strips));
+  config.grid = dim3(static_cast<unsigned>(plan.N * params.tiling.channel_blocks * params.tiling.unit_blocks));
   config.footprint = depthwise_footprint(plan);
   launch("depthwise", config, depthwise_kernel<Config, Epilogue>, params, epilogue);
 }

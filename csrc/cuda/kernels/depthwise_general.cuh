@@ -14,7 +14,7 @@ struct DepthwiseGeneralConfig {
   using Element = T;
   using Acc = accumulate_t<T>;
   static constexpr int kVector = kVector_;
-  static constexpr int kThreads = 128;
+  static constexpr int kThreads = ThreadTiling::kThreads;
   static constexpr int kMinBlocks = 4;
   static constexpr int kMaxFilterBytes = 48 << 10;  // what a block gets unasked
 };
@@ -30,8 +30,7 @@ struct DepthwiseGeneralParams {
   int64_t w_stride_filter, w_stride_r, w_stride_s;
   int channels, spread, collect;
   int strip_rows;
-  int channel_bits, channel_shift, column_shift;  // as in depthwise.cuh
-  int channel_blocks, column_blocks, strips;
+  ThreadTiling tiling;
 };
 
 // Walks along one axis of the virtual input, tap by tap, keeping the division by the rows' distance up to date.
@@ -60,20 +59,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   Acc* filters = reinterpret_cast<Acc*>(dynamic_shared_memory());
 
   const int thread = static_cast<int>(threadIdx.x);
-  unsigned block = blockIdx.x;
-  const auto next = [&](int extent) {
-    const unsigned index = block % extent;
-    block /= extent;
-    return static_cast<int>(index);
-  };
-  const int channel_block = next(params.channel_blocks), column_block = next(params.column_blocks);
-  const int strip = next(params.strips);
-  const int64_t n = block;
-
+  const ThreadPlace place(params.tiling);
   const DepthwiseAxis &axis_h = params.h, &axis_w = params.w;
   const int taps = axis_h.filter * axis_w.filter;
-  const int block_channels = kVector << params.channel_bits;
-  const int channel0 = channel_block * block_channels;
+  const int block_channels = kVector << params.tiling.channel_bits;
+  const int channel0 = place.channel_block * block_channels;
   for (int i = thread; i < params.collect * taps * block_channels; i += kThreads) {
     const int channel = i & (block_channels - 1), tap = i / block_channels % taps, m = i / block_channels / taps;
     if (channel0 + channel < params.channels) {
@@ -85,20 +75,17 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   }
   __syncthreads();
 
-  const int lane = ((thread >> params.channel_shift) & ((1 << params.channel_bits) - 1)) * kVector;
-  const int k = channel0 + lane;
-  const int block_columns = kThreads >> params.channel_bits;
-  const int q = column_block * block_columns + ((thread >> params.column_shift) & (block_columns - 1));
-  if (k >= params.channels || q >= axis_w.out) return;
+  const int lane = place.channel_lane * kVector, k = channel0 + lane, q = place.column;
+  if (k >= params.channels || place.strip >= params.tiling.strips) return;
 
   typename Epilogue::Channel channel[kVector];
 #pragma unroll
   for (int v = 0; v < kVector; ++v) channel[v] = epilogue.channel(k + v);
-  const T* image = params.in + n * params.in_stride_n +
+  const T* image = params.in + place.n * params.in_stride_n +
                    static_cast<int64_t>(k / params.spread) * params.collect * params.in_stride_c;
   const int whole_h = axis_h.dilation / axis_h.insert, part_h = axis_h.dilation % axis_h.insert;
   const int whole_w = axis_w.dilation / axis_w.insert, part_w = axis_w.dilation % axis_w.insert;
-  const int row0 = strip * params.strip_rows, row_end = min(row0 + params.strip_rows, axis_h.out);
+  const int row0 = place.strip * params.strip_rows, row_end = min(row0 + params.strip_rows, axis_h.out);
 #pragma unroll 1
   for (int p = row0; p < row_end; ++p) {
     Acc acc[kVector] = {};
@@ -124,8 +111,8 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
       }
     }
     Pack<T, kVector> y;
-    epilogue.finish_run(channel, acc, n, k, p, q, y.value);
-    store_pack<kVector>(params.out + n * params.out_stride_n + k * params.out_stride_c + p * params.out_stride_h +
+    epilogue.finish_run(channel, acc, place.n, k, p, q, y.value);
+    store_pack<kVector>(params.out + place.n * params.out_stride_n + k * params.out_stride_c + p * params.out_stride_h +
                             q * params.out_stride_w,
                         y);
   }
@@ -157,30 +144,14 @@ void launch_depthwise_general(const DepthwisePlan& plan, const Epilogue& epilogu
   params.channels = plan.channels, params.spread = plan.spread, params.collect = plan.collect;
 
   const int64_t channel_bytes = plan.collect * plan.taps() * static_cast<int64_t>(sizeof(typename Config::Acc));
-  const int lanes = (plan.channels + Config::kVector - 1) / Config::kVector;
-  constexpr int kThreadBits = 7;
-  static_assert(Config::kThreads == 1 << kThreadBits);
-  const bool along_channels = plan.out.stride[1] == 1;
-  params.channel_bits = along_channels ? bits_for(lanes, 5) : kThreadBits - bits_for(plan.w.out, kThreadBits);
-  while (params.channel_bits > 0 &&
-         (channel_bytes * Config::kVector << params.channel_bits) > Config::kMaxFilterBytes) {
-    --params.channel_bits;
-  }
-  params.channel_shift = along_channels ? 0 : kThreadBits - params.channel_bits;
-  params.column_shift = along_channels ? params.channel_bits : 0;
-  const int block_channels = Config::kVector << params.channel_bits;
-  const int block_columns = Config::kThreads >> params.channel_bits;
-  params.channel_blocks = (plan.channels + block_channels - 1) / block_channels;
-  params.column_blocks = (plan.w.out + block_columns - 1) / block_columns;
-  const int64_t blocks = plan.N * params.channel_blocks * params.column_blocks;
-  params.strip_rows = strip_length(plan.h.out, blocks, 4);
-  params.strips = (plan.h.out + params.strip_rows - 1) / params.strip_rows;
+  const int max_channels = static_cast<int>(Config::kMaxFilterBytes / channel_bytes);
+  params.tiling = tile_threads(plan, Config::kVector, max_channels, plan.w.out, plan.h.out, 4, params.strip_rows);
 
   LaunchConfig config;
   config.stream = stream;
   config.block = dim3(Config::kThreads);
-  config.grid = dim3(static_cast<unsigned>(blocks * params.strips));
-  config.dynamic_shared_bytes = static_cast<size_t>(channel_bytes) * block_channels;
+  config.grid = dim3(static_cast<unsigned>(plan.N * params.tiling.channel_blocks * params.tiling.unit_blocks));
+  config.dynamic_shared_bytes = static_cast<size_t>(channel_bytes) * Config::kVector << params.tiling.channel_bits;
   config.footprint = depthwise_footprint(plan);
   launch("depthwise_general", config, depthwise_general_kernel<Config, Epilogue>, params, epilogue);
 }

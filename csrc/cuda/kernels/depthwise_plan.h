@@ -111,10 +111,10 @@ inline Reasons depthwise_reasons(const ConvProblem& c) {
   if (c.stride_h > kMaxStep || c.stride_w > kMaxStep) {
     reasons.push_back("stride " + std::to_string(c.stride_h) + "x" + std::to_string(c.stride_w) + " is above 2^29");
   }
-  // No kernel has more blocks than this: 32 channels and 4 columns, or 128 columns, each.
+  // No kernel has more blocks than this: 4 channels and 32 columns, 32 and 4, or 128 columns, each.
   const auto blocks = [&](int64_t channels, int64_t columns) {
     const double n = static_cast<double>(c.N), k = static_cast<double>(channels), q = static_cast<double>(columns);
-    return n * ((k / 32 + 1) * (q / 4 + 1) + k * (q / 128 + 1));
+    return n * ((k / 32 + 1) * (q / 4 + 1) + (k / 4 + 1) * (q / 32 + 1) + k * (q / 128 + 1));
   };
   if (blocks(c.K, c.Q) > 0x7fffffff || blocks(c.C, c.W) > 0x7fffffff) {
     reasons.push_back("N = " + std::to_string(c.N) + ", C = " + std::to_string(c.C) + ", K = " + std::to_string(c.K) +
