@@ -10,10 +10,11 @@ inline bool pixels_are_even(const TensorView& t) {
   return t.size[2] == 1 || t.size[3] == 1 || t.stride[2] == t.size[3] * t.stride[3];
 }
 inline int64_t pixel_stride(const TensorView& t) { return t.size[3] > 1 ? t.stride[3] : t.stride[2]; }
-inline bool images_are_even(const TensorView& t) {
+// A parameter that all images share has one image, which its stride of 0 repeats.
+inline bool images_are_even(const TensorView& t, int64_t images) {
   const int64_t pixels = t.size[2] * t.size[3];
   if (!t.present() || pixels == 1) return true;
-  return pixels_are_even(t) && (t.size[0] == 1 || t.stride[0] == pixels * pixel_stride(t));
+  return pixels_are_even(t) && (images == 1 || t.stride[0] == pixels * pixel_stride(t));
 }
 
 inline void refuse_uneven_pixels(Reasons& reasons, const char* name, const TensorView& t) {

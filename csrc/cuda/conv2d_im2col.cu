@@ -26,8 +26,9 @@ Reasons common_reasons(const Conv2dCall& call) {
 }
 
 bool outputs_are_even(const Conv2dCall& call) {
-  return images_are_even(call.y) && images_are_even(call.epilogue.residual) &&
-         images_are_even(call.epilogue.full_param);
+  const int64_t N = call.problem.N;
+  return images_are_even(call.y, N) && images_are_even(call.epilogue.residual, N) &&
+         images_are_even(call.epilogue.full_param, N);
 }
 
 // ---- im2col ----
@@ -110,7 +111,7 @@ void run_im2col(const Conv2dCall& call, const CallContext& context) {
 bool never(const Conv2dCall&) { return false; }
 
 // ---- pointwise ----
-bool merges_images(const Conv2dCall& call) { return images_are_even(call.x) && outputs_are_even(call); }
+bool merges_images(const Conv2dCall& call) { return images_are_even(call.x, call.problem.N) && outputs_are_even(call); }
 
 GemmCall pointwise_gemm(const Conv2dCall& call, int64_t group) {
   const ConvProblem& p = call.problem;

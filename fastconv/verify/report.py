@@ -23,7 +23,8 @@ def table_rows(report: Report) -> list[tuple[str, ...]]:
         dtypes = " ".join(_short(o.dtype) for o in ran)
         counts = [sum(o.passed for o in outcomes), sum(o.refused for o in outcomes), sum(len(o.failures) for o in ran)]
         worst = max((o.worst for o in outcomes), default=0.0)
-        rows.append((place, op, name, dtypes, *(str(count) for count in counts), f"{worst:.2f}"))
+        shown = f"{worst:.2f}" if worst < 1e4 else f"{worst:.0e}"
+        rows.append((place, op, name, dtypes, *(str(count) for count in counts), shown))
     return rows
 
 
