@@ -20,7 +20,7 @@ Reasons mma_split_k_reasons(const GemmCall& call) {
   return reasons;
 }
 
-bool prefer_split(const GemmCall& call) { return gemm_mma_parts<half_t>(call) > 1; }
+bool prefer_split(const GemmCall& call) { return prefer_split_gemm_mma<half_t>(call); }
 
 void run(const GemmCall& call, const CallContext& context, bool split) {
   call.dtype == DType::kFloat16 ? run_gemm_mma<half_t>(call, context, split)

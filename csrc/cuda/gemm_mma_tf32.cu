@@ -21,7 +21,7 @@ Reasons tf32_split_k_reasons(const GemmCall& call) {
 }
 
 bool prefer_tf32(const GemmCall& call) { return call.allow_tf32; }
-bool prefer_tf32_split(const GemmCall& call) { return call.allow_tf32 && gemm_mma_parts<float>(call) > 1; }
+bool prefer_tf32_split(const GemmCall& call) { return call.allow_tf32 && prefer_split_gemm_mma<float>(call); }
 
 void run_tf32(const GemmCall& call, const CallContext& context) { run_gemm_mma<float>(call, context, false); }
 void run_tf32_split_k(const GemmCall& call, const CallContext& context) { run_gemm_mma<float>(call, context, true); }

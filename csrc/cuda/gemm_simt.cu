@@ -13,52 +13,44 @@ template <class T>
 using SmallTile = GemmSimtConfig<T, 64, 64, sizeof(T) == 8 ? 8 : 16, 4, 4>;
 template <class T>
 using LargeTile = GemmSimtConfig<T, 128, 128, 8, 8, 8>;
+constexpr int kLongestStep = 16;  // of these tiles, along K: parts of a split are multiples of it
 
-bool large_tile(const GemmCall& call) {
+GemmPlan plan(const GemmCall& call, bool split) {
   const DeviceInfo& device = current_device();
   const GemmTuning& t = tuning(device.architecture).gemm;
-  const TileChoice choice = {128, 128, 64, 64, t.simt_large_resident, t.simt_small_resident, t.simt_small_percent};
-  return call.dtype != DType::kFloat64 && prefer_large_tile(call.M, call.N, call.batch, choice, device);
-}
-
-int64_t steps(const GemmCall& call) {
-  const int tile_k = large_tile(call) || call.dtype == DType::kFloat64 ? 8 : 16;
-  return (call.K + tile_k - 1) / tile_k;
-}
-
-int parts(const GemmCall& call) {
-  const DeviceInfo& device = current_device();
-  const GemmTuning& t = tuning(device.architecture).gemm;
-  const bool large = large_tile(call);
-  const int tile = large ? 128 : 64;
-  return split_parts(tile_count(call.M, call.N, call.batch, tile, tile), steps(call),
-                     large ? t.simt_large_resident : t.simt_small_resident, t, device);
+  const bool wide = call.dtype == DType::kFloat64;
+  const GemmKernelFacts kernel = {
+      {128, 128, 64, 64, t.simt_large_resident, t.simt_small_resident, t.simt_small_percent},
+      !wide,
+      kLongestStep,
+      wide ? t.simt_rate / 2 : t.simt_rate,
+      static_cast<int>(dtype_size(accumulate_dtype(call.dtype)))};
+  return plan_gemm(call.M, call.N, call.K, call.batch, kernel, split, device);
 }
 
 Reasons split_reasons(const GemmCall& call) {
   Reasons reasons = gemm_extent_reasons(call);
-  refuse_unsplittable(reasons, call, 16);
+  refuse_unsplittable(reasons, call, kLongestStep);
   return reasons;
 }
 
-bool prefer_split(const GemmCall& call) { return parts(call) > 1; }
+bool prefer_split(const GemmCall& call) { return plan(call, true).clocks < plan(call, false).clocks; }
 
 void run(const GemmCall& call, const CallContext& context, bool split) {
   if (call.batch == 0 || call.M == 0 || call.N == 0) return;
   LaunchConfig config = gemm_launch_config(call, context);
-  // Asked for by name, K is split in two even where it does not pay.
-  const int splits = split ? even_parts(std::max(2, parts(call)), steps(call)) : 1;
+  const GemmPlan chosen = plan(call, split);
   visit_dtype(call.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     accumulate_t<T>* partials = nullptr;
-    if (split) partials = gemm_partials<accumulate_t<T>>(call, splits, context, config);
+    if (split) partials = gemm_partials<accumulate_t<T>>(call, chosen.parts, context, config);
     visit_epilogue<T>(call.epilogue, [&](auto epilogue) {
       if constexpr (sizeof(T) < 8) {
-        if (large_tile(call)) return launch_gemm_simt<LargeTile<T>>(call, epilogue, splits, partials, config);
+        if (chosen.large) return launch_gemm_simt<LargeTile<T>>(call, epilogue, chosen.parts, partials, config);
       }
-      launch_gemm_simt<SmallTile<T>>(call, epilogue, splits, partials, config);
+      launch_gemm_simt<SmallTile<T>>(call, epilogue, chosen.parts, partials, config);
     });
-    if (split) launch_split_k_reduce<T>(partials, splits, gemm_output_view(call), call.epilogue, context.stream);
+    if (split) launch_split_k_reduce<T>(partials, chosen.parts, gemm_output_view(call), call.epilogue, context.stream);
   });
 }
 

@@ -80,7 +80,7 @@ bool wgmma_preferred(const GemmCall& call) {
 
 // One block a multiprocessor with either tile. The narrow one fetches a third more for the same product: 85 % of the
 // wide one's rate is what that is taken to cost, not measured.
-constexpr TileChoice kTiles = {kTileM, kWideN, kTileM, kNarrowN, 1, 1, 85};
+constexpr TilePair kTiles = {kTileM, kWideN, kTileM, kNarrowN, 1, 1, 85};
 
 template <class T>
 void launch_for(const GemmCall& call, const LaunchConfig& config) {

@@ -10,10 +10,14 @@ constexpr Tuning kTuningSm80 = {{
     4,
     60,  // 128 x 128: 64 KiB and 128 threads of up to 255 registers; 64 x 64: 32 KiB, 128 threads of up to 128
     2,
-    8,
-    70,  // 256 threads of 128 registers twice; 64 threads of 128 registers, 8 times
-    8,
-    32,  // the ring of four stages is full for at least half of a part
+    2,
+    60,  // 256 threads of up to 128 registers, twice
+    1024,
+    64,  // sm_80; sm_86 and sm_89 have half of the first and twice the second
+    12,  // 1.9 TB/s over 108 multiprocessors at 1.41 GHz
+    1500,
+    3000,  // about a memory latency at either end; 2 us
+    32,
 }};
 
 }  // namespace fastconv::cuda
