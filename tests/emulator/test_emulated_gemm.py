@@ -4,10 +4,14 @@ Integers are exact in every type and sum here, tf32 included: compared bit for b
 that the row multiplies in, tf32 where it rounds to that.
 """
 
+import ctypes
+
 import numpy as np
 import pytest
+from emulator_build import build_library
 from emulator_client import ACTIVATIONS, DTYPES, Epilogue, narrow, widen
 from test_emulated_kernels import activate, assert_close, empty, gemm_operand, kernels, values  # noqa: F401
+from test_emulator_counters import read_table
 
 ROWS = [
     ("mma", "float16"), ("mma", "bfloat16"), ("mma_tf32", "float32"),
@@ -221,3 +225,17 @@ def test_older_gpus_take_the_cuda_cores(kernels, monkeypatch):  # noqa: F811
         kernels.gemm(a, b, d, "float16", algo="mma")
     kernels.gemm(a, b, d, "float16")
     np.testing.assert_array_equal(d, np.full(d.shape, 40.0))
+
+
+@pytest.mark.parametrize(("algo", "dtype"), [("mma", "float16"), ("mma_tf32", "float32"), ("simt", "float32")])
+@pytest.mark.parametrize("transpose", TRANSPOSES)
+@pytest.mark.parametrize("batch", [1, 100], ids=["small_tile", "large_tile"])
+def test_no_bank_conflicts(kernels, batch, transpose, algo, dtype, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("FASTCONV_EMULATOR_COUNTERS", "1")
+    library = ctypes.CDLL(str(build_library()))
+    library.fastconv_emulator_clear_counters()
+    check_exact(kernels, (batch, 72, 72, 32), transpose, algo, dtype)
+    rows = [row for row in read_table(library) if not row.access.startswith("global")]
+    library.fastconv_emulator_clear_counters()
+    assert {row.access for row in rows} >= {"shared read", "shared write"}
+    assert [row for row in rows if row.units != row.minimum] == []

@@ -33,12 +33,16 @@ struct GemmSimtConfig {
   // One pack of padding: the transposing stores of a warp (rows in the lanes, kPack apart in K) then fall into
   // different banks, and rows stay aligned to packs.
   static constexpr int kRowA = kTileM + kPack, kRowB = kTileN + kPack;
+  // Where in line k of a tile a row lies. With 16 lines, four transposing stores would meet in two places: the upper
+  // eight lines are twisted.
+  __device__ static constexpr int place(int row, int k) { return row ^ (k & 8); }
   // Blocks on one multiprocessor: leaves 128 registers a thread. Without the bound ptxas aims higher and spills.
   static constexpr int kMinBlocks = 512 / kThreads;
 
   static_assert(kThreadM % kPack == 0 && kThreadN % kPack == 0, "a thread owns whole packs");
   static_assert(kTileM * kTileK == kThreads * kPack, "a thread loads one pack of A a step");
   static_assert(kTileN * kTileK == kThreads * kPack, "a thread loads one pack of B a step");
+  static_assert(kTileM % 16 == 0 && kTileN % 16 == 0, "place() stays inside a line");
   static_assert(kThreads % kTileN == 0, "in the epilogue a thread keeps to one column");
   static_assert(kThreadsM * kTileN <= 2 * kTileK * kRowA, "the epilogue stages one slice in A's buffers");
 };
@@ -97,9 +101,9 @@ class GemmTileLoader {
     for (int e = 0; e < kPack; ++e) v.value[e] = to_accumulate(staged_.value[e]);
     if (along_k) {
 #pragma unroll
-      for (int e = 0; e < kPack; ++e) tile[k(along_k) + e][row(along_k)] = v.value[e];
+      for (int e = 0; e < kPack; ++e) tile[k(along_k) + e][Config::place(row(along_k), k(along_k))] = v.value[e];
     } else {
-      store_pack<kPack>(&tile[k(along_k)][row(along_k)], v);
+      store_pack<kPack>(&tile[k(along_k)][Config::place(row(along_k), k(along_k))], v);
     }
   }
 
@@ -167,9 +171,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     for (int k = 0; k < kTileK; ++k) {
       Pack<Acc, kPack> a[Config::kGroupsM], b[Config::kGroupsN];
 #pragma unroll
-      for (int g = 0; g < Config::kGroupsM; ++g) a[g] = load_pack<kPack>(&tile_a[stage][k][thread_m + g * kStepM]);
+      for (int g = 0; g < Config::kGroupsM; ++g)
+        a[g] = load_pack<kPack>(&tile_a[stage][k][Config::place(thread_m + g * kStepM, k)]);
 #pragma unroll
-      for (int g = 0; g < Config::kGroupsN; ++g) b[g] = load_pack<kPack>(&tile_b[stage][k][thread_n + g * kStepN]);
+      for (int g = 0; g < Config::kGroupsN; ++g)
+        b[g] = load_pack<kPack>(&tile_b[stage][k][Config::place(thread_n + g * kStepN, k)]);
 #pragma unroll
       for (int i = 0; i < Config::kThreadM; ++i) {
 #pragma unroll

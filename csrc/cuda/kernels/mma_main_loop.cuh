@@ -55,6 +55,8 @@ struct MmaConfig {
 
   static_assert(kTileM % kWarpM == 0 && kTileN % kWarpN == 0, "warps cover the tile");
   static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "whole fragments, B's in pairs");
+  static_assert(sizeof(T) == 2 || (kMajorA == Major::kK || kWarpM % 32 == 0), "words are read from 32 rows on");
+  static_assert(sizeof(T) == 2 || (kMajorB == Major::kK || kWarpN % 32 == 0), "words are read from 32 rows on");
   static_assert(kTileN % 32 == 0, "the slice's padding relies on it");
   static_assert(kStages >= 2, "one stage is multiplied while another is filled");
   static_assert(kMinBlocks >= 1, "too many threads");

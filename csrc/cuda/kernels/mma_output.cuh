@@ -111,6 +111,24 @@ struct VectorEpilogue {
   }
 };
 
+// Eight floats are two 16-byte reads: every other four lanes take the second half first, so that eight lanes of one
+// phase, 32 bytes apart, read from all banks.
+__device__ __forceinline__ void read_vector(const float* slice, float (&v)[8]) {
+  const bool swapped = threadIdx.x / 4 % 2 == 1;
+  const Pack<float, 4> first = load_pack<4>(slice + (swapped ? 4 : 0)),
+                       second = load_pack<4>(slice + (swapped ? 0 : 4));
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {  // selects: an array indexed at run time would live in memory
+    v[i] = swapped ? second.value[i] : first.value[i];
+    v[4 + i] = swapped ? first.value[i] : second.value[i];
+  }
+}
+__device__ __forceinline__ void read_vector(const float* slice, float (&v)[4]) {
+  const Pack<float, 4> quad = load_pack<4>(slice);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) v[i] = quad.value[i];
+}
+
 // This thread's accumulators of the warp's rows slab * 16 .. + 15 into the slice.
 template <class Config>
 __device__ __forceinline__ void stage_slab(const typename Config::Accumulators& acc, int slab, float* slice) {
@@ -170,12 +188,7 @@ __device__ __forceinline__ void store_mma_tile(const typename Config::Accumulato
         const MmaRow at = place(tile_row<Config>(row, slab));
         if (!at.valid) continue;
         float v[kVector];
-#pragma unroll
-        for (int i = 0; i < kVector; i += 4) {
-          const Pack<float, 4> quad = load_pack<4>(slice + row * kStride + column + i);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) v[i + e] = quad.value[e];
-        }
+        read_vector(slice + row * kStride + column, v);
         store_pack<kVector>(output.d + at.offset + n,
                             epilogue.finish(output.epilogue, v, output.first_channel + n, at));
       }

@@ -75,8 +75,7 @@ struct MmaTile {
       } else {
         // ldmatrix transposes 16-bit elements only.
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          a[i][e] = word(tile, first + e % 2 * 8 + lane / 4, depth_half * 8 + e / 2 * 4 + lane % 4);
+        for (int e = 0; e < 4; ++e) a[i][e] = word(tile, row0, i, e % 2, depth_half * 8 + e / 2 * 4);
       }
       round_to_tf32(a[i]);
     }
@@ -99,8 +98,7 @@ struct MmaTile {
                           tile + offset(depth_half * 16 + lane / 8 % 2 * 8 + lane % 8, first / kChunk + lane / 16));
       } else {
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          pair[e] = word(tile, first + e / 2 * 8 + lane / 4, depth_half * 8 + e % 2 * 4 + lane % 4);
+        for (int e = 0; e < 4; ++e) pair[e] = word(tile, row0, i / 2, e / 2, depth_half * 8 + e % 2 * 4);
       }
       round_to_tf32(pair);
       b[i][0] = pair[0], b[i][1] = pair[1];
@@ -119,8 +117,15 @@ struct MmaTile {
     return line % 8;
   }
 
-  __device__ __forceinline__ static uint32_t word(const unsigned char* tile, int row, int k) {
-    return *reinterpret_cast<const uint32_t*>(tile + offset(k, row / kChunk) + row % kChunk * 4);
+  // The float at row lane / 4 of the lower or upper eight of 16 rows, the `group`-th from row0 (a multiple of 32) on,
+  // and at k + lane % 4 (k a multiple of 4). Spelled so that the compiler sees what is the same for all: the swizzle
+  // takes two bits of the chunk, which only `group` and `upper` share, so four addresses and constants beside them
+  // reach everything.
+  __device__ __forceinline__ static uint32_t word(const unsigned char* tile, int row0, int group, int upper, int k) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int place = offset(lane % 4, lane / 16) + lane / 4 % 4 * 4;
+    const int twisted = place ^ ((group % 2 * 4 + upper * 2) * 16);
+    return *reinterpret_cast<const uint32_t*>(tile + twisted + (row0 / kChunk + group / 2 * 8 + k * kLineChunks) * 16);
   }
 
   __device__ __forceinline__ static void round_to_tf32(uint32_t (&r)[4]) {
