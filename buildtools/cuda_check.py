@@ -28,18 +28,14 @@ ARCHITECTURES = ("8.0", "9.0a")
 # SASS mnemonics worth a column: multiply-adds on CUDA cores, in packed halves, on tensor cores (warp, warpgroup), and
 # asynchronous and matrix loads.
 SHOWN = ("FFMA", "HFMA2", "DFMA", "HMMA", "HGMMA", "LDGSTS", "LDSM", "UTMALDG", "UTMASTG")
-# By what a kernel's name starts with, and where: without these instructions it is not what it says it is.
-EXPECTED = {
-    ("gemm_mma", "sm_80"): ("HMMA", "LDGSTS", "LDSM"),
-    ("gemm_mma", "sm_90a"): ("HMMA", "LDGSTS", "LDSM"),
-    ("conv_mma", "sm_80"): ("HMMA", "LDGSTS", "LDSM"),
-    ("conv_mma", "sm_90a"): ("HMMA", "LDGSTS", "LDSM"),
-    ("weight_grad_mma_kernel", "sm_80"): ("HMMA", "LDGSTS"),
-    ("weight_grad_mma_kernel", "sm_90a"): ("HMMA", "LDGSTS"),
-    ("stem_mma", "sm_80"): ("HMMA",),
-    ("stem_mma", "sm_90a"): ("HMMA",),
-    ("gemm_wgmma", "sm_90a"): ("HGMMA", "UTMALDG"),
-}
+# What a kernel's name promises, as a pattern of it, and on which architectures: without these instructions it is not
+# what it says it is. Copies by the element have no asynchronous form in 16 bits; ldmatrix turns 16-bit elements only.
+_MMA_CHUNKS = r"(gemm|conv|weight_grad|grouped)\w*_mma_kernel<MmaConfig<(half_t|bfloat16_t)(?!.*ElementLoader)"
+EXPECTED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    (r"\w*mma_kernel<(?!GemmWgmma)", ("sm_80", "sm_90a"), ("HMMA",)),
+    (_MMA_CHUNKS, ("sm_80", "sm_90a"), ("LDGSTS", "LDSM")),
+    (r"gemm_wgmma_kernel", ("sm_90a",), ("HGMMA", "UTMALDG")),
+)
 
 
 @dataclass
@@ -110,7 +106,8 @@ def readable(names: list[str]) -> list[str]:
     short = []
     for name in answer.stdout.splitlines():
         name = re.sub(r"fastconv::(?:cuda::|activations::)?|\(anonymous namespace\)::", "", name)
-        short.append(re.sub(r"^void |\((?:int|bool)\)|\([^()]*\)$", "", name))
+        name = re.sub(r"^void |\((?:int|bool)\)", "", name)
+        short.append(re.sub(r">\(.*\)$|(?<!>)\([^()]*\)$", lambda end: end[0][:1].replace("(", ""), name))
     return short
 
 
@@ -137,11 +134,11 @@ def complaints(usages: list[KernelUsage], disassembled: bool) -> list[str]:
     found = [f"{u.architecture} {u.name}: {u.spill_bytes} bytes spilled" for u in usages if u.spill_bytes]
     if disassembled:
         for usage in usages:
-            for (prefix, architecture), wanted in EXPECTED.items():
-                if usage.architecture == architecture and usage.name.startswith(prefix):
+            for pattern, architectures, wanted in EXPECTED:
+                if usage.architecture in architectures and re.match(pattern, usage.name):
                     lacking = [name for name in wanted if not usage.instructions.get(name)]
                     if lacking:
-                        found.append(f"{architecture} {usage.name}: no {', '.join(lacking)}")
+                        found.append(f"{usage.architecture} {usage.name}: no {', '.join(lacking)}")
     return found
 
 

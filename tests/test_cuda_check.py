@@ -1,5 +1,6 @@
 """make cuda-check: what it reads from the compilers' output, and what it complains of."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def usages() -> list[cuda_check.KernelUsage]:
     counts = cuda_check.parse_instructions(SASS)
     for usage in found:
         usage.instructions = dict(counts.get((usage.name, usage.architecture), {}))
-        usage.name = usage.name[4:] if usage.name.startswith("_Z15") else usage.name
+        if usage.name.startswith("_Z15"):
+            usage.name = "gemm_mma_kernel<MmaConfig<half_t, 64>, ChunkLoader>"
     return found
 
 
@@ -48,10 +50,18 @@ def test_reads_ptxas_and_cuobjdump() -> None:
 
 def test_complains_of_spills_and_of_missing_instructions() -> None:
     gemm, copy = usages()
-    assert cuda_check.complaints([gemm, copy], True) == ["sm_80 gemm_mma_kernelv: 56 bytes spilled"]
+    assert cuda_check.complaints([gemm, copy], True) == [f"sm_80 {gemm.name}: 56 bytes spilled"]
     gemm.spill_bytes, gemm.instructions["LDSM"] = 0, 0
-    assert cuda_check.complaints([gemm], True) == ["sm_80 gemm_mma_kernelv: no LDSM"]
+    assert cuda_check.complaints([gemm], True) == [f"sm_80 {gemm.name}: no LDSM"]
     assert cuda_check.complaints([gemm], False) == []
+    gemm.name = "gemm_mma_kernel<MmaConfig<half_t, 64>, ElementLoader>"
+    assert cuda_check.complaints([gemm], True) == []
+
+
+@pytest.mark.skipif(shutil.which("c++filt") is None, reason="no c++filt")
+def test_names_are_short() -> None:
+    mangled = ["_ZN8fastconv4cuda6kernelINS_6half_tELi4ELb1EEEvNS0_6ParamsIT_EE", "_Z4copyPfi"]
+    assert cuda_check.readable(mangled) == ["kernel<half_t, 4, true>", "copy"]
 
 
 @pytest.mark.parametrize(
