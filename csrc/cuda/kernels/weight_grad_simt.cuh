@@ -36,7 +36,7 @@ struct WeightGradSimtConfig {
   static constexpr int kMinBlocks = 512 / kThreads;                     // leaves 128 registers a thread
 
   static_assert(kTileM == kTileN, "both sides are fetched alike");
-  static_assert(kTileK % kFetch == 0 && kFetch * sizeof(T) <= 16, "a fetch is at most one pack");
+  static_assert(kFetch * sizeof(T) <= 16 && kThreads / kTileK * kFetch == kTileM, "a fetch is at most one pack");
   static_assert(kTileN <= kThreads, "the table of columns is filled in one pass");
 };
 
@@ -44,9 +44,9 @@ template <class T>
 struct WeightGradSimtParams {
   ConvProblem problem;
   TensorView dy, x;
-  accumulate_t<T>* partial;  // [chunk][K][columns]
+  accumulate_t<T>* partial;  // [chunk][K][row]
   int64_t pixels, chunk_pixels;
-  int columns;  // R * S * C / groups
+  int columns, row;  // R * S * C / groups, and that in whole packs
   int tiles_m_of_group, tiles_n;
   // How lanes are laid over memory: dy along filters and x along channels, or either along pixels; whether packs of
   // them may be loaded whole.
@@ -65,10 +65,9 @@ struct WeightGradPixel {
   int n, p, q;
 };
 
-// One column of the product: where it lies relative to a window's corner.
-struct alignas(16) WeightGradColumn {
-  int64_t x_offset;
-  int h, w;  // kOutsideImage past the last column
+// One column of the product relative to a window's corner: kOutsideImage past the last column.
+struct alignas(8) WeightGradShift {
+  int h, w;
 };
 
 template <class T>
@@ -85,16 +84,17 @@ __device__ __forceinline__ void weight_grad_pixel(const WeightGradSimtParams<T>&
 }
 
 template <class T>
-__device__ __forceinline__ WeightGradColumn weight_grad_column(const WeightGradSimtParams<T>& params, int column) {
+__device__ __forceinline__ void weight_grad_column(const WeightGradSimtParams<T>& params, int group, int column,
+                                                   int64_t& x_offset, WeightGradShift& shift) {
   const ConvProblem& problem = params.problem;
   const int R = static_cast<int>(problem.R), S = static_cast<int>(problem.S);
   const int channels = static_cast<int>(problem.channels_per_group());
-  if (column >= params.columns) return {0, kOutsideImage, kOutsideImage};
   const int c = params.channels_innermost ? column % channels : column / (R * S);
   const int window = params.channels_innermost ? column / channels : column % (R * S);
-  const int h = window / S * static_cast<int>(problem.dilation_h);
-  const int w = window % S * static_cast<int>(problem.dilation_w);
-  return {params.x.offset(0, c, h, w), h, w};
+  shift.h = window / S * static_cast<int>(problem.dilation_h);
+  shift.w = window % S * static_cast<int>(problem.dilation_w);
+  x_offset = params.x.offset(0, group * problem.channels_per_group() + c, shift.h, shift.w);
+  if (column >= params.columns) shift.h = kOutsideImage;
 }
 
 template <class Config>
@@ -107,7 +107,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   __shared__ __align__(16) Acc tile_a[2][kTileK][Config::kRowA];
   __shared__ __align__(16) Acc tile_b[2][kTileK][Config::kRowB];
   __shared__ WeightGradPixel pixels[2][kTileK];
-  __shared__ WeightGradColumn columns[kTileN];
+  // Column c lies at slot_of(c), so that lanes with every kFetch-th column read neighbouring slots.
+  __shared__ int64_t column_offsets[kTileN];
+  __shared__ WeightGradShift column_shifts[kTileN];
+  // Set aside: the main loop has no register to spare.
+  __shared__ int tile_group, tile_filter, tile_column;
 
   const ConvProblem& problem = params.problem;
   const int thread = static_cast<int>(threadIdx.x);
@@ -119,7 +123,11 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   const int64_t first = blockIdx.y * params.chunk_pixels;
   const int count = static_cast<int>(min(params.chunk_pixels, params.pixels - first));
 
-  if (thread < kTileN) columns[thread] = weight_grad_column(params, n0 + thread);
+  const auto slot_of = [](int column) { return column % kFetch * (kTileN / kFetch) + column / kFetch; };
+  if (thread == 0) tile_group = group, tile_filter = m0, tile_column = n0;
+  if (thread < kTileN) {
+    weight_grad_column(params, group, n0 + thread, column_offsets[slot_of(thread)], column_shifts[slot_of(thread)]);
+  }
   if (thread < 2 * kTileK) {
     const int64_t pixel = first + thread, row = pixel / problem.Q;
     weight_grad_pixel(params, static_cast<int>(row / problem.P), static_cast<int>(row % problem.P),
@@ -138,66 +146,69 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   };
   __syncthreads();
 
-  // A thread fetches kFetch neighbours in memory: of one pixel, or of one filter (or column).
-  const auto lane_of = [&](bool along_pixels) {
-    return along_pixels ? thread / (kTileK / kFetch) : thread % (kTileM / kFetch) * kFetch;
+  // A thread fetches, for one pixel, kFetch filters (or columns): neighbours where channels lie together in memory,
+  // else kLaneStep apart, so that neighbouring lanes take neighbouring pixels.
+  constexpr int kLaneStep = Config::kThreads / kTileK;
+  const auto lane_of = [&](bool along_channels) {
+    return along_channels ? thread % (kTileM / kFetch) * kFetch : thread / kTileK;
   };
-  const auto pixel_of = [&](bool along_pixels) {
-    return along_pixels ? thread % (kTileK / kFetch) * kFetch : thread / (kTileM / kFetch);
+  const auto pixel_of = [&](bool along_channels) {
+    return along_channels ? thread / (kTileM / kFetch) : thread % kTileK;
   };
   const T* dy = params.dy.template as<const T>() +
-                (static_cast<int64_t>(group) * filters + m0 + lane_of(!params.dy_along_filters)) * params.dy.stride[1];
-  const T* x = params.x.template as<const T>() + group * problem.channels_per_group() * params.x.stride[1];
-  const int filters_left = filters - m0 - lane_of(!params.dy_along_filters);
+                (static_cast<int64_t>(group) * filters + m0 + lane_of(params.dy_along_filters)) * params.dy.stride[1];
 
   Pack<T, kFetch> staged_a, staged_b;
   const auto fetch = [&](int step) {
     const WeightGradPixel(&pixel)[kTileK] = pixels[step & 1];
-    const int k_a = pixel_of(!params.dy_along_filters);
+    const int64_t at = pixel[pixel_of(params.dy_along_filters)].dy_offset;
+    const int filters_left =
+        static_cast<int>(problem.filters_per_group()) - tile_filter - lane_of(params.dy_along_filters);
     if (params.dy_packs && filters_left >= kFetch) {
-      const int64_t at = pixel[k_a].dy_offset;
       staged_a = at >= 0 ? load_pack<kFetch>(dy + at) : Pack<T, kFetch>{};
     } else {
+      const int lane_step = params.dy_along_filters ? 1 : kLaneStep;
 #pragma unroll
       for (int e = 0; e < kFetch; ++e) {
-        const int filter = params.dy_along_filters ? e : 0;
-        const int64_t at = pixel[params.dy_along_filters ? k_a : k_a + e].dy_offset;
-        staged_a.value[e] = at >= 0 && filter < filters_left ? dy[at + filter * params.dy.stride[1]] : T{};
+        const bool inside = at >= 0 && e * lane_step < filters_left;
+        staged_a.value[e] = inside ? dy[at + e * lane_step * params.dy.stride[1]] : T{};
       }
     }
-    const int k_b = pixel_of(!params.x_along_channels), n_b = lane_of(!params.x_along_channels);
-    const auto input = [&](const WeightGradPixel& corner, const WeightGradColumn& column) -> const T* {
-      const bool inside = static_cast<unsigned>(corner.h + column.h) < static_cast<unsigned>(problem.H) &&
-                          static_cast<unsigned>(corner.w + column.w) < static_cast<unsigned>(problem.W);
-      return inside ? x + corner.x_offset + column.x_offset : nullptr;
+    const WeightGradPixel& corner = pixel[pixel_of(params.x_along_channels)];
+    const auto input = [&](int column) -> const T* {
+      const WeightGradShift shift = column_shifts[slot_of(column)];
+      const bool inside = static_cast<unsigned>(corner.h + shift.h) < static_cast<unsigned>(problem.H) &&
+                          static_cast<unsigned>(corner.w + shift.w) < static_cast<unsigned>(problem.W);
+      return inside ? params.x.template as<const T>() + corner.x_offset + column_offsets[slot_of(column)] : nullptr;
     };
+    const int column = lane_of(params.x_along_channels);
     if (params.x_packs) {
-      const T* at = input(pixel[k_b], columns[n_b]);
-      staged_b = at ? load_pack<kFetch>(at) : Pack<T, kFetch>{};
+      const T* from = input(column);
+      staged_b = from ? load_pack<kFetch>(from) : Pack<T, kFetch>{};
     } else {
+      const int lane_step = params.x_along_channels ? 1 : kLaneStep;
 #pragma unroll
       for (int e = 0; e < kFetch; ++e) {
-        const T* at =
-            params.x_along_channels ? input(pixel[k_b], columns[n_b + e]) : input(pixel[k_b + e], columns[n_b]);
-        staged_b.value[e] = at ? *at : T{};
+        const T* from = input(column + e * lane_step);
+        staged_b.value[e] = from ? *from : T{};
       }
     }
   };
-  const auto store_one = [&](const Pack<T, kFetch>& staged, bool along_pixels, auto& tile) {
-    const int k = pixel_of(along_pixels), lane = lane_of(along_pixels);
+  const auto store_one = [&](const Pack<T, kFetch>& staged, bool along_channels, auto& tile) {
+    const int k = pixel_of(along_channels), lane = lane_of(along_channels);
     Pack<Acc, kFetch> v;
 #pragma unroll
     for (int e = 0; e < kFetch; ++e) v.value[e] = to_accumulate(staged.value[e]);
-    if (along_pixels) {
-#pragma unroll
-      for (int e = 0; e < kFetch; ++e) tile[k + e][lane] = v.value[e];
-    } else {
+    if (along_channels) {
       store_pack<kFetch>(&tile[k][lane], v);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kFetch; ++e) tile[k][lane + e * kLaneStep] = v.value[e];
     }
   };
   const auto store = [&](int stage) {
-    store_one(staged_a, !params.dy_along_filters, tile_a[stage]);
-    store_one(staged_b, !params.x_along_channels, tile_b[stage]);
+    store_one(staged_a, params.dy_along_filters, tile_a[stage]);
+    store_one(staged_b, params.x_along_channels, tile_b[stage]);
   };
 
   const int thread_m = thread / Config::kThreadsN * kPack, thread_n = thread % Config::kThreadsN * kPack;
@@ -239,14 +250,19 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     }
   }
 
-  Acc* partial = params.partial + (blockIdx.y * problem.K + static_cast<int64_t>(group) * filters) * params.columns;
+  const int last_filter = static_cast<int>(problem.filters_per_group()) - 1;
+  const int64_t first_row = blockIdx.y * problem.K + tile_group * problem.filters_per_group();
 #pragma unroll
   for (int i = 0; i < Config::kThreadM; ++i) {
-    const int m = m0 + thread_m + i / kPack * Config::kStepM + i % kPack;
+    const int m = tile_filter + thread_m + i / kPack * Config::kStepM + i % kPack;
+    Acc* row = params.partial + (first_row + m) * params.row;
 #pragma unroll
-    for (int j = 0; j < Config::kThreadN; ++j) {
-      const int n = n0 + thread_n + j / kPack * Config::kStepN + j % kPack;
-      if (m < filters && n < params.columns) partial[static_cast<int64_t>(m) * params.columns + n] = acc[i][j];
+    for (int g = 0; g < Config::kGroupsN; ++g) {
+      const int n = tile_column + thread_n + g * Config::kStepN;
+      Pack<Acc, kPack> v;
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) v.value[e] = acc[i][g * kPack + e];
+      if (m <= last_filter && n < params.row) store_pack<kPack>(row + n, v);
     }
   }
 }
@@ -254,8 +270,8 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
 template <class T>
 struct WeightGradSumParams {
   ConvProblem problem;
-  const accumulate_t<T>* partial;  // [chunk][K][columns]
-  int64_t chunks, columns;
+  const accumulate_t<T>* partial;  // [chunk][K][row]
+  int64_t chunks, columns, row;
   bool channels_innermost;
   TensorView dw;
 };
@@ -269,13 +285,14 @@ __global__ void __launch_bounds__(kWeightGradSumThreads) weight_grad_sum_kernel(
   const int64_t count = problem.K * params.columns;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    const int64_t k = i / params.columns, column = i % params.columns, window_positions = problem.R * problem.S;
+    const accumulate_t<T>* partial = params.partial + k * params.row + column;
     accumulate_t<T> sum = 0;
-    for (int64_t chunk = 0; chunk < params.chunks; ++chunk) sum += params.partial[chunk * count + i];
-    const int64_t column = i % params.columns, window_positions = problem.R * problem.S;
+    for (int64_t chunk = 0; chunk < params.chunks; ++chunk) sum += partial[chunk * problem.K * params.row];
     const int64_t channels = problem.channels_per_group();
     const int64_t c = params.channels_innermost ? column % channels : column / window_positions;
     const int64_t window = params.channels_innermost ? column / channels : column % window_positions;
-    params.dw.template as<T>()[params.dw.offset(i / params.columns, c, window / problem.S, window % problem.S)] =
+    params.dw.template as<T>()[params.dw.offset(k, c, window / problem.S, window % problem.S)] =
         from_accumulate<T>(sum);
   }
 }
@@ -305,6 +322,7 @@ void launch_weight_grad_simt(const Conv2dWeightGradCall& call, const CallContext
   params.problem = p, params.dy = call.dy, params.x = call.x;
   params.pixels = p.N * p.P * p.Q;
   params.columns = static_cast<int>(p.gemm_k());
+  params.row = (params.columns + Config::kPack - 1) / Config::kPack * Config::kPack;
   params.tiles_m_of_group = static_cast<int>((p.filters_per_group() + Config::kTileM - 1) / Config::kTileM);
   params.tiles_n = (params.columns + Config::kTileN - 1) / Config::kTileN;
   const auto along_channels = [](const TensorView& t) { return t.stride[1] == 1 && t.stride[3] != 1; };
@@ -320,7 +338,7 @@ void launch_weight_grad_simt(const Conv2dWeightGradCall& call, const CallContext
   params.channels_innermost = params.x_along_channels;
 
   const int64_t tiles = params.tiles_m_of_group * p.groups * params.tiles_n;
-  const int64_t partial_bytes = p.K * params.columns * static_cast<int64_t>(sizeof(Acc));
+  const int64_t partial_bytes = p.K * params.row * static_cast<int64_t>(sizeof(Acc));
   const WeightGradSplit split = weight_grad_split(params.pixels, tiles, partial_bytes, multiprocessors);
   params.chunk_pixels = split.chunk_pixels;
   params.partial = static_cast<Acc*>(context.workspace->allocate(split.chunks * partial_bytes));
@@ -341,7 +359,8 @@ void launch_weight_grad_simt(const Conv2dWeightGradCall& call, const CallContext
       std::min<int64_t>((p.K * params.columns + kWeightGradSumThreads - 1) / kWeightGradSumThreads, 1 << 16)));
   sum.footprint.reads("partial", params.partial, split.chunks * partial_bytes).writes("dw", call.dw);
   launch("weight_grad_sum", sum, weight_grad_sum_kernel<T>,
-         WeightGradSumParams<T>{p, params.partial, split.chunks, params.columns, params.channels_innermost, call.dw});
+         WeightGradSumParams<T>{p, params.partial, split.chunks, params.columns, params.row, params.channels_innermost,
+                                call.dw});
 }
 
 }  // namespace fastconv::cuda
