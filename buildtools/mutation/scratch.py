@@ -1,7 +1,9 @@
 """A copy of the sources to break, and of the package around the library that is built from them."""
 
+import enum
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from .. import emulated
@@ -11,6 +13,14 @@ from .edits import Mutant
 ROOT = emulated.ROOT
 SCRATCH = ROOT / "build" / "mutation"
 REGULAR = ROOT / "build"
+
+
+class Built(enum.Enum):
+    """What became of a mutant in one compilation unit."""
+
+    BROKEN = "does not compile"
+    UNCHANGED = "the same machine code"
+    CHANGED = "another library"
 
 
 def prepare() -> None:
@@ -69,19 +79,36 @@ def _inputs(task: Task) -> set[str]:
     return {str(Path(name).resolve()) for name in task.depfile.read_text().replace("\\\n", " ").split()[1:]}
 
 
-def build(mutant: Mutant, unit: str) -> bool:
-    """Compiles `unit` with the mutation, links it with everything else unmutated; False where it does not compile."""
+def _compile(unit: str, suffix: str) -> Path | None:
+    """The object of a .cu file of the scratch folder; None where it does not compile."""
+    task = Task.of(source(unit), SCRATCH / ("objects" + suffix), [*emulated.KERNEL_FLAGS, "-w"])
+    task.object.parent.mkdir(exist_ok=True)
+    return task.object if subprocess.run(task.command, capture_output=True).returncode == 0 else None
+
+
+@cache
+def _unmutated(unit: str) -> bytes:
+    compiled = _compile(unit, "_unmutated")
+    if compiled is None:
+        raise SystemExit(f"mutation: {unit} does not compile as it is")
+    return compiled.read_bytes()
+
+
+def build(mutant: Mutant, unit: str) -> Built:
+    """Compiles `unit` with the mutation and links it with everything else unmutated."""
+    unmutated = _unmutated(unit)
     path = source(mutant.file)
     text = path.read_text()
     path.write_text(mutant.apply(text))
     try:
-        mutated = Task.of(source(unit), SCRATCH / "objects", [*emulated.KERNEL_FLAGS, "-w"])
-        mutated.object.parent.mkdir(exist_ok=True)
-        if subprocess.run(mutated.command, capture_output=True).returncode != 0:
-            return False
+        compiled = _compile(unit, "")
     finally:
         path.write_text(text)
-    objects = [mutated.object if task.source.name == unit else task.object for task in emulated.tasks(REGULAR)]
+    if compiled is None:
+        return Built.BROKEN
+    if compiled.read_bytes() == unmutated:
+        return Built.UNCHANGED
+    objects = [compiled if task.source.name == unit else task.object for task in emulated.tasks(REGULAR)]
     library().unlink(missing_ok=True)
     link(objects, library(), emulated.LINK_FLAGS, default_compiler())
-    return True
+    return Built.CHANGED

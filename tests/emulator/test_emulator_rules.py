@@ -29,10 +29,14 @@ PLACES = {
 NAMES = sorted({*PLACES, *WITHOUT_POSITION, *EITHER_PLACE})
 
 
-@pytest.fixture(scope="session", params=["switch", "ucontext"])
+# The assembly switch of the processor under every schedule, the portable one under one.
+RUNS = [*(("switch", schedule) for schedule in SCHEDULES), ("ucontext", "fifo")]
+
+
+@pytest.fixture(scope="session")
 def rules(request) -> ctypes.CDLL:
-    """With the assembly switch of the processor, and with the portable one."""
-    return build_rules(request.param, ["-DFASTCONV_EMULATOR_UCONTEXT"] if request.param == "ucontext" else [])
+    switch = getattr(request, "param", "switch")
+    return build_rules(switch, ["-DFASTCONV_EMULATOR_UCONTEXT"] if switch == "ucontext" else [])
 
 
 def run(library: ctypes.CDLL, name: str, broken: bool) -> str:
@@ -54,7 +58,7 @@ def limit(monkeypatch):
     monkeypatch.setenv("FASTCONV_EMULATOR_LIMIT", "100000")
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("rules", "schedule"), RUNS, indirect=["rules"])
 @pytest.mark.parametrize("name", NAMES)
 def test_broken_kernel_is_reported(rules, name, schedule, monkeypatch):
     monkeypatch.setenv("FASTCONV_EMULATOR_SCHEDULE", schedule)
@@ -66,7 +70,7 @@ def test_broken_kernel_is_reported(rules, name, schedule, monkeypatch):
         assert re.search(r"block \(\d+,\d+,\d+\) thread \d+ \(warp \d+ lane \d+\)", text), text
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("rules", "schedule"), RUNS, indirect=["rules"])
 @pytest.mark.parametrize("name", NAMES)
 def test_clean_twin_is_silent(rules, name, schedule, monkeypatch):
     monkeypatch.setenv("FASTCONV_EMULATOR_SCHEDULE", schedule)
