@@ -20,6 +20,7 @@
 #include "../primitives/launch.h"
 #include "../primitives/mbarrier.cuh"
 #include "../primitives/named_barrier.cuh"
+#include "../primitives/opaque.cuh"
 #include "../primitives/pack.cuh"
 #include "../primitives/register_budget.cuh"
 #include "../primitives/tensor_map.h"
@@ -181,29 +182,29 @@ __device__ __forceinline__ void consumer_barrier(int consumer) {
 }
 
 // Chunk by chunk of columns: registers -> epilogue -> shared memory, in the swizzle that TMA expects -> D. The eight
-// rows that a warp writes at once fall into different banks thanks to it. `buffer`: the next of the consumer's two,
-// which take turns from tile to tile, too.
+// rows that a warp writes at once fall into different banks thanks to it. `stored` counts the consumer's chunks, whose
+// two buffers take turns from tile to tile, too.
 template <class Config, class Params, class Epilogue>
 __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumulators], const Params& params,
                                              GemmWgmmaShared<Config>& shared, const Epilogue& epilogue,
-                                             const TileOrigin& origin, int consumer, int& buffer) {
+                                             const TileOrigin& origin, int consumer, int& stored) {
   using T = typename Config::Element;
-  const int thread = static_cast<int>(threadIdx.x) % Config::kWarpgroup;
-  const int row = thread / 32 * 16 + thread % 32 / 4;
   const int m = origin.m + consumer * Config::kConsumerM;
 #pragma unroll
   for (int c = 0; c < Config::kTileN / Config::kChunkN; ++c) {
     const int n0 = origin.n + c * Config::kChunkN;
     if (n0 >= params.N) break;
-    unsigned char* chunk = shared.chunk[consumer][buffer];
-    buffer ^= 1;
+    // Addresses are computed anew for every chunk: there are no registers to keep them in.
+    stored = opaque(stored + 1);
+    const int thread = opaque(static_cast<int>(threadIdx.x) % Config::kWarpgroup);
+    const int row = thread / 32 * 16 + thread % 32 / 4;
+    unsigned char* chunk = shared.chunk[consumer][stored & 1];
     if (thread == 0) tma_wait_stores_read<1>();  // the store before the last was this buffer's
     consumer_barrier(consumer);
 #pragma unroll
     for (int j = 0; j < Config::kChunkN / 8; ++j) {
-      const int n = n0 + j * 8 + thread % 4 * 2;
-      const typename Epilogue::Channel channels[2] = {epilogue.channel(min(n, params.N - 1)),
-                                                      epilogue.channel(min(n + 1, params.N - 1))};
+      const int n = min(n0 + j * 8 + thread % 4 * 2, params.N - 2);  // N is even here
+      const typename Epilogue::Channel channels[2] = {epilogue.channel(n), epilogue.channel(n + 1)};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {  // rows row and row + 8
         const float* sums = &acc[(c * Config::kChunkN / 8 + j) * 4 + half * 2];
@@ -286,14 +287,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int consumer = warpgroup - 1;
   const int steps = (params.K + Config::kTileK - 1) / Config::kTileK;
   RingPlace<Config::kStages> place;
-  int buffer = 0;
+  int stored = 0;
   for (int tile = static_cast<int>(blockIdx.x); tile < params.tiles; tile += static_cast<int>(gridDim.x)) {
     const TileOrigin origin = tile_origin<Config>(params, tile);
     float acc[Config::kAccumulators];
     multiply<Config>(acc, shared, place, steps, consumer, params.a_mn_major, params.b_mn_major);
     if constexpr (Epilogue::kUnrolled) {
       if (params.store_by_tma) {
-        store_by_tma<Config>(acc, params, shared, epilogue, origin, consumer, buffer);
+        store_by_tma<Config>(acc, params, shared, epilogue, origin, consumer, stored);
         continue;
       }
     }
@@ -352,7 +353,7 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
   params.tiles = params.tiles_m * params.tiles_n * params.batch;
   params.d_data = static_cast<T*>(call.d);
   params.d_stride_batch = call.d_stride_batch, params.d_stride_m = call.d_stride_m, params.d_stride_n = call.d_stride_n;
-  params.store_by_tma = d.served && !d.mn_major && reinterpret_cast<uintptr_t>(call.d) % 16 == 0 &&
+  params.store_by_tma = d.served && !d.mn_major && call.N % 2 == 0 && reinterpret_cast<uintptr_t>(call.d) % 16 == 0 &&
                         (call.batch == 1 || (call.d_stride_batch > 0 && call.d_stride_batch % 8 == 0));
   if (params.store_by_tma) {
     TensorMapSpec spec{call.d, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
