@@ -56,6 +56,8 @@ struct DepthwiseConfig {
   static constexpr int kVector = kVector_, kColumns = kColumns_;
   static constexpr int kThreads = ThreadTiling::kThreads;
   static constexpr int kMaxChannels = 128;  // of a block: their filters lie in shared memory
+  // One pack of padding: the transposing stores of a warp, tap after tap, then fall into different banks.
+  static constexpr int kFilterRow = kMaxChannels + 4;
   // Blocks on one multiprocessor: leaves 128 registers a thread, or 168. Sixteen warps with a row of packs each under
   // way (32 KiB and more a multiprocessor) cover the latency of memory.
   static constexpr int kMinBlocks = kFilter < 7 ? 4 : 3;
@@ -135,14 +137,14 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   constexpr int kFilter = Config::kFilter, kVector = Config::kVector, kColumns = Config::kColumns;
   constexpr int kInsert = Config::kInsert, kDepth = Config::kDepth, kInColumns = Config::kInColumns;
   constexpr int kThreads = Config::kThreads;
-  __shared__ __align__(16) Acc filters[kFilter * kFilter][Config::kMaxChannels];
+  __shared__ __align__(16) Acc filters[kFilter * kFilter][Config::kFilterRow];
 
   const int thread = static_cast<int>(threadIdx.x);
   const ThreadPlace place(params.tiling);
   const int block_channels = kVector << params.tiling.channel_bits;
   const int channel0 = place.channel_block * block_channels;
   for (int i = thread; i < kFilter * kFilter * block_channels; i += kThreads) {
-    const int channel = i & (block_channels - 1), tap = i / block_channels;  // lanes write different banks
+    const int channel = i / (kFilter * kFilter), tap = i % (kFilter * kFilter);  // as the taps lie in memory
     if (channel0 + channel < params.channels) {
       filters[tap][channel] =
           to_accumulate(params.first_tap[(channel0 + channel) * params.w_stride_filter +
