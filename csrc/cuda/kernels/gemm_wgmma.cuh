@@ -65,7 +65,7 @@ struct alignas(kSwizzlePatternBytes) GemmWgmmaShared {
 template <class T>
 struct GemmWgmmaParams {
   TensorMap a, b, d;
-  int M, N, K, batch;
+  int M, N, K;
   int tiles_m, tiles_n, tiles;  // tiles: of the whole batch
   bool a_mn_major, b_mn_major;
   bool a_batched, b_batched;  // else all products share the operand
@@ -347,10 +347,9 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
   params.a_batched = call.batch > 1 && call.a_stride_batch != 0;
   params.b_batched = call.batch > 1 && call.b_stride_batch != 0;
   params.M = static_cast<int>(call.M), params.N = static_cast<int>(call.N), params.K = static_cast<int>(call.K);
-  params.batch = static_cast<int>(call.batch);
   params.tiles_m = (params.M + Config::kTileM - 1) / Config::kTileM;
   params.tiles_n = (params.N + Config::kTileN - 1) / Config::kTileN;
-  params.tiles = params.tiles_m * params.tiles_n * params.batch;
+  params.tiles = params.tiles_m * params.tiles_n * static_cast<int>(call.batch);
   params.d_data = static_cast<T*>(call.d);
   params.d_stride_batch = call.d_stride_batch, params.d_stride_m = call.d_stride_m, params.d_stride_n = call.d_stride_n;
   params.store_by_tma = d.served && !d.mn_major && call.N % 2 == 0 && reinterpret_cast<uintptr_t>(call.d) % 16 == 0 &&
