@@ -169,6 +169,11 @@ def calls(dtype: torch.dtype, last: bool) -> dict[str, Callable[[], Any]]:
         "adaptive_avg_pool2d": op("adaptive_avg_pool2d", x, [7, 7], ""),
         "adaptive_avg_pool2d_backward": op("adaptive_avg_pool2d_backward", t(2, 64, 5, 5), [2, 64, 56, 56], ""),
         "adaptive_max_pool2d": op("adaptive_max_pool2d", x, [5, 5], True, ""),
+        "norm_stats": op("batch_norm_stats", x, ""),
+        "norm_act": op("batch_norm_act", x, t(64), t(64), t(64), t(64), True, 1e-5, y, "relu", 0.0, None, ""),
+        "norm_backward": op(
+            "batch_norm_act_backward", y, x, t(64), t(64), t(64), t(64), True, 1e-5, y, "relu", 0.0, None, ""
+        ),
         "softmax": op("softmax", t(64, 1000), 1, ""),
         "softmax_backward": op("softmax_backward", t(64, 1000), t(64, 1000), 1, ""),
         "channel_sum": op("channel_sum", y, ""),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import conv, elementwise, gemm, pooling, reductions, resample
+from . import conv, elementwise, gemm, norm, pooling, reductions, resample
 from .epilogue import PLAIN, Epilogue
 from .pooling import Windows
 
@@ -127,6 +127,22 @@ def _max_pool2d_backward(
     pooling.pool_backward(dy, indices, dx, Windows(kernel, stride, padding, dilation))
 
 
+def _batch_norm_act(
+    y: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, training: bool, eps: float, residual: Any,
+    act: str, param: float, alpha: Any, _: str,
+) -> None:  # fmt: skip
+    epilogue = Epilogue.of(y, None, None, None, residual, act, param, alpha)
+    norm.norm_act(x, y, mean, var, weight, bias, eps, epilogue)
+
+
+def _batch_norm_act_backward(
+    out: tuple[Tensor, Tensor, Tensor, Tensor], dy: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Any,
+    bias: Any, training: bool, eps: float, residual: Any, act: str, param: float, alpha: Any, _: str,
+) -> None:  # fmt: skip
+    epilogue = Epilogue.of(out[0], None, None, None, residual, act, param, alpha)
+    norm.norm_act_backward(out, dy, x, mean, var, weight, bias, training, eps, epilogue)
+
+
 IMPLEMENTATIONS: dict[str, Callable[..., None]] = {
     "conv2d": _conv2d,
     "upsample_conv2d": _upsample_conv2d,
@@ -150,6 +166,9 @@ IMPLEMENTATIONS: dict[str, Callable[..., None]] = {
     "prelu_alpha_grad": lambda y, dy, x, size, _: reductions.prelu_alpha_grad(dy, x, y),
     "softmax": lambda y, x, dim, _: elementwise.softmax(x, y, dim),
     "softmax_backward": lambda dx, dy, y, dim, _: elementwise.softmax_backward(dy, y, dx, dim),
+    "batch_norm_stats": lambda out, x, _: norm.stats(x, *out),
+    "batch_norm_act": _batch_norm_act,
+    "batch_norm_act_backward": _batch_norm_act_backward,
     "channel_sum": lambda y, dy, _: reductions.channel_sum(dy, y),
     "im2col": lambda y, x, kernel, stride, padding, dilation, _: resample.im2col(
         x, y, kernel, stride, padding, dilation

@@ -11,8 +11,14 @@ from . import axes, tiles
 from .launch import accumulate_type, is_interpreted, is_wide, launch
 
 
-def sum_axes(x: Tensor, summed: Sequence[int], y: Tensor, factor: Tensor | None = None) -> None:
-    """y = x summed over the axes `summed`, or factor * x where x <= 0; y is dense over x's other axes in order."""
+def sum_axes(
+    x: Tensor, summed: Sequence[int], y: Tensor, factor: Tensor | None = None, kind: str = "slope", divide_by: int = 1
+) -> None:
+    """y = x summed over the axes `summed`, over `divide_by`; y is dense over x's other axes in order.
+
+    With a factor, of x's shape: the sum of x * factor ("product"), of (x - factor)^2 ("square"), or of x * factor where
+    x <= 0 ("slope").
+    """
     tensors = [x] if factor is None else [x, factor]
     kept = [axis for axis in range(x.dim()) if axis not in summed]
     # y's strides come first: the outputs are walked in y's order.
@@ -34,19 +40,20 @@ def sum_axes(x: Tensor, summed: Sequence[int], y: Tensor, factor: Tensor | None 
     runs, run = tiles.splits(programs, length, block_m)
     target, step = y, 0
     if runs > 1:
-        wide_type = torch.float64 if y.dtype is torch.float64 else torch.float32
+        wide_type = torch.float64 if x.dtype is torch.float64 else torch.float32
         target, step = torch.empty((runs, count), dtype=wide_type, device=y.device), count
     strides = [axes.padded(s, 0) for i in range(len(tensors)) for s in (kept_strides[i], summed_strides[i])]
     if factor is None:
         strides += [(0,) * 4, (0,) * 4]
     launch(
         "elementwise", "reduce", (programs, runs), x, x, factor, target, count, length, run,
+        1 if runs > 1 else divide_by,
         *axes.padded(outputs, 1)[1:], *axes.padded(inside, 1)[1:], *(value for four in strides for value in four), step,
-        AXES=len(outputs), SUMMED_AXES=len(inside), ACC=accumulate_type(x.dtype), WIDE=is_wide(x, factor),
+        KIND=kind, AXES=len(outputs), SUMMED_AXES=len(inside), ACC=accumulate_type(x.dtype), WIDE=is_wide(x, factor),
         BLOCK_M=block_m, BLOCK_N=block_n,
     )  # fmt: skip
     if runs > 1:
-        sum_axes(target, (0,), y)
+        sum_axes(target, (0,), y, divide_by=divide_by)
 
 
 def add_runs(partial: Tensor, y: Tensor) -> None:

@@ -79,12 +79,13 @@ def activation_backward(
 
 @kernel
 def reduce(
-    x, factor, y, outputs, summed, run, n1, n2, n3, k1, k2, k3,
+    x, factor, y, outputs, summed, run, divide_by, n1, n2, n3, k1, k2, k3,
     xs_0, xs_1, xs_2, xs_3, xr_0, xr_1, xr_2, xr_3, fs_0, fs_1, fs_2, fs_3, fr_0, fr_1, fr_2, fr_3, ys_split,
-    AXES: tl.constexpr, SUMMED_AXES: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
+    KIND: tl.constexpr, AXES: tl.constexpr, SUMMED_AXES: tl.constexpr, ACC: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """y[o] = sum over i of x[o, i], or of factor * x where x <= 0: PReLU's slope gradient.
+    """y[o] = sum over i of x[o, i], over divide_by. KIND says of what where there is a factor: the "product" with it,
+    the "square" of the difference, or the product where x <= 0, which is PReLU's "slope" gradient.
 
     Axes of the outputs have strides xs, the summed ones xr. A program adds one run of the summed axis in order; with
     several runs y is a workspace, and a second launch adds the runs up.
@@ -111,7 +112,12 @@ def reduce(
         if factor is not None:
             term = (e * fr_0 + f * fr_1 + g * fr_2 + h * fr_3)[:, None]
             times = tl.load(factor + (other + term), mask=mask, other=0.0)
-            value = tl.where(value > 0, 0.0, value * widen(times, ACC))
+            times = widen(times, ACC)
+            if KIND == "square":
+                value = (value - times) * (value - times)
+            else:
+                value = tl.where((KIND == "slope") & (value > 0), 0.0, value * times)
+            value = tl.where(mask, value, 0.0)
         acc += value
-    total = sum_over(acc, 0)
+    total = sum_over(acc, 0) / divide_by
     tl.store(y + split * ys_split + o, narrow(total, y.dtype.element_ty), mask=o < outputs)
