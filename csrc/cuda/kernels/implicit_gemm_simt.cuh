@@ -41,6 +41,7 @@ struct ImplicitGemmSimtConfig {
   static_assert(kThreadM % kPack == 0 && kThreadN % kPack == 0, "a thread owns whole packs");
   static_assert(kTileK % kFetchA == 0 && kTileK % kFetchB == 0, "a fetch stays with one pixel, or one channel");
   static_assert(kFetchA * sizeof(T) <= 16 && kFetchB * sizeof(W) <= 16, "a fetch is at most one pack");
+  static_assert(kThreads / kTileK * kFetchB == kTileN, "fetching by the element, lanes cover a row's channels");
   static_assert(kThreads % kTileM == 0, "fetching along pixels, a thread stays with one pixel");
   static_assert(kTileK <= 32 && kTileM <= kThreads, "the tables are filled in one pass");
   static_assert(kThreadsM * kTileN <= 2 * kTileK * kRowA && kThreadsN * kRowA <= 2 * kTileK * kRowA,
@@ -178,10 +179,16 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   const int m_a = along_channels ? thread / (kTileK / kFetchA) : thread % kTileM;
   const int k_a = along_channels ? thread % (kTileK / kFetchA) * kFetchA : thread / kTileM;
   const int k_step_a = along_channels ? 1 : Config::kThreads / kTileM;
-  // ... and of B kFetchB rows of one channel, or channels of one row.
-  const bool along_k = params.weights_along_k;
-  const int n_b = along_k ? thread / (kTileK / kFetchB) : thread % (kTileN / kFetchB) * kFetchB;
-  const int k_b = along_k ? thread % (kTileK / kFetchB) * kFetchB : thread / (kTileN / kFetchB);
+  // ... and of B kFetchB rows of one channel as a pack, or one row of kFetchB channels: neighbours where these lie
+  // together, else n_step_b apart, so that neighbouring lanes take neighbouring rows.
+  const bool along_k = params.weights_along_k, pack_along_k = along_k && params.weight_packs;
+  const int n_step_b = along_k ? Config::kThreads / kTileK : 1;
+  const int n_b = pack_along_k ? thread / (kTileK / kFetchB)
+                  : along_k    ? thread / kTileK
+                               : thread % (kTileN / kFetchB) * kFetchB;
+  const int k_b = pack_along_k ? thread % (kTileK / kFetchB) * kFetchB
+                  : along_k    ? thread % kTileK
+                               : thread / (kTileN / kFetchB);
 
   const W* weights = params.weights + group * params.w_stride_group + phase * params.w_stride_phase +
                      (oc0 + n_b) * params.w_stride_out;
@@ -207,16 +214,15 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
       }
     }
     const int channels_left = params.out_channels - tile_channel - n_b;
-    if (params.weight_packs && (along_k ? channels_left > 0 : channels_left >= kFetchB)) {
-      const int64_t at = weight_offset[k_b];
-      staged_b = at >= 0 ? load_pack<kFetchB>(weights + at) : Pack<W, kFetchB>{};
+    const int64_t at = weight_offset[k_b];
+    if (params.weight_packs && (along_k || channels_left >= kFetchB)) {
+      const bool inside = at >= 0 && channels_left > 0;
+      staged_b = inside ? load_pack<kFetchB>(weights + at) : Pack<W, kFetchB>{};
     } else {
 #pragma unroll
       for (int e = 0; e < kFetchB; ++e) {
-        const int64_t at = weight_offset[along_k ? k_b + e : k_b];
-        const int channel = along_k ? 0 : e;
-        const bool inside = at >= 0 && channel < channels_left;
-        staged_b.value[e] = inside ? weights[at + channel * params.w_stride_out] : W{};
+        const bool inside = at >= 0 && e * n_step_b < channels_left;
+        staged_b.value[e] = inside ? weights[at + e * n_step_b * params.w_stride_out] : W{};
       }
     }
   };
@@ -228,7 +234,9 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
     for (int e = 0; e < kFetchB; ++e) b.value[e] = to_accumulate(staged_b.value[e]);
     if (along_k) {
 #pragma unroll
-      for (int e = 0; e < kFetchB; ++e) tile_b[stage][k_b + e][n_b] = b.value[e];
+      for (int e = 0; e < kFetchB; ++e) {
+        tile_b[stage][pack_along_k ? k_b + e : k_b][pack_along_k ? n_b : n_b + e * n_step_b] = b.value[e];
+      }
     } else {
       store_pack<kFetchB>(&tile_b[stage][k_b][n_b], b);
     }
@@ -415,15 +423,18 @@ void run_implicit_gemm_simt(const PhasedConv& c, int multiprocessors, void* stre
     if constexpr (sizeof(T) == 8) {
       launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 64, 64, 4, 4>>(c, epilogue, config);
     } else {
-      // 128 x 128 where that still gives every multiprocessor a block, and no half of it is past the channels.
-      const int64_t large_tiles = implicit_gemm_pixel_tiles(c, 128) * ((c.out_channels + 127) / 128) * c.groups;
       if (c.out_channels <= 32) {
-        launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 64, 32, 4, 4>>(c, epilogue, config);
-      } else if (c.out_channels > 64 && large_tiles >= multiprocessors) {
-        launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 128, 128, 8, 8>>(c, epilogue, config);
-      } else {
-        launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 64, 64, 8, 4>>(c, epilogue, config);
+        return launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 64, 32, 4, 4>>(c, epilogue, config);
       }
+      // 128 x 128 where that still gives every multiprocessor a block, and no half of it is past the channels. For
+      // float alone: large problems of narrower types go to tensor cores, and their conversions would make it spill.
+      if constexpr (sizeof(T) == 4) {
+        const int64_t large_tiles = implicit_gemm_pixel_tiles(c, 128) * ((c.out_channels + 127) / 128) * c.groups;
+        if (c.out_channels > 64 && large_tiles >= multiprocessors) {
+          return launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 128, 128, 8, 8>>(c, epilogue, config);
+        }
+      }
+      launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 64, 64, 8, 4>>(c, epilogue, config);
     }
   });
 }

@@ -107,9 +107,10 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   __shared__ __align__(16) Acc tile_a[2][kTileK][Config::kRowA];
   __shared__ __align__(16) Acc tile_b[2][kTileK][Config::kRowB];
   __shared__ WeightGradPixel pixels[2][kTileK];
-  // Column c lies at slot_of(c), so that lanes with every kFetch-th column read neighbouring slots.
-  __shared__ int64_t column_offsets[kTileN];
-  __shared__ WeightGradShift column_shifts[kTileN];
+  // Column c lies at slot_of(c): lanes with every kFetch-th column read neighbouring slots, lanes with neighbouring
+  // columns different banks.
+  __shared__ int64_t column_offsets[kTileN + kFetch];
+  __shared__ WeightGradShift column_shifts[kTileN + kFetch];
   // Set aside: the main loop has no register to spare.
   __shared__ int tile_group, tile_filter, tile_column;
 
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kMinBlocks)
   const int64_t first = blockIdx.y * params.chunk_pixels;
   const int count = static_cast<int>(min(params.chunk_pixels, params.pixels - first));
 
-  const auto slot_of = [](int column) { return column % kFetch * (kTileN / kFetch) + column / kFetch; };
+  const auto slot_of = [](int column) { return column % kFetch * (kTileN / kFetch + 1) + column / kFetch; };
   if (thread == 0) tile_group = group, tile_filter = m0, tile_column = n0;
   if (thread < kTileN) {
     weight_grad_column(params, group, n0 + thread, column_offsets[slot_of(thread)], column_shifts[slot_of(thread)]);
