@@ -126,6 +126,8 @@ def _gemm() -> list[Case]:
         for turn in ((True, False), (False, True), (True, True)):
             cases.append(GemmCase.parse(text, transpose_a=turn[0], transpose_b=turn[1], fill="integer"))
             cases.append(GemmCase.parse(text, transpose_a=turn[0], transpose_b=turn[1], residual=True))
+    # Aligned, ragged in tiles, and long enough to go round every ring of stages three times.
+    cases.append(GemmCase.parse("m130k1160n264", fill="integer"))
     base = "m9k17n35"
     cases += [GemmCase.parse(base, **options) for options in (*act_options(), {"bias": False}, {"residual": True})]
     specials: tuple[dict[str, Any], ...] = (
