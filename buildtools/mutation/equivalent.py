@@ -8,4 +8,10 @@ EQUIVALENT: dict[tuple[str, str, str, int], str] = {
         "pixel_p[i] = inside ? static_cast<int>(row % problem.P) : 0;",
         0,
     ): "rows beyond the last are marked in pixel_n; whatever p and q say is not used",
+    (
+        "kernels/conv2d_direct.cuh",
+        "drop_condition",
+        "if (params.channels_innermost) {",
+        0,
+    ): "both branches number all taps, in another order: the layouts' coalescing, not the sum's terms",
 }

@@ -10,15 +10,18 @@ OPERATORS = {
     "Conv2dWeightGradCall": ["conv2d_weight_grad"],
 }
 
-# Of files without rows of their own: "" where an operator has one kernel, "gradient" for its backward pass. What
-# another file instantiates just so needs no cases.
-OTHERS = {
+# Of files without rows of their own: "" where an operator has one kernel. What another file instantiates just so
+# needs no cases.
+OTHERS: dict[str, list[tuple[str, str]]] = {
+    "batch_norm.cu": [("batch_norm_act", "")],
+    "batch_norm_grad.cu": [("batch_norm_act", "")],
+    "batch_norm_stats.cu": [("batch_norm_stats", "")],
     "conv_mma.cu": [("conv2d", "mma"), ("conv2d_input_grad", "mma"), ("upsample_conv2d", "phase_mma")],
     "conv_mma_bfloat16.cu": [],
     "conv_mma_float.cu": [("conv2d", "mma_tf32"), ("conv2d_input_grad", "mma_tf32")],
     "conv_mma_half.cu": [("conv2d", "mma"), ("conv2d_input_grad", "mma"), ("upsample_conv2d", "gather_mma")],
     "device.cu": [],
-    "elementwise.cu": [("activation", ""), ("activation", "gradient")],
+    "elementwise.cu": [("activation", "")],
     "im2col.cu": [("im2col", ""), ("col2im", "")],
     "pooling.cu": [
         ("max_pool2d", ""),
@@ -26,10 +29,10 @@ OTHERS = {
         ("adaptive_avg_pool2d", ""),
         ("adaptive_max_pool2d", ""),
     ],
-    "pooling_grad.cu": [("max_pool2d", "gradient"), ("avg_pool2d", "gradient")],
+    "pooling_grad.cu": [("max_pool2d", ""), ("avg_pool2d", "")],
     "reductions.cu": [("channel_sum", "")],
-    "softmax.cu": [("softmax", ""), ("softmax", "gradient")],
-    "upsample.cu": [("upsample_nearest2d", ""), ("upsample_nearest2d", "gradient")],
+    "softmax.cu": [("softmax", "")],
+    "upsample.cu": [("upsample_nearest2d", "")],
 }
 
 _ROW = re.compile(r'\bconst Algorithm<(\w+)> k\w+ = \{\s*"(\w+)"')
