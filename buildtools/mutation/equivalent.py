@@ -14,4 +14,16 @@ EQUIVALENT: dict[tuple[str, str, str, int], str] = {
         "if (params.channels_innermost) {",
         0,
     ): "both branches number all taps, in another order: the layouts' coalescing, not the sum's terms",
+    (
+        "kernels/conv2d_direct.cuh",
+        "drop_zero_fill",
+        "pixel_q[i] = inside ? static_cast<int>(pixel % problem.Q) : 0;",
+        0,
+    ): "as for pixel_p",
+    (
+        "kernels/gemm_simt.cuh",
+        "drop_condition",
+        "if (more) fetch(depth_left - kTileK);",
+        0,
+    ): "beyond the last step nothing is inside, so nothing is loaded, and what was fetched is not stored",
 }
