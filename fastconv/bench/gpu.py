@@ -36,12 +36,14 @@ def sample(call: Callable[[], object], repeats: int = 1) -> float:
 @contextmanager
 def cudnn_search(device: str) -> Iterator[None]:
     """Lets cuDNN try its algorithms for each shape, as a careful user of torch on a GPU would; nothing on the CPU."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device == "cuda"
-    try:
+    if device != "cuda":
         yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+        return
+    settings = torch.backends.cudnn
+    with settings.flags(
+        enabled=settings.enabled, benchmark=True, deterministic=settings.deterministic, allow_tf32=settings.allow_tf32
+    ):
+        yield
 
 
 @cache
