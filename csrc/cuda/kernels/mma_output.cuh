@@ -2,9 +2,11 @@
 // that 16 rows of every warp at a time go through shared memory; then a thread holds 16 bytes of neighbouring columns
 // of a row and stores them at once. Three ways, chosen by the host for the whole launch:
 //
-//   vectors    rows of d (and of the residual) are contiguous and aligned: channel vectors in registers, 16-byte
-//   accesses elements   anything else: any strides, ragged N, a parameter for every element partials   split K: raw
-//   sums in float to the workspace; split_k_reduce.cuh adds them up and applies the epilogue
+//   vectors    rows of d (and of the residual) contiguous and aligned: channel vectors in registers, 16-byte accesses
+//
+//   elements   anything else: any strides, ragged N, a parameter for every element
+//
+//   partials   split K: sums in float to the workspace; split_k_reduce.cuh adds them up and applies the epilogue
 //
 // A kernel says where rows of its tile lie through a function object `place(tile row) -> MmaRow`.
 #pragma once

@@ -3,11 +3,10 @@
 // type, so that K = 32 for 16-bit types, 16 for float, and two mma deep. Memory order of the operand decides the
 // layout:
 //
-//   Major::kK    lines are rows, 64 bytes = 4 chunks along K     Major::kMN   lines are values of k, kRows elements
-//   long
+//   Major::kK    lines are rows, 4 chunks along K      Major::kMN   lines are values of k, kRows / kChunk chunks
 //
-//      row 0   | c0 | c1 | c2 | c3 |                                k = 0   | c0 | c1 | ...        | kRows / kChunk
-//      row 1   | c0 | c1 | c2 | c3 |                                k = 1   | c0 | c1 | ...        |
+//      row 0   | c0 | c1 | c2 | c3 |                      k = 0   | c0 | c1 | ...        |
+//      row 1   | c0 | c1 | c2 | c3 |                      k = 1   | c0 | c1 | ...        |
 //
 // A chunk is 16 bytes, what one cp.async moves and what ldmatrix reads a row of. Chunk c of line l is stored in place
 // c ^ swizzle(l): the eight lines that one ldmatrix phase reads, and the eight chunks that a quarter of a warp writes,
