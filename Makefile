@@ -30,7 +30,7 @@ build: $(STAMP)
 	$(BIN)/python setup.py build_ext --inplace
 
 test: build
-	$(BIN)/python -m pytest tests -q
+	$(BIN)/python -m pytest tests -q -n auto --dist worksteal
 
 demo: build
 	$(BIN)/python -m fastconv demo --output fastconv-demo

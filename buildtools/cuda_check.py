@@ -23,7 +23,8 @@ from .compile import jobs
 from .cuda import NVCC_FLAGS, ROOT, gencode_flags
 from .cuda_choice import find_nvcc
 
-ARCHITECTURES = ("8.0", "9.0a")
+# With Turing, whose code a driver compiles from the PTX that is shipped.
+ARCHITECTURES = ("7.5", "8.0", "9.0a")
 
 # SASS mnemonics worth a column: multiply-adds on CUDA cores, in packed halves, on tensor cores (warp, warpgroup), and
 # asynchronous and matrix loads.

@@ -14,11 +14,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from .cuda_choice import find_nvcc
 
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
@@ -40,24 +43,30 @@ def steps(folder: Path, cores: int) -> list[Step]:
     """In order: a kernel that is wrong is worth more than a figure of a kernel that may be."""
     fastconv = [PYTHON, "-m", "fastconv"]
     verify = [*fastconv, "verify", "--backend"]
-    parallel = ["-n", str(min(cores, 8))] if shutil.which("pytest") and _has("xdist") else []
+    pytest = [PYTHON, "-m", "pytest", "-q"]
+    parallel = ["-n", str(min(cores, 8))] if _has("xdist") else []
     listed = [
         Step("build", [PYTHON, "setup.py", "build_ext", "--inplace"]),
         Step("verify cuda", [*verify, "cuda", "--json", str(folder / "verify-cuda.json")]),
+        Step("gpu tests", [*pytest, "tests/test_on_gpu.py"]),
         Step("verify triton", [*verify, "triton", "--json", str(folder / "verify-triton.json")]),
     ]
-    if sanitizer := shutil.which("compute-sanitizer"):
-        one_case = [*verify, "cuda", "--one-per-kernel"]
-        listed += [
-            Step(tool, [sanitizer, "--tool", tool, "--error-exitcode", "9", "--target-processes", "all", *one_case])
-            for tool in SANITIZERS
-        ]
+    # Where it is missing its steps fail, and say so: left out silently they would look like a pass.
+    sanitizer = [find_sanitizer(), "--error-exitcode", "9", "--target-processes", "all", "--tool"]
+    listed += [Step(tool, [*sanitizer, tool, *verify, "cuda", "--one-per-kernel"]) for tool in SANITIZERS]
     listed += [
         Step("bench", [*fastconv, "bench", "--suite", "gpu", "--backend", "cuda", "--layout", "nhwc", "--output",
                        str(folder)]),
-        Step("tests", [PYTHON, "-m", "pytest", "tests", "-q", "-x", *parallel]),
+        Step("tests", [*pytest, "tests", *parallel]),
     ]  # fmt: skip
     return listed
+
+
+def find_sanitizer() -> str:
+    """On PATH, or beside nvcc, where the toolkit has it."""
+    found = find_nvcc()
+    beside = Path(found[0]).resolve().parent / "compute-sanitizer" if found else None
+    return str(beside) if beside and beside.is_file() else shutil.which("compute-sanitizer") or "compute-sanitizer"
 
 
 def _has(module: str) -> bool:
@@ -79,14 +88,20 @@ def run(step: Step, limit: float, environment: dict[str, str]) -> None:
     print(f"\n=== {step.name}: {' '.join(step.command)}", flush=True)
     started = time.perf_counter()
     try:
-        answer = subprocess.run(
-            step.command, cwd=ROOT, env=environment, timeout=limit, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True,
+        # A session of its own: what the command has started must not outlive it on the GPU that is measured next.
+        process = subprocess.Popen(
+            step.command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            start_new_session=True,
         )  # fmt: skip
-        step.code, output = answer.returncode, answer.stdout
-    except subprocess.TimeoutExpired as expired:
-        step.code = 124
-        output = expired.stdout.decode(errors="replace") if isinstance(expired.stdout, bytes) else expired.stdout or ""
+        try:
+            output, _ = process.communicate(timeout=limit)
+            step.code = process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            step.code = 124
+    except FileNotFoundError as error:
+        step.code, output = 127, str(error)
     step.seconds = time.perf_counter() - started
     step.tail = "\n".join(output.splitlines()[-40:])
     print(step.tail, f"\n--- {step.name}: exit {step.code} after {step.seconds:.0f} s", flush=True)

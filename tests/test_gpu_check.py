@@ -17,10 +17,9 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu_check.gpu_name()
 
 
-def test_steps_come_in_the_order_of_their_worth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: f"/usr/bin/{name}")
+def test_steps_come_in_the_order_of_their_worth(tmp_path: Path) -> None:
     names = [step.name for step in gpu_check.steps(tmp_path, 16)]
-    assert names == ["build", "verify cuda", "verify triton", *gpu_check.SANITIZERS, "bench", "tests"]
+    assert names == ["build", "verify cuda", "gpu tests", "verify triton", *gpu_check.SANITIZERS, "bench", "tests"]
 
 
 def python(name: str, code: str) -> gpu_check.Step:
@@ -37,6 +36,12 @@ def test_the_record_holds_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyP
     steps = json.loads(path.read_text())["steps"]
     assert [(step["name"], step["code"]) for step in steps] == [("build", 0), ("fails", 3), ("bench", 0)]
     assert steps[0]["tail"] == "built"
+
+
+def test_a_missing_tool_is_a_failed_step() -> None:
+    step = gpu_check.Step("memcheck", ["no-such-sanitizer"])
+    gpu_check.run(step, 5.0, {})
+    assert step.code == 127 and "no-such-sanitizer" in step.tail
 
 
 def test_a_failed_build_ends_it_and_a_slow_step_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

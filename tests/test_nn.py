@@ -217,7 +217,7 @@ def test_edits_under_grad_mode() -> None:
     block(x).sum().backward()
     torch.optim.SGD(block.parameters(), 0.5).step()
     with torch.no_grad():
-        torch.testing.assert_close(block(x), block.act(block.bn(block.conv(x))), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(block(x), block.act(block.bn(block.conv(x))), atol=1e-4, rtol=1e-4)
 
 
 def test_folds_are_dropped_in_copies_and_pickles() -> None:

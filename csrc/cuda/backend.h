@@ -9,9 +9,16 @@
 namespace fastconv::cuda {
 
 // Changes whenever a struct that crosses the library's border does: the two sides must come from one build.
-constexpr uint64_t kBackendAbi = sizeof(GemmCall) | sizeof(Conv2dCall) << 12 | sizeof(CallContext) << 24 |
-                                 sizeof(Algorithm<GemmCall>) << 32 | sizeof(OpKernels) << 40 |
-                                 (sizeof(PoolCall) + sizeof(Conv2dInputGradCall)) << 50;
+template <class... Structs>
+constexpr uint64_t sizes_hash() {
+  uint64_t hash = 0;
+  ((hash = hash * 1000003 + sizeof(Structs)), ...);
+  return hash;
+}
+constexpr uint64_t kBackendAbi =
+    sizes_hash<GemmCall, Conv2dCall, Conv2dInputGradCall, Conv2dWeightGradCall, PoolCall, ActivationCall,
+               PreluParamGradCall, SoftmaxCall, Im2colCall, UpsampleCall, ChannelSumCall, BatchNormCall,
+               BatchNormGradCall, CallContext, Algorithm<GemmCall>, OpKernels>();
 
 struct Backend {
   uint64_t abi;  // kBackendAbi of the side that fills it

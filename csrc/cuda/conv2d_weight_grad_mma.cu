@@ -81,7 +81,7 @@ void launch_weight_grad(const Conv2dWeightGradCall& call, const CallContext& con
 
   LaunchConfig config;
   config.stream = context.stream;
-  config.footprint.reads("dy", dy).reads("x", x).writes("partial sums", partials, partial_bytes);
+  config.footprint.reads("dy", dy).reads("x", x).scratch("partial sums", partials, partial_bytes);
   config.block = dim3(Config::kThreads);
   config.grid = dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(splits));
   config.dynamic_shared_bytes = Config::kSharedBytes;

@@ -33,7 +33,10 @@ const DeviceInfo& current_device() {
   static std::once_flag asked[kMaxDevices];
   static const DeviceInfo none;
   int device = 0;
-  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) return none;
+  if (cudaGetDevice(&device) != cudaSuccess || device >= kMaxDevices) {
+    (void)cudaGetLastError();
+    return none;
+  }
   std::call_once(asked[device], [device] {
     const auto attribute = [device](cudaDeviceAttr which) {
       int value = 0;

@@ -1,8 +1,7 @@
 // Convolution-like problems in one form that a single kernel can run, whatever they were:
 //
-//   out[n, oc, h.phases * i + fh, w.phases * j + fw] =
-//       epilogue(sum over ic, th, tw of  in[n, ic, h.input(fh, i, th), w.input(fw, j, tw)] * weight(fh, fw, oc, ic, th,
-//       tw))
+//   out[n, oc, h.phases * i + fh, w.phases * j + fw] = epilogue(sum over ic, th, tw of
+//       in[n, ic, h.input(fh, i, th), w.input(fw, j, tw)] * weight(fh, fw, oc, ic, th, tw))
 //
 // A phase (fh, fw) is every phases-th row and column of the output; within one, taps step evenly through the input and
 // through the filter, so that all of it is plain addition in a kernel. One launch covers all phases.
@@ -46,13 +45,12 @@ struct PhasedConv {
   PhaseAxis h, w;
   TensorView in;   // (N, groups * in_channels, ., .)
   TensorView out;  // (N, groups * out_channels, ., .)
-  // weight(fh, fw, oc, ic, th, tw) of group g lies at weights + g * w_stride_group + (fh * w.phases + fw) *
-  // w_stride_phase
-  // + oc * w_stride_out + ic * w_stride_in + h.filter(fh, th) * w_stride_h + w.filter(fw, tw) * w_stride_w.
+  // weight(fh, fw, oc, ic, th, tw) of group g lies at weights + g * w_stride_group
+  //     + (fh * w.phases + fw) * w_stride_phase + oc * w_stride_out + ic * w_stride_in
+  //     + h.filter(fh, th) * w_stride_h + w.filter(fw, tw) * w_stride_w.
   const void* weights = nullptr;
   int64_t w_stride_group = 0, w_stride_phase = 0, w_stride_out = 0, w_stride_in = 0, w_stride_h = 0, w_stride_w = 0;
   EpilogueArgs epilogue;  // its channel is g * out_channels + oc
-  bool allow_tf32 = false;
 
   int phases() const { return h.phases * w.phases; }
 };
@@ -153,7 +151,6 @@ inline PhasedConv forward_phases(const Conv2dCall& call) {
   c.w_stride_out = call.w.stride[0], c.w_stride_in = call.w.stride[1];
   c.w_stride_h = call.w.stride[2], c.w_stride_w = call.w.stride[3];
   c.epilogue = call.epilogue;
-  c.allow_tf32 = call.allow_tf32;
   return c;
 }
 
@@ -181,7 +178,6 @@ inline PhasedConv input_grad_phases(const Conv2dInputGradCall& call) {
   c.w_stride_in = call.w.stride[0], c.w_stride_out = call.w.stride[1];
   c.w_stride_h = call.w.stride[2], c.w_stride_w = call.w.stride[3];
   c.epilogue = call.epilogue;
-  c.allow_tf32 = call.allow_tf32;
   return c;
 }
 

@@ -31,8 +31,9 @@ void softmax(const SoftmaxCall& call, const CallContext& context) {
   const SoftmaxParams params = softmax_params(call, config);
   visit_dtype(call.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    in_packs(call, kWidestPack<T>) ? launch("softmax", config, softmax_kernel<SoftmaxConfig<T, kWidestPack<T>>>, params)
-                                   : launch("softmax", config, softmax_kernel<SoftmaxConfig<T, 1>>, params);
+    constexpr int kPack = kSoftmaxPack<T>;
+    in_packs(call, kPack) ? launch("softmax", config, softmax_kernel<SoftmaxConfig<T, kPack>>, params)
+                          : launch("softmax", config, softmax_kernel<SoftmaxConfig<T, 1>>, params);
   });
 }
 

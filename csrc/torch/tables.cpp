@@ -39,7 +39,8 @@ Backend backend_named(const std::string& name) {
 
 Backend backend_of(const Tensor& t, const std::string& name, const char* op) {
   const Backend backend = name.empty() ? Backend::kCpu : backend_named(name);
-  if (!t.is_cpu()) return Backend::kCuda;  // a backend is forced for CPU tensors
+  if (t.is_cuda()) return Backend::kCuda;  // a backend is forced for CPU tensors
+  if (!t.is_cpu()) throw NotServed(concat(op, ": no backend serves tensors of this device"));
   if (backend == Backend::kCuda) throw NotServed(concat(op, ": backend cuda does not take tensors of the CPU"));
   return backend;
 }

@@ -60,17 +60,15 @@ def batch_norm_act(
         operators = dispatch.operators_of(backend)
         if training:
             mean, var = dispatch.call(operators.batch_norm_stats, image, backend)
-            if x.numel():
-                _move(running_mean, running_var, mean, var, image.numel() // image.shape[1], momentum)
         else:
             mean, var = running_mean, running_var
         added = None if residual is None else _image(residual)
         operator = operators.batch_norm_act
         arguments = (image, mean, var, weight, bias, training, eps, added, act, number, alpha, backend)
-        if dispatch.records(image, weight, bias, added, alpha):
-            y = dispatch.recorded(operator, *arguments)
-        else:
-            y = dispatch.call(operator, *arguments)
+        run = dispatch.recorded if dispatch.records(image, weight, bias, added, alpha) else dispatch.call
+        y = run(operator, *arguments)
+        if training and x.numel():  # last: a call that fails has moved nothing
+            _move(running_mean, running_var, mean, var, image.numel() // image.shape[1], momentum)
     except Exception as error:
         rest = (running_mean, running_var, weight, bias, training, residual, act, act_param)
         dispatch.refused(error, "batch_norm", _check, x, *rest)

@@ -16,7 +16,7 @@ from fastconv import _C, introspection
 from .case import LAYOUTS, Case, Inputs, on_device
 from .cases import all_cases
 from .shares import in_shares
-from .tf32 import round_to_tf32, rounds_to_tf32
+from .tf32 import in_full_precision, round_to_tf32, rounds_to_tf32
 from .tolerances import Comparison, compare_all
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -256,8 +256,11 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
     place = f"{outcome.backend} {outcome.isa}".strip()
     where = f"{place} {case} {outcome.name} {outcome.dtype} {layout}"
     try:
-        on_gpu = outcome.backend in ON_GPU
-        actual = case.run(on_device(inputs, "cuda") if on_gpu else inputs, outcome.algorithm, outcome.backend)
+        if outcome.backend in ON_GPU:
+            with in_full_precision():
+                actual = case.run(on_device(inputs, "cuda"), outcome.algorithm, outcome.backend)
+        else:
+            actual = case.run(inputs, outcome.algorithm, outcome.backend)
     except Exception as error:
         refusal = _refusal(error)
         if refusal is not None:

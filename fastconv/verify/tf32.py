@@ -6,6 +6,10 @@ could hide.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 from .case import Inputs
@@ -24,3 +28,19 @@ def round_to_tf32(inputs: Inputs) -> Inputs:
             rounded = ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
             values.copy_(torch.where(values.isfinite(), rounded, values))
     return inputs
+
+
+@contextmanager
+def in_full_precision() -> Iterator[None]:
+    """Lets nothing but the rows that are asked for by name multiply float32 in TF32: torch allows it in convolutions
+    unless it is told otherwise, and the package's choice follows torch."""
+    cudnn: Any = torch.backends.cudnn
+    owners = (torch.backends.cuda.matmul, cudnn.conv)
+    before = [owner.fp32_precision for owner in owners]
+    for owner in owners:
+        owner.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for owner, setting in zip(owners, before, strict=True):
+            owner.fp32_precision = setting

@@ -14,7 +14,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from buildtools import emulated  # noqa: E402
-from buildtools.compile import Task, compile_all, link  # noqa: E402
+from buildtools.compile import Task, compile_all, exclusive, link  # noqa: E402
 
 BUILD = ROOT / "build" / "emulator_tests"
 
@@ -34,7 +34,8 @@ def build_rules(name: str, flags: list[str]) -> ctypes.CDLL:
     for task in tasks:
         task.flags = flags + task.flags
     library = build_dir / "librules.so"
-    link(compile_all(tasks), library, emulated.LINK_FLAGS)
+    with exclusive(BUILD):
+        link(compile_all(tasks), library, emulated.LINK_FLAGS)
     return load_rules(library)
 
 
@@ -42,7 +43,9 @@ def build_kernels(source: str) -> ctypes.CDLL:
     """A file of test kernels with the emulator."""
     require_toolchain()
     library = BUILD / f"lib{Path(source).stem}.so"
-    return ctypes.CDLL(str(emulated.build_own([HERE / source], library, ROOT / "build", program=False)))
+    with exclusive(BUILD):
+        emulated.build_own([HERE / source], library, ROOT / "build", program=False)
+    return ctypes.CDLL(str(library))
 
 
 def load_rules(path: Path) -> ctypes.CDLL:
@@ -53,8 +56,15 @@ def load_rules(path: Path) -> ctypes.CDLL:
 
 
 def build_library() -> Path:
+    """The package's own library, where it is newer than all it is made from: a build takes minutes."""
     require_toolchain()
-    return emulated.build(ROOT / "fastconv" / "_emulated.so", ROOT / "build")
+    library = ROOT / "fastconv" / "_emulated.so"
+    sources = [path for folder in ("common", "cuda", "emulator") for path in (ROOT / "csrc" / folder).rglob("*.*")]
+    newest = max(path.stat().st_mtime for path in sources)
+    with exclusive(BUILD):
+        if library.exists() and library.stat().st_mtime >= newest:
+            return library
+        return emulated.build(library, ROOT / "build")
 
 
 def build_client() -> Path:
@@ -62,5 +72,6 @@ def build_client() -> Path:
     require_toolchain()
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
     library = BUILD / "libclient.so"
-    link(compile_all([Task.of(HERE / "backend_client.cpp", BUILD, flags)]), library, [])
+    with exclusive(BUILD):
+        link(compile_all([Task.of(HERE / "backend_client.cpp", BUILD, flags)]), library, [])
     return library

@@ -132,7 +132,7 @@ void reduce_channels(const char* name, const TensorView (&operands)[Term::kInput
     const size_t count = static_cast<size_t>(walk.groups * State::kValues * walk.channels);
     Acc* partials = static_cast<Acc*>(context.workspace->allocate(count * sizeof(Acc)));
     LaunchConfig reduce = channel_launch(base, name, walk.blocks());
-    reduce.footprint.writes("partial sums", partials, count * sizeof(Acc));
+    reduce.footprint.scratch("partial sums", partials, count * sizeof(Acc));
     launch(name, reduce, channel_reduce_kernel<Config, Term>, walk, inputs, term, partials);
 
     const int64_t channels = one_channel ? 1 : walk.channels;

@@ -69,7 +69,7 @@ PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channe
   params.h = h, params.w = w;
   if (most_taps > 0) {
     Footprint footprint;
-    footprint.reads("w", problem.weights).writes("packed w", packed, static_cast<size_t>(p.elements) * sizeof(T));
+    footprint.reads("w", problem.weights).scratch("packed w", packed, static_cast<size_t>(p.elements) * sizeof(T));
     launch_pack_conv_weights(params, conv.groups, most_taps, footprint, context.stream);
   }
   return p;
@@ -142,7 +142,7 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
     config.footprint.reads("w", problem.weights);
   }
   if (splits > 1) {
-    config.footprint.writes("partial sums", params.output.partials, partial_bytes);
+    config.footprint.scratch("partial sums", params.output.partials, partial_bytes);
   } else {
     config.footprint.writes("y", conv.out).reads(conv.epilogue, conv.dtype, row);
   }

@@ -114,7 +114,7 @@ TensorView packed_channels(const TensorView& view, int64_t groups, int64_t padde
   params.tiles_c = FastDivmod(tiles_c);
   LaunchConfig config;
   config.stream = context.stream;
-  config.footprint.reads("x", view).writes("packed x", packed);
+  config.footprint.reads("x", view).scratch("packed x", packed.data, packed.numel() * dtype_size(packed.dtype));
   config.block = dim3(kPackThreads);
   config.grid = dim3(static_cast<unsigned>((params.pixels + 31) / 32 * tiles_c));
   launch("pack_channels", config, pack_channels_kernel<Bits>, params);

@@ -1,4 +1,4 @@
-// Launching a kernel: on the GPU through cudaLaunchKernelExC, under the emulator as a run of fibers. Never <<<>>>,
+// Launching a kernel: on the GPU through cudaLaunchKernelEx, under the emulator as a run of fibers. Never <<<>>>,
 // which the host compiler cannot parse, and which drops errors.
 #pragma once
 
@@ -109,14 +109,16 @@ void launch(const std::string& name, const LaunchConfig& config, void (*kernel)(
 
 inline void check(cudaError_t status, const std::string& name, const LaunchConfig& config) {
   if (status == cudaSuccess) return;
+  (void)cudaGetLastError();  // else torch's next launch would report it as its own
   throw std::runtime_error(name + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status) + " (" +
                            describe(config) + ")");
 }
 
 template <class... Params, class... Args>
 void launch(const std::string& name, const LaunchConfig& config, void (*kernel)(Params...), Args... args) {
-  // More than 48 KiB must be asked for, kernel by kernel.
-  if (config.dynamic_shared_bytes > (48u << 10)) {
+  // More than 48 KiB must be asked for, kernel by kernel; static shared memory, which the host does not see, counts
+  // too.
+  if (config.dynamic_shared_bytes > (32u << 10)) {
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(config.dynamic_shared_bytes)),
           name, config);

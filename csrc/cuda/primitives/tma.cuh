@@ -17,8 +17,6 @@ namespace fastconv::cuda {
 
 using TensorMap = emulator::TensorMap;
 
-inline void prefetch_tensor_map(const TensorMap*) {}
-
 __forceinline__ void tma_load_2d(void* shared, const TensorMap* map, uint64_t* barrier, int x, int y,
                                  emulator::Caller caller = emulator::Caller::here()) {
   const int coordinates[] = {x, y};
@@ -58,11 +56,6 @@ using TensorMap = CUtensorMap;
 #else
 #define FASTCONV_SM90(...) __trap()
 #endif
-
-// Fetches the descriptor ahead of its first use.
-__device__ __forceinline__ void prefetch_tensor_map(const TensorMap* map) {
-  FASTCONV_SM90("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 
 // The box's bytes, those outside the tensor included, are reported to `barrier` as they arrive.
 __device__ __forceinline__ void tma_load_2d(void* shared, const TensorMap* map, uint64_t* barrier, int x, int y) {
