@@ -113,6 +113,8 @@ def try_mutant(mutant: Mutant, tests: Tests, units: int) -> str:
     tried = 0
     for unit in tests.reached_from(mutant.file):
         trials = tests.of(unit)  # before the build: drawing them takes the unmutated library
+        if not trials:
+            continue  # no case reaches its rows: it can neither catch nor acquit
         built = scratch.build(mutant, unit)
         if built is Built.BROKEN:
             return built.value
