@@ -5,7 +5,7 @@
 namespace fastconv::cuda {
 namespace {
 
-// double is there for gradient checks and goes by single elements.
+// double is there for gradient checks and goes by single elements: pairs would spill.
 template <class T>
 constexpr int kSoftmaxPack = sizeof(T) < 8 ? kWidestPack<T> : 1;
 

@@ -1,12 +1,14 @@
 // Depthwise convolution and its input gradient as one computation: filters slide over a *virtual* input whose rows and
 // columns lie `insert` apart, with zeros between them, which is how the gradient of a strided convolution reads dy.
 //
-//   out[n, k, p, q] = epilogue(sum over m, r, s of  virtual[n, k / spread * collect + m, p * stride_h - pad_h + r *
-//                              dilation_h, q * stride_w - pad_w + s * dilation_w] * w[k * collect + m, r, s])
+//   out[n, k, p, q] = epilogue(sum over m, r, s of
+//                              virtual[n, k / spread * collect + m, h, w] * filter[k * collect + m, r, s])
+//       h = p * stride_h - pad_h + r * dilation_h
+//       w = q * stride_w - pad_w + s * dilation_w
 //
 //   forward         in = x, insert 1, spread = channel multiplier, collect 1
-//   input gradient  in = dy, insert = the convolution's stride, stride 1, filters turned by 180 degrees, collect =
-//                   multiplier
+//   input gradient  in = dy, insert = the convolution's stride, stride 1, filters turned by 180 degrees,
+//                   collect = channel multiplier
 #pragma once
 
 #include <string>

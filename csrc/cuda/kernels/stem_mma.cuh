@@ -4,9 +4,9 @@
 // operand A is one load, for k in the order (r, four taps s, four channels), of which B's copy is laid out to match:
 //
 //   patch                              one k-step: filter row r, taps s .. s + 3
-//     +--------------------+           A  lane (g, t): pixel (p, q + g) at tap s + t, its four channels
-//     |  [r..] [s s+1 s+2 s+3]         B  lane (g, t): filter n + g   at tap s + t, its four channels
-//     +--------------------+
+//     +--------------------------+     A  lane (g, t): pixel (p, q + g) at tap s + t, its four channels
+//     |  [r..] [s s+1 s+2 s+3]   |     B  lane (g, t): filter n + g   at tap s + t, its four channels
+//     +--------------------------+
 //
 // A warp owns two rows of 16 output pixels and 64 filters. Blocks stay for several tiles and fill the weights once.
 #pragma once

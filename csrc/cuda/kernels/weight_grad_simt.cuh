@@ -2,7 +2,7 @@
 //
 //                    pixels n, p, q                   window positions and channels (r, s, c)
 //    filters   +-----+-----+-----+-----+         +----------------------------------+
-//    of one    |     |     |     |     |    x    |  x, gathered: zero in the padding |  pixels
+//    of one    |     |     |     |     |    x    |  x gathered, zero in the padding |  pixels
 //    group     |    dy     |     |     |         +----------------------------------+
 //              +-----+-----+-----+-----+
 //                 a chunk of the pixels

@@ -1,7 +1,7 @@
 // mma.sync: a warp multiplies two small matrices, d += a * b with d in f32: A is row-major, B column-major. With g =
 // lane / 4 and t = lane % 4, m16n8k16 holds (two 16-bit elements a register, the first in the low half)
 //   a[0] (g, 2t)   a[1] (g + 8, 2t)   a[2] (g, 2t + 8)   a[3] (g + 8, 2t + 8)      what ldmatrix_x4 gives
-//   b[0] (2t, g)   b[1] (2t + 8, g)                                                of B's rows along K: ldmatrix_x2
+//   b[0] (2t, g)   b[1] (2t + 8, g)                                                half of ldmatrix_x4: two b at once
 //   d[0] (g, 2t)   d[1] (g, 2t + 1)   d[2] (g + 8, 2t)   d[3] (g + 8, 2t + 1)
 // and m16n8k8 for tf32 the same with one 32-bit element a register: a[1] (g + 8, t), a[2] (g, t + 4), b[1] (t + 4, g).
 // All 32 lanes take part. From sm_80 on.
