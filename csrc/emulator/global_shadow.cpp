@@ -100,19 +100,26 @@ bool overlaps(const ScratchMemory& scratch, uintptr_t low, size_t bytes) {
   return low < scratch.low + scratch.written.size() && low + bytes > scratch.low;
 }
 
+// Element by element, of up to four bytes. Memory that no longer holds the poison was freed and filled by somebody
+// else, which nobody tells us; and that somebody's data has single bytes of the poison's value, but hardly a whole
+// element.
 void track_scratch(ScratchMemory& scratch, const MemoryRange& range, uintptr_t low, size_t bytes, AccessKind kind,
                    const Site& site) {
-  for (uintptr_t at = std::max(low, scratch.low); at < std::min(low + bytes, scratch.low + scratch.written.size());
-       ++at) {
-    uint8_t& written = scratch.written[at - scratch.low];
-    // Memory that no longer holds the poison was freed and filled by somebody else: nobody tells us that.
-    if (kind != AccessKind::kWrite && !written && *reinterpret_cast<const unsigned char*>(at) == kPoison) {
+  const uintptr_t end = std::min(low + bytes, scratch.low + scratch.written.size());
+  const size_t element = std::min<size_t>(bytes, 4);
+  for (uintptr_t at = low; at < end; at += element) {
+    bool unwritten = true;
+    for (uintptr_t byte = std::max(at, scratch.low); byte < std::min(at + element, end); ++byte) {
+      uint8_t& written = scratch.written[byte - scratch.low];
+      unwritten = unwritten && !written && *reinterpret_cast<const unsigned char*>(byte) == kPoison;
+      if (kind != AccessKind::kRead) written = true;
+    }
+    if (kind != AccessKind::kWrite && unwritten && at + element > scratch.low) {
       report("uninitialised-global-read", site,
              std::string(verb(kind)) + " at {0} of scratch memory that no kernel has written, " + range.name + " + " +
                  std::to_string(at - reinterpret_cast<uintptr_t>(range.data)));
       return;
     }
-    if (kind != AccessKind::kRead) written = true;
   }
 }
 
