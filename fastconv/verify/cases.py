@@ -126,8 +126,10 @@ def _gemm() -> list[Case]:
         for turn in ((True, False), (False, True), (True, True)):
             cases.append(GemmCase.parse(text, transpose_a=turn[0], transpose_b=turn[1], fill="integer"))
             cases.append(GemmCase.parse(text, transpose_a=turn[0], transpose_b=turn[1], residual=True))
-    # Aligned, ragged in tiles, and long enough to go round every ring of stages three times.
+    # Aligned and ragged in tiles: long enough to go round every ring of stages three times, and with every part of the
+    # epilogue.
     cases.append(GemmCase.parse("m130k1160n264", fill="integer"))
+    cases.append(GemmCase.parse("m130k72n136", residual=True, act="silu"))
     base = "m9k17n35"
     cases += [GemmCase.parse(base, **options) for options in (*act_options(), {"bias": False}, {"residual": True})]
     specials: tuple[dict[str, Any], ...] = (
