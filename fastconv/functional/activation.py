@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastconv import ops
+
 from . import checks, dispatch
 
 
@@ -15,6 +17,9 @@ def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor 
         backend = dispatch.forced_backend(x)
         operators = dispatch.operators_of(backend)
         if dispatch.records(x, alpha):
+            if inplace and dispatch.records_in_place(name, param):
+                _replaceable(x)
+                return ops.recorded_in_place(operators, x, name, param, backend)
             # The derivative needs the values that are about to be overwritten.
             y = dispatch.recorded(operators.activation, x.clone() if inplace else x, name, param, alpha, backend)
             return x.copy_(y) if inplace else y
@@ -27,6 +32,15 @@ def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor 
         return x
     except Exception as error:
         dispatch.refused(error, name, _check, x, name, alpha)
+
+
+def _replaceable(x: Tensor) -> None:
+    """torch's refusals, before a value has changed."""
+    _writable(x)
+    base = x._base
+    for t, what in ((x, "a"), (base, "a view of a")):
+        if t is not None and t.is_leaf and t.requires_grad:
+            raise RuntimeError(f"{what} leaf Variable that requires grad is being used in an in-place operation.")
 
 
 def _writable(x: Tensor) -> None:

@@ -49,6 +49,14 @@ def recorded(operator: Any, *arguments: Any) -> Any:
     return operator(*arguments) if is_compiling() else ops.recorded(operator, *arguments)
 
 
+def records_in_place(act: str, param: float) -> bool:
+    """Whether autograd can record an activation that overwrites its argument. Captured graphs have none: there the
+    operator writes anew, and the compiler finds out that the memory can be shared."""
+    if is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return ops.derives_from_result(act, param)
+
+
 def records(*tensors: Tensor | None) -> bool:
     """Whether autograd must record a call on these. Refuses forward-mode tangents, which it would silently drop."""
     if forward_ad._current_level >= 0:

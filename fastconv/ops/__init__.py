@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from . import autograd_conv, autograd_norm, autograd_other, fakes, reference_backend, triton_backend
+from .autograd_other import derives_from_result
 from .library import (
     NAMESPACES,
     Operators,
@@ -19,17 +20,19 @@ from .library import (
     reference,
     triton,
 )
-from .recording import bound, function
+from .recording import bound, function, inplace_activation
 
 __all__ = [
     "NAMESPACES",
     "Operators",
+    "derives_from_result",
     "native",
     "not_served",
     "operator_names",
     "operators",
     "operators_of",
     "recorded",
+    "recorded_in_place",
     "reference",
     "triton",
 ]
@@ -37,6 +40,7 @@ __all__ = [
 
 RULES = {**autograd_conv.RULES, **autograd_other.RULES, **autograd_norm.RULES}
 _functions: dict[Any, type[torch.autograd.Function]] = {}
+_in_place: dict[Operators, type[torch.autograd.Function]] = {}
 
 
 def recorded(operator: Any, *arguments: Any) -> Any:
@@ -46,6 +50,11 @@ def recorded(operator: Any, *arguments: Any) -> Any:
     return _functions[operator].apply(*arguments)
 
 
+def recorded_in_place(operators: Operators, x: Any, act: str, param: float, backend: str) -> Any:
+    """activation_ on x so that autograd records it, in eager mode, where `derives_from_result(act, param)`."""
+    return _in_place[operators].apply(x, act, param, backend)
+
+
 def _register_autograd() -> None:
     for namespace in NAMESPACES:
         own = operators(namespace)
@@ -53,6 +62,7 @@ def _register_autograd() -> None:
             setup, backward = rule
             torch.library.register_autograd(f"{namespace}::{name}", bound(backward, own), setup_context=setup)
             _functions[getattr(own, name)] = function(name, own, rule)
+        _in_place[own] = inplace_activation(own, RULES["activation"][1])
 
 
 _reference_library = reference_backend.register()

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .layout import in_format, writes_channels_last
 from .library import Operators
 
 Grads = tuple[Any, ...]
@@ -38,12 +39,13 @@ def conv2d_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, _bias, *geometry = inputs[:7]
     require_plain("conv2d", inputs[10], *inputs[7:10])
     ctx.save_for_backward(x, weight)
-    ctx.geometry, ctx.backend = geometry, inputs[14]
+    ctx.geometry, ctx.backend, ctx.channels_last = geometry, inputs[14], writes_channels_last(x, weight)
 
 
 def conv2d_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
     x, weight = ctx.saved_tensors
     dx = dw = db = None
+    dy = in_format(dy, ctx.channels_last)
     if ctx.needs_input_grad[0]:
         dx = ops.conv2d_input_grad(dy, weight, x.shape, *ctx.geometry, "", ctx.backend)
     if ctx.needs_input_grad[1]:
@@ -102,7 +104,7 @@ def transpose_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight = inputs[:2]
     stride, padding, extra, groups, dilation = inputs[3:8]
     ctx.save_for_backward(x, weight)
-    ctx.channels, ctx.backend = output.shape[1], inputs[9]
+    ctx.channels_last, ctx.backend = writes_channels_last(x, weight), inputs[9]
     # The convolution that this is the input gradient of; rows that only output_padding adds lie beyond its reach, so
     # they come off the padding behind, and off the image where there is no padding left.
     behind = [p - e for p, e in zip(padding, extra, strict=True)]
@@ -114,6 +116,7 @@ def transpose_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def transpose_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
     x, weight = ctx.saved_tensors
     dx = dw = db = None
+    dy = in_format(dy, ctx.channels_last)
     height, width = (size + crop for size, crop in zip(dy.shape[2:], ctx.crop, strict=True))
     image = dy[:, :, :height, :width] if any(ctx.crop) else dy
     if ctx.needs_input_grad[0]:
@@ -134,11 +137,13 @@ def upsample_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     require_plain("upsample_conv2d", inputs[11], *inputs[8:11])
     ctx.save_for_backward(x, weight)
     ctx.factor, ctx.geometry, ctx.backend = factor, geometry, inputs[15]
+    ctx.channels_last = writes_channels_last(x, weight)
 
 
 def upsample_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
     x, weight = ctx.saved_tensors
     dx = dw = db = None
+    dy = in_format(dy, ctx.channels_last)
     if ctx.needs_input_grad[0]:
         size = [*x.shape[:2], x.shape[2] * ctx.factor[0], x.shape[3] * ctx.factor[1]]
         large = ops.conv2d_input_grad(dy, weight, size, *ctx.geometry, "", ctx.backend)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .autograd_conv import Grads, Rule
 from .autograd_other import alpha_grad
+from .layout import in_format, is_channels_last
 from .library import Operators
 
 # --- batch_norm_stats(x, backend) -> (mean, var): their gradient is part of batch_norm_act's
@@ -31,6 +32,7 @@ def norm_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def norm_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
     x, mean, var, weight, bias, residual, alpha = ctx.saved_tensors
+    dy = in_format(dy, is_channels_last(x))
     shared = (x, mean, var, weight, bias, ctx.training, ctx.eps, residual)
     dx, dweight, dbias, dresidual = ops.batch_norm_act_backward(dy, *shared, ctx.act, ctx.param, alpha, ctx.backend)
     dalpha = None

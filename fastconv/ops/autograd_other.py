@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .autograd_conv import Grads, Rule
+from .layout import in_format, is_channels_last
 from .library import Operators
 
 # --- max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, backend) -> (y, indices)
@@ -18,11 +19,12 @@ def max_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
         raise RuntimeError("fastconv::max_pool2d: expected return_indices=True where a gradient is wanted")
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(output[1])
-    ctx.size, ctx.window, ctx.backend = x.shape, window, backend
+    ctx.size, ctx.channels_last, ctx.window, ctx.backend = x.shape, is_channels_last(x), window, backend
 
 
 def max_pool_backward(ops: Operators, ctx: Any, dy: Tensor, _: Any) -> Grads:
     (indices,) = ctx.saved_tensors
+    dy = in_format(dy, ctx.channels_last)
     return ops.max_pool2d_backward(dy, indices, ctx.size, *ctx.window, ctx.backend), *([None] * 7)
 
 
@@ -50,11 +52,12 @@ def adaptive_max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
         raise RuntimeError("fastconv::adaptive_max_pool2d: expected return_indices=True where a gradient is wanted")
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(output[1])
-    ctx.size, ctx.backend = x.shape, backend
+    ctx.size, ctx.channels_last, ctx.backend = x.shape, is_channels_last(x), backend
 
 
 def adaptive_max_backward(ops: Operators, ctx: Any, dy: Tensor, _: Any) -> Grads:
     (indices,) = ctx.saved_tensors
+    dy = in_format(dy, ctx.channels_last)
     return ops.adaptive_max_pool2d_backward(dy, indices, ctx.size, ctx.backend), None, None, None
 
 
@@ -63,10 +66,11 @@ def adaptive_max_backward(ops: Operators, ctx: Any, dy: Tensor, _: Any) -> Grads
 
 def avg_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, *ctx.rest = inputs
-    ctx.size = x.shape
+    ctx.size, ctx.channels_last = x.shape, is_channels_last(x)
 
 
 def avg_pool_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
+    dy = in_format(dy, ctx.channels_last)
     return ops.avg_pool2d_backward(dy, ctx.size, *ctx.rest), *([None] * len(ctx.rest))
 
 
@@ -82,10 +86,12 @@ def avg_pool_grad_backward(ops: Operators, ctx: Any, ddx: Tensor) -> Grads:
 
 
 def adaptive_avg_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.size, ctx.backend = inputs[0].shape, inputs[2]
+    x, _, ctx.backend = inputs
+    ctx.size, ctx.channels_last = x.shape, is_channels_last(x)
 
 
 def adaptive_avg_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
+    dy = in_format(dy, ctx.channels_last)
     return ops.adaptive_avg_pool2d_backward(dy, ctx.size, ctx.backend), None, None
 
 
@@ -100,9 +106,15 @@ def adaptive_avg_grad_backward(ops: Operators, ctx: Any, ddx: Tensor) -> Grads:
 # --- activation(x, act, act_param, alpha, backend)
 
 
+def derives_from_result(act: str, param: float) -> bool:
+    """Whether act' at y = act(x) is act' at x, so that x may be overwritten."""
+    return act in ("relu", "relu6") or (act == "leaky_relu" and param >= 0)
+
+
 def activation_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, ctx.act, ctx.param, alpha, ctx.backend = inputs
-    ctx.save_for_backward(x, alpha)
+    # Like torch: ReLU's result, which the next layer keeps anyway; x can be freed.
+    ctx.save_for_backward(output if ctx.act == "relu" else x, alpha)
 
 
 def activation_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
@@ -210,10 +222,12 @@ def col2im_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
 
 
 def upsample_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, ctx.factor, ctx.backend = inputs
+    x, ctx.factor, ctx.backend = inputs
+    ctx.channels_last = is_channels_last(x)
 
 
 def upsample_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
+    dy = in_format(dy, ctx.channels_last)
     return ops.upsample_nearest2d_backward(dy, ctx.factor, ctx.backend), None, None
 
 

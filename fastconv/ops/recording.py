@@ -68,3 +68,22 @@ def function(name: str, operators: Operators, rule: Rule) -> type[torch.autograd
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(bound(backward, operators))}
     return type(f"{operators.namespace}_{name}", (torch.autograd.Function,), methods)
+
+
+def inplace_activation(operators: Operators, backward: Callable[..., Any]) -> type[torch.autograd.Function]:
+    """x = act(x) for the activations whose derivative their result tells; `backward` is that of `activation`."""
+
+    def forward(ctx: Any, x: torch.Tensor, act: str, param: float, backend: str) -> torch.Tensor:
+        with _below_autograd():
+            operators.activation_(x, act, param, None, backend)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x, None)
+        ctx.act, ctx.param, ctx.backend = act, param, backend
+        return x
+
+    def backward_of_x(ctx: Any, dy: torch.Tensor) -> Any:
+        return run(ctx, dy)[0], None, None, None
+
+    run = bound(backward, operators)
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward_of_x)}
+    return type(f"{operators.namespace}_activation_", (torch.autograd.Function,), methods)
