@@ -113,3 +113,16 @@ def test_the_runner_notices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     (outcome,) = outcomes.values()
     report = runner.Report([outcome], 1, 0.0)
     assert len(outcome.failures) == 1 and not outcome.passed and not report.ok
+
+
+def test_an_empty_problem_reaches_no_algorithm() -> None:
+    """The package answers it first, so such a case is no evidence that a row of the tables works."""
+    (empty,) = [case for case in cases_of("conv2d") if case.id == "mb0ic4ih5oc6oh5kh3ph1"]
+    outcomes: runner.Outcomes = {}
+    runner.run_case(empty, torch.float32, "nchw", [("cpu", introspection.isa())], "direct", outcomes)
+    (outcome,) = outcomes.values()
+    report = runner.Report([outcome], 1, 0.0)
+    assert outcome.passed == 1 and report.never_ran == [outcome] and not report.ok
+    assert runner.Report([outcome], 1, 0.0, quick=True).ok
+    runner.run_case(cases_of("conv2d")[0], torch.float32, "nchw", [("cpu", introspection.isa())], "direct", outcomes)
+    assert outcome.passed == 2 and not report.never_ran and report.ok

@@ -18,7 +18,7 @@ Truth = tuple[np.ndarray, ...]
 
 LAYOUTS = ("nchw", "nhwc")
 FILLS = ("normal", "integer", "nan", "inf")
-VIEWS = ("", "sliced", "expanded", "transposed", "offset", "weight")
+VIEWS = ("", "sliced", "expanded", "transposed", "offset", "weight", "weight_expanded")
 # Slopes that are exact in every dtype, so that small-integer cases stay exact through these activations.
 ACT_PARAM = {"leaky_relu": 0.25, "elu": 0.75}
 _EXACT_ACTS = ("identity", "relu", "relu6", "leaky_relu", "prelu")
@@ -30,7 +30,7 @@ class Case(abc.ABC):
 
     `fill` says what the tensors hold: "normal" values; small "integer"s whose sums every accumulation order gets
     exactly (`exact` asks for equality then); "nan" or "inf": a few of them in the first operand. `view` is how the
-    first operand lies in memory, or "weight" for a transposed second one.
+    first operand lies in memory, or "weight" for a transposed second one, "weight_expanded" for one that repeats.
     """
 
     fill: str = "normal"

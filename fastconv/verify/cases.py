@@ -25,7 +25,7 @@ from .shape_cases import (
     SoftmaxCase,
     UpsampleCase,
 )
-from .shapes import ASYMMETRIC, CONV_SHAPES, EPILOGUES, FAMILIES, SPECIALS, act_options
+from .shapes import ASYMMETRIC, CONV_SHAPES, EPILOGUES, FAMILIES, SPECIALS, WHOLE_GROUPS, act_options
 
 __all__ = [
     "ActivationCase",
@@ -63,7 +63,7 @@ def _conv() -> list[Case]:
     ]
     cases += [ConvCase.parse(text, **options) for text in FAMILIES for options in (*act_options(), *EPILOGUES)]
     cases += [ConvCase.parse(text, **options) for text in FAMILIES for options in SPECIALS]
-    return cases
+    return cases + [ConvCase.parse(WHOLE_GROUPS, **options) for options in (*EPILOGUES[3:5], *SPECIALS[3:8])]
 
 
 def _upsample_conv() -> list[Case]:
@@ -130,6 +130,8 @@ def _gemm() -> list[Case]:
     # epilogue.
     cases.append(GemmCase.parse("m130k1160n264", fill="integer"))
     cases.append(GemmCase.parse("m130k72n136", residual=True, act="silu"))
+    # Aligned products of a batch that share an operand.
+    cases += [GemmCase.parse("b3m24k72n40", view=view, fill="integer") for view in ("expanded", "weight_expanded")]
     base = "m9k17n35"
     cases += [GemmCase.parse(base, **options) for options in (*act_options(), {"bias": False}, {"residual": True})]
     specials: tuple[dict[str, Any], ...] = (

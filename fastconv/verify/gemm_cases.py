@@ -75,7 +75,7 @@ class GemmCase(Case):
         b = make_tensor(_stored(p.b_shape, self.transpose_b), dtype, generator, self.fill, max(1, p.k) ** -0.5)
         inputs: Inputs = {
             "a": as_view(poison(a, self.fill), self.view),
-            "b": as_view(b, "transposed") if self.view == "weight" else b,
+            "b": as_view(b, {"weight": "transposed", "weight_expanded": "expanded"}.get(self.view, "")),
             "bias": make_tensor((p.n,), dtype, generator, self.fill) if self.bias else None,
             "residual": make_tensor(self.out_shape, dtype, generator, self.fill) if self.residual else None,
             "alpha": None,

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .runner import Outcome, Report
+from .outcomes import Outcome, Report
 
 HEADERS = ("backend", "op", "algorithm", "dtypes", "passed", "refused", "missed", "worst error / tolerance")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -15,6 +14,7 @@ from fastconv import _C, introspection
 
 from .case import LAYOUTS, Case, Inputs, on_device
 from .cases import all_cases
+from .outcomes import Outcome, Outcomes, Report, merge
 from .shares import in_shares
 from .tf32 import in_full_precision, round_to_tf32, rounds_to_tf32
 from .tolerances import Comparison, compare_all
@@ -29,62 +29,6 @@ CHOSEN = ""  # the package's own choice of algorithm
 ON_GPU = ("cuda", "triton")  # backends of tensors that lie there
 MUST_SERVE = ("cpu", "cuda_emulated", "cuda", "triton_interpreted", "triton")
 BACKENDS = ("cpu", "cuda_emulated", "cuda", "triton_interpreted", "triton")
-
-
-@dataclass
-class Outcome:
-    """What one (backend, instruction set, operator, algorithm, dtype) did over its cases."""
-
-    backend: str
-    isa: str
-    op: str
-    algorithm: str
-    dtype: str
-    passed: int = 0
-    refused: int = 0
-    failures: list[str] = field(default_factory=list)
-    worst: float = 0.0  # largest error over its tolerance, 1 being the limit
-    refusal: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.algorithm or "(chosen)"
-
-    def add(self, other: Outcome) -> None:
-        """Counts another share of the cases in."""
-        self.passed += other.passed
-        self.refused += other.refused
-        self.failures += other.failures
-        self.worst = max(self.worst, other.worst)
-        self.refusal = self.refusal or other.refusal
-
-
-Outcomes = dict[tuple[str, ...], Outcome]
-
-
-@dataclass
-class Report:
-    """All outcomes of a run."""
-
-    outcomes: list[Outcome]
-    cases: int
-    seconds: float
-
-    @property
-    def failures(self) -> list[str]:
-        """One text for each comparison that missed."""
-        return [text for outcome in self.outcomes for text in outcome.failures]
-
-    @property
-    def never_ran(self) -> list[Outcome]:
-        """Algorithms that no case of any dtype reached: a table row that nothing tests."""
-        ran = {(o.backend, o.isa, o.op, o.algorithm) for o in self.outcomes if o.passed or o.failures}
-        return [o for o in self.outcomes if (o.backend, o.isa, o.op, o.algorithm) not in ran]
-
-    @property
-    def ok(self) -> bool:
-        """Whether every comparison passed and every algorithm ran."""
-        return bool(self.outcomes) and not self.failures and not self.never_ran
 
 
 def verify(
@@ -128,7 +72,7 @@ def verify(
         outcomes = merge(in_shares(run, cases, jobs, progress))
     else:
         outcomes = run(cases, progress=progress)
-    return Report(list(outcomes.values()), len(cases), time.perf_counter() - started)
+    return Report(list(outcomes.values()), len(cases), time.perf_counter() - started, quick)
 
 
 def run_cases(
@@ -165,18 +109,6 @@ def run_one_per_kernel(cases: Sequence[Case], targets: Sequence[tuple[str, str]]
                             kept.append(outcomes)
                             break
     return merge(kept)
-
-
-def merge(shares: Iterable[Outcomes]) -> Outcomes:
-    """The outcomes of several shares of the cases as if one process had run them all."""
-    outcomes: Outcomes = {}
-    for share in shares:
-        for key, outcome in share.items():
-            if key in outcomes:
-                outcomes[key].add(outcome)
-            else:
-                outcomes[key] = outcome
-    return outcomes
 
 
 def _select_cases(op: str | None, quick: bool) -> Sequence[Case]:
@@ -277,8 +209,14 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
     outcome.worst = max(outcome.worst, verdict.max_error / verdict.tolerance if verdict.tolerance else 0.0)
     if verdict:
         outcome.passed += 1
+        outcome.idle += is_idle(inputs)
     else:
         outcome.failures.append(f"{where}: {verdict.message}")
+
+
+def is_idle(inputs: Inputs) -> bool:
+    """Whether there is nothing to compute: the package answers that before it asks any algorithm."""
+    return any(t is not None and t.numel() == 0 for t in inputs.values())
 
 
 def _refusal(error: Exception) -> str | None:

@@ -11,6 +11,8 @@ ACTS = (
 # The base problem of each family of kernels, for the options that every family implements in its own epilogue.
 DENSE, POINTWISE, DEPTHWISE = "mb2ic8ih6iw7oc18kh3ph1", "mb2ic17ih5iw7oc19kh1", "g20mb2ic20ih6iw7oc20kh3ph1"
 FAMILIES = (DENSE, POINTWISE, DEPTHWISE)
+# Groups of as many channels as a fragment of a tensor core holds, several to a block.
+WHOLE_GROUPS = "g4mb2ic32ih9iw18oc32kh3ph1"
 
 # Shapes of the plain convolution; its gradients run over them too.
 DENSE_SHAPES = (
@@ -58,6 +60,9 @@ GROUPED_SHAPES = (
     "g4mb1ic64ih6oc32kh1",
     "g5mb1ic5ih7oc35kh3ph1",
     "g2mb1ic34ih5oc38kh3ph2dh1",
+    WHOLE_GROUPS,
+    "g4mb1ic64ih17iw5oc64kh3sh2ph1",
+    "g4mb1ic32ih11iw12oc32kh5kw2sh3ph3dh1",
 )
 DEPTHWISE_SHAPES = (
     "g1mb1ic1ih7oc1kh3ph1",
