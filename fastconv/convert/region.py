@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fastconv import ops
 from fastconv.convert.capture import CaptureError, capture
 from fastconv.convert.exported import capture_exported
 from fastconv.convert.lower import Program, WeightStore, lower
@@ -42,7 +43,7 @@ class Region:
         self._shaped: OrderedDict[Any, Program | None] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or ops.transforming():
             return self.unchanged(*args, **kwargs)
         # The whole overhead of the usual call: tensors only, shapes open.
         if not kwargs and all(type(argument) is Tensor for argument in args):

@@ -12,6 +12,7 @@ from fastconv import backends, ops
 # Below autograd nothing is recorded and no Python kernel of register_autograd runs: a call costs its dispatch only.
 below_autograd = torch._C._AutoDispatchBelowAutograd
 is_compiling = torch.compiler.is_compiling
+transforms_active = torch._C._are_functorch_transforms_active
 
 
 # Graphs keep the backend that they were captured under.
@@ -52,28 +53,21 @@ def recorded(operator: Any, *arguments: Any) -> Any:
 def records_in_place(act: str, param: float) -> bool:
     """Whether autograd can record an activation that overwrites its argument. Captured graphs have none: there the
     operator writes anew, and the compiler finds out that the memory can be shared."""
-    if is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_compiling() or ops.transforming():
         return False
     return ops.derives_from_result(act, param)
 
 
 def records(*tensors: Tensor | None) -> bool:
-    """Whether autograd must record a call on these. Refuses forward-mode tangents, which it would silently drop."""
-    if forward_ad._current_level >= 0:
-        _refuse_tangents(tensors)
+    """Whether autograd, or a transform of torch.func, must record a call on these."""
+    if forward_ad._current_level >= 0 or transforms_active():
+        return True  # who of them has a tangent, or is watched by which transform, is theirs to know
     if not torch.is_grad_enabled():
         return False
     for t in tensors:  # noqa: SIM110  a generator costs half a microsecond here
         if t is not None and t.requires_grad:
             return True
     return False
-
-
-def _refuse_tangents(tensors: tuple[Tensor | None, ...]) -> None:
-    if any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        raise NotImplementedError(
-            "fastconv: forward-mode differentiation is not supported; use reverse mode, or torch's own functions"
-        )
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

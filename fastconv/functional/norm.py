@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastconv import ops
+
 from . import checks, dispatch
 from .arguments import ActParam, split_param
 
@@ -59,7 +61,8 @@ def batch_norm_act(
         backend = dispatch.forced_backend(x)
         operators = dispatch.operators_of(backend)
         if training:
-            mean, var = dispatch.call(operators.batch_norm_stats, image, backend)
+            statistics = dispatch.recorded if ops.transforming() else dispatch.call
+            mean, var = statistics(operators.batch_norm_stats, image, backend)
         else:
             mean, var = running_mean, running_var
         added = None if residual is None else _image(residual)

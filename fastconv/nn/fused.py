@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastconv import functional
+from fastconv import functional, ops
 from fastconv.nn import layers
 from fastconv.nn.fold import Derived, Slot, fold_norms
 from fastconv.nn.norm import normalise, normalises_plainly
@@ -116,6 +116,7 @@ class FusedBlock(nn.Module):
         if (
             folded is None
             or torch.compiler.is_compiling()
+            or ops.transforming()
             or (bn is not None and bn.training)
             or (torch.is_grad_enabled() and needs_grad(self))
             or has_hooks(conv)

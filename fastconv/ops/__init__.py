@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import autograd_conv, autograd_norm, autograd_other, fakes, reference_backend, triton_backend
+from . import autograd_conv, autograd_norm, autograd_other, fakes, reference_backend, transforms, triton_backend
 from .autograd_other import derives_from_result
 from .library import (
     NAMESPACES,
@@ -20,7 +20,8 @@ from .library import (
     reference,
     triton,
 )
-from .recording import bound, function, inplace_activation
+from .recording import function, inplace_activation, transformable
+from .transforms import transforming
 
 __all__ = [
     "NAMESPACES",
@@ -34,6 +35,7 @@ __all__ = [
     "recorded",
     "recorded_in_place",
     "reference",
+    "transforming",
     "triton",
 ]
 
@@ -45,8 +47,8 @@ _in_place: dict[Operators, type[torch.autograd.Function]] = {}
 
 def recorded(operator: Any, *arguments: Any) -> Any:
     """Calls an operator of any namespace so that autograd records it, in eager mode."""
-    if torch._C._are_functorch_transforms_active():
-        return operator(*arguments)
+    if transforming():
+        return transformable[operator].apply(*arguments)
     return _functions[operator].apply(*arguments)
 
 
@@ -55,17 +57,11 @@ def recorded_in_place(operators: Operators, x: Any, act: str, param: float, back
     return _in_place[operators].apply(x, act, param, backend)
 
 
-def _register_autograd() -> None:
-    for namespace in NAMESPACES:
-        own = operators(namespace)
-        for name, rule in RULES.items():
-            setup, backward = rule
-            torch.library.register_autograd(f"{namespace}::{name}", bound(backward, own), setup_context=setup)
-            _functions[getattr(own, name)] = function(name, own, rule)
-        _in_place[own] = inplace_activation(own, RULES["activation"][1])
-
-
 _reference_library = reference_backend.register()
 _triton_library = triton_backend.register()
 fakes.register()
-_register_autograd()
+for _namespace in NAMESPACES:
+    for _name, _rule in RULES.items():
+        _functions[getattr(operators(_namespace), _name)] = function(_name, operators(_namespace), _rule)
+    _in_place[operators(_namespace)] = inplace_activation(operators(_namespace), RULES["activation"][1])
+_libraries = transforms.register(RULES, _functions)

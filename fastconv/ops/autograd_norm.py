@@ -1,7 +1,7 @@
 """Derivatives of batch_norm_act. The first runs on our kernels; the second, which hardly anyone wants, is taken by
 autograd from the formula written out in torch's arithmetic."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -39,10 +39,17 @@ def norm_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
     if ctx.needs_input_grad[10]:
         before = ops.batch_norm_act(*shared, "identity", 0.0, None, ctx.backend)
         dalpha = alpha_grad(ops, dy, before, alpha, ctx.backend)
+    dmean = dvar = None
+    if not ctx.training and any(ctx.needs_input_grad[1:3]):
+        # The sums over dz and over dz * normal are there already.
+        factor = (var + ctx.eps).rsqrt()
+        scale = factor if weight is None else factor * weight
+        dmean = (-scale * dbias).to(mean.dtype)
+        dvar = (scale * factor * dweight / -2).to(var.dtype)
     return (
         dx,
-        None,
-        None,
+        dmean,
+        dvar,
         None if weight is None else dweight.to(weight.dtype),
         None if bias is None else dbias.to(bias.dtype),
         None,
@@ -63,24 +70,30 @@ def norm_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
     ctx.save_for_backward(dy, x, mean, var, weight, bias, residual, alpha)
 
 
-def _gradients(ops: Operators, ctx: Any, tensors: list[Any], mean: Tensor, var: Tensor) -> list[Tensor]:
-    """What batch_norm_act_backward computes, in operations that autograd knows."""
+def normalised(ops: Operators, tensors: list[Any], how: tuple[bool, float, str, float, str]) -> list[Tensor]:
+    """What batch_norm_act_backward computes, in operations that autograd knows.
+
+    Args:
+        tensors: dy, x, mean, var, weight, bias, residual, alpha.
+        how: training, eps, act, act_param, backend.
+    """
+    training, eps, act, param, backend = how
     kind = tensors[1].dtype
     # In the accumulate type, as the kernels compute.
     wide: list[Any] = [None if t is None else t.to(torch.promote_types(kind, torch.float32)) for t in tensors]
-    dy, x, weight, bias, residual, alpha = wide
-    if ctx.training:
+    dy, x, mean, var, weight, bias, residual, alpha = wide
+    if training:
         mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
     spread = (1, -1, 1, 1)
-    factor = (var + ctx.eps).rsqrt().view(spread)
+    factor = (var + eps).rsqrt().view(spread)
     normal = (x - mean.view(spread)) * factor
     before = normal if weight is None else normal * weight.view(spread)
     before = before if bias is None else before + bias.view(spread)
     before = before if residual is None else before + residual
-    dz = ops.activation_backward(dy, before, ctx.act, ctx.param, alpha, 1, ctx.backend)
+    dz = ops.activation_backward(dy, before, act, param, alpha, 1, backend)
     dweight, dbias = (dz * normal).sum((0, 2, 3)), dz.sum((0, 2, 3))
     dx = dz
-    if ctx.training:
+    if training:
         pixels = x.numel() // x.shape[1]
         dx = dx - (dbias.view(spread) + normal * dweight.view(spread)) / pixels
     dx = dx * (factor if weight is None else factor * weight.view(spread))
@@ -88,20 +101,37 @@ def _gradients(ops: Operators, ctx: Any, tensors: list[Any], mean: Tensor, var: 
 
 
 def norm_grad_backward(ops: Operators, ctx: Any, *gradients: Tensor) -> Grads:
-    dy, x, mean, var, weight, bias, residual, alpha = ctx.saved_tensors
+    how = (ctx.training, ctx.eps, ctx.act, ctx.param, ctx.backend)
+    differentiate = _pulled_back if torch._C._are_functorch_transforms_active() else _differentiated
+    found = differentiate(ops, list(ctx.saved_tensors), how, gradients)
+    d_dy, d_x, d_mean, d_var, d_weight, d_bias, d_residual, d_alpha = found
+    return d_dy, d_x, d_mean, d_var, d_weight, d_bias, None, None, d_residual, None, None, d_alpha, None
+
+
+def _differentiated(ops: Operators, operands: list[Any], how: Any, gradients: tuple[Tensor, ...]) -> list[Any]:
     # A leaf of its own for every operand, unless a third derivative is wanted.
-    operands = [dy, x, weight, bias, residual, alpha]
     with torch.enable_grad():
         if not any(g.requires_grad for g in gradients):
             operands = [None if t is None else t.detach().requires_grad_() for t in operands]
-        results = _gradients(ops.recording, ctx, operands, mean, var)
+        results = normalised(ops.recording, operands, how)
     wanted = [t for t in operands if t is not None and t.requires_grad]
     cotangents = [g.to(y.dtype) for g, y in zip(gradients, results, strict=False)]
     found = iter(torch.autograd.grad(results, wanted, cotangents, allow_unused=True, create_graph=True))
-    d_dy, d_x, d_weight, d_bias, d_residual, d_alpha = (
-        next(found) if t is not None and t.requires_grad else None for t in operands
-    )
-    return d_dy, d_x, None, None, d_weight, d_bias, None, None, d_residual, None, None, d_alpha, None
+    return [next(found) if t is not None and t.requires_grad else None for t in operands]
+
+
+def _pulled_back(ops: Operators, operands: list[Any], how: Any, gradients: tuple[Tensor, ...]) -> list[Any]:
+    """Inside a transform tensors have no leaves to make: the same through torch.func."""
+    present = [index for index, t in enumerate(operands) if t is not None]
+
+    def run(*values: Tensor) -> list[Tensor]:
+        given = dict(zip(present, values, strict=True))
+        return normalised(ops, [given.get(index) for index in range(len(operands))], how)
+
+    # Its types promise three values: without has_aux there are two.
+    results, pull = cast(Any, torch.func.vjp(run, *(operands[index] for index in present)))
+    found = dict(zip(present, pull([g.to(y.dtype) for g, y in zip(gradients, results, strict=False)]), strict=True))
+    return [found.get(index) for index in range(len(operands))]
 
 
 RULES: dict[str, Rule] = {

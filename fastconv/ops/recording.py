@@ -1,7 +1,8 @@
 """The operators as eager mode records them: one torch.autograd.Function each, over the rules that are registered too.
 
-torch.library's own wrapper takes about 70 microseconds a call, several times what a small layer needs; it serves
-captured graphs, function transforms and second derivatives, where its generality is needed.
+They serve direct calls of the operators and captured graphs too (transforms.py registers them): the wrapper of
+torch.library.register_autograd takes about 70 microseconds a call, several times what a small layer needs, and loses
+forward-mode tangents without a word. torch.func's transforms have Functions of their own.
 """
 
 from __future__ import annotations
@@ -40,13 +41,44 @@ def _unrecorded(operators: Operators) -> Any:
     return _Unrecorded(operators)
 
 
+# The Functions that torch.func's transforms see, by operator: transforms.py makes them.
+transformable: dict[Any, type[torch.autograd.Function]] = {}
+transforms_active = torch._C._are_functorch_transforms_active
+
+
+class _Transformed:
+    """A namespace's operators as torch.func's transforms see them."""
+
+    def __init__(self, operators: Operators) -> None:
+        self._operators = operators
+        self.recording = self
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operator = getattr(self._operators, name)
+
+        def call(*arguments: Any) -> Any:
+            return transformable[operator].apply(*arguments)
+
+        setattr(self, name, call)
+        return call
+
+
+@cache
+def transformed(operators: Operators) -> Any:
+    return _Transformed(operators)
+
+
 def bound(backward: Callable[..., Any], operators: Operators) -> Callable[..., Any]:
     """A rule's `backward` for one namespace, refusals translated."""
 
     def run(ctx: Any, *gradients: Any) -> Any:
-        recorded = torch.is_grad_enabled()  # by create_graph=True
+        if transforms_active():  # several gradients at once, by vmap
+            seen = transformed(operators)
+        else:
+            # Gradients are recorded themselves under create_graph=True.
+            seen = operators if torch.is_grad_enabled() else _unrecorded(operators)
         try:
-            return backward(operators if recorded else _unrecorded(operators), ctx, *gradients)
+            return backward(seen, ctx, *gradients)
         except RuntimeError as error:
             if (refusal := not_served(error)) is None:
                 raise
