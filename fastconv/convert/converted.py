@@ -15,7 +15,11 @@ from fastconv.convert.steps import Stale
 
 
 def convert(
-    model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None, *, dtype: torch.dtype | None = None
+    model: nn.Module,
+    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    drop_zero_channels: bool = True,
 ) -> ConvertedModule:
     """A module that computes what `model.eval()` computes, for inference, with fused kernels.
 
@@ -33,6 +37,9 @@ def convert(
             instead of at the first call, also where it depends on shapes.
         dtype: type for weights and arithmetic, such as torch.bfloat16. Inputs stay float32. What is left to torch and
             has parameters keeps its own type.
+        drop_zero_channels: whether filters that pruning set to zero, and channels that no weight reads, are left out
+            of the computation. Values are the same, with one difference: torch's product of a zero weight with NaN or an
+            infinity is NaN, and what is left out makes no product.
 
     Returns:
         A module that shares the model's parameters. It notices when they change by identity or version: training
@@ -47,7 +54,7 @@ def convert(
         raise ValueError(f"convert: expected dtype to be a floating-point type, but got {dtype}")
     if isinstance(model, ConvertedModule):
         model = model.source
-    converted = ConvertedModule(model, dtype)
+    converted = ConvertedModule(model, dtype, drop_zero_channels)
     if example_inputs is not None:
         arguments = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
         leaves, spec = pytree.tree_flatten((tuple(arguments), {}))
@@ -62,15 +69,17 @@ class ConvertedModule(nn.Module):
     source: nn.Module
     region: Region
 
-    def __init__(self, source: nn.Module, dtype: torch.dtype | None) -> None:
+    def __init__(self, source: nn.Module, dtype: torch.dtype | None, drop_zero_channels: bool = True) -> None:
         super().__init__()
         self.source = source
-        self.dtype = dtype
+        self.dtype, self.drop_zero_channels = dtype, drop_zero_channels
         self.training = False
         self._build()
 
     def _build(self) -> None:
-        region = Region(shell(self.source), self.dtype, outermost=True)
+        region = Region(shell(self.source), self.dtype, self.drop_zero_channels, outermost=True)
+        before = self.__dict__.get("region")
+        region.may_export = before is not None and before.may_export
         tree = [(m._modules, name, child) for m in self.source.modules() for name, child in m._modules.items()]
         # Past nn.Module's registration: the shell must not show up as a child.
         self.__dict__.update(region=region, _tree=tree)

@@ -37,6 +37,13 @@ class LayerRow:
     why: str
     problem: str = ""
     against: tuple[tuple[str, tuple[str, ...]], ...] = ()  # algorithms before the chosen one, and the reasons
+    kept: ir.Kept | None = None  # where filters or channels were dropped
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """How many filters and how many input channels the values of the weights make superfluous."""
+        kept = self.kept
+        return (kept.of_filters - len(kept.filters), kept.of_channels - len(kept.channels)) if kept else (0, 0)
 
     @property
     def fused(self) -> bool:
@@ -69,6 +76,9 @@ class Explanation:
         lines += self._kernels()
         served = [row for row in self.rows if row.served]
         merged = sum(len(row.layers) for row in served)
+        if narrowed := [row.dropped for row in served if row.kept is not None]:
+            filters, channels = (sum(counts) for counts in zip(*narrowed, strict=True))
+            lines.append(f"left out, for being zero or never read: {filters} filters, {channels} input channels")
         lines.append(f"{len(served)} kernels for {merged} layers; {len(self.left)} operations left to torch")
         return "\n".join(lines)
 
@@ -149,7 +159,8 @@ def _explain_node(program: Program, node: fx.Node, prefix: str, read: tuple[Tens
             choose(spec, function, read) if read else Choice(spec_operation(spec), "call it once to know its shape")
         )
         problem = "x".join(map(str, read[0].shape)) if read else ""
-        return [LayerRow(labels, describe(spec), True, choice.kernel, choice.why, problem, choice.against)]
+        kept = spec.kept if isinstance(spec, ir.Weighted) else None
+        return [LayerRow(labels, describe(spec), True, choice.kernel, choice.why, problem, choice.against, kept)]
     name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
     if isinstance(function, steps.FormatStep | steps.ReadStep) or name in _RESHAPING or is_scalar(node):
         return []
@@ -189,7 +200,7 @@ def spec_operation(spec: ir.Spec) -> str:
 
 
 def describe(spec: ir.Spec) -> str:
-    """What a step computes, such as `conv 3x3 /2 g32 +bn +residual +relu6`."""
+    """What a step computes, such as `conv 3x3 /2 g32 +bn +residual +relu6, 24/32 filters, 16/16 channels`."""
     if isinstance(spec, ir.Conv | ir.ConvTranspose):
         r, s = spec.weight.read().shape[2:]
         parts = ["conv" if isinstance(spec, ir.Conv) else "conv_transpose", f"{r}x{s}"]
@@ -201,10 +212,16 @@ def describe(spec: ir.Spec) -> str:
         parts += ["+bn"] * len(spec.norms)
         parts += ["+residual"] if isinstance(spec, ir.Conv) and spec.residual else []
         parts += [f"+{spec.act.name}"] if isinstance(spec, ir.Conv) and spec.act.name != "identity" else []
-        return " ".join(parts)
+        return " ".join(parts) + _describe_kept(spec.kept)
     if isinstance(spec, ir.Linear):
-        return "linear" + (f" +{spec.act.name}" if spec.act.name != "identity" else "")
+        return "linear" + (f" +{spec.act.name}" if spec.act.name != "identity" else "") + _describe_kept(spec.kept)
     return spec_operation(spec)
+
+
+def _describe_kept(kept: ir.Kept | None) -> str:
+    if kept is None:
+        return ""
+    return f", {len(kept.filters)}/{kept.of_filters} filters, {len(kept.channels)}/{kept.of_channels} channels"
 
 
 def _explain_layers(model: nn.Module) -> Explanation:

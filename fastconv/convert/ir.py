@@ -25,6 +25,22 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Which filters and input channels of a layer are computed: the others are zero, or nobody reads them.
+
+    `numbers` are those of input channels left out that hold one number everywhere, for the bias to contain; with a
+    `carrier` they are multiples of that channel, whose weights take theirs over.
+    """
+
+    filters: tuple[int, ...]
+    channels: tuple[int, ...]
+    of_filters: int
+    of_channels: int
+    numbers: tuple[tuple[int, float], ...] = ()
+    carrier: int | None = None
+
+
+@dataclass(frozen=True)
 class Weighted(Spec):
     """An operation with a weight; a bias that is absent is watched too, one may be assigned later."""
 
@@ -32,6 +48,7 @@ class Weighted(Spec):
     bias: Weight | None
 
     absent: tuple[Slot, ...] = field(default=(), kw_only=True)
+    kept: Kept | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,7 @@ class Act(Spec):
     """An activation on its own."""
 
     act: Activation
+    kept: Kept | None = field(default=None, kw_only=True)
 
 
 # The rest have no kernel of their own: they are merged into a convolution, or stay the torch node that they were.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from fastconv.convert import ir, steps
 from fastconv.convert.capture import Captured, CaptureError, is_scalar
 from fastconv.convert.layout import LayoutPlan
 from fastconv.convert.passes import PASSES
+from fastconv.convert.passes.drop_channels import Dropping, drop_channels
 from fastconv.convert.passes.functions import weight_of
 from fastconv.nn.fold import Sources
 from fastconv.nn.weights import Weight, find_weight
@@ -28,12 +30,21 @@ _STEP = "_fastconv_step_"
 class WeightStore:
     """All prepared weights of one region, shared by its programs for different shapes."""
 
-    def __init__(self, dtype: torch.dtype | None) -> None:
-        self.dtype = dtype
+    def __init__(self, dtype: torch.dtype | None, drop_zero_channels: bool = True) -> None:
+        self.dtype, self.drop_zero_channels = dtype, drop_zero_channels
         self.generation = 0  # of the weights; a program that was bound to an older one binds anew
         self._isa = ""
         self._prepared: dict[Any, steps.Prepared] = {}
         self._sources: Sources | None = None
+        self._droppings: weakref.WeakSet[Dropping] = weakref.WeakSet()  # those of programs still in use
+
+    def judge(self, graph: fx.Graph, context: ir.Context) -> Dropping | None:
+        """Leaves superfluous channels out of a graph, and watches the weights that say so."""
+        dropping = drop_channels(graph, context)
+        if dropping is not None:
+            self._droppings.add(dropping)
+            self._sources = None
+        return dropping
 
     def prepare(self, spec: Any, channels_last: bool) -> steps.Prepared:
         key = _key(spec, channels_last)
@@ -53,6 +64,9 @@ class WeightStore:
         unique = {(id(owner), name): (owner, name) for p in self._prepared.values() for owner, name in p.slots}
         if any(name not in owner for owner, name in unique.values()):
             raise steps.Stale("a weight is gone")
+        for dropping in list(self._droppings):
+            dropping.check()
+            unique.update({(id(owner), name): (owner, name) for owner, name in dropping.slots})
         absent = [slot for prepared in self._prepared.values() for slot in prepared.absent]
         sources = Sources((*unique.values(), *absent))
         for prepared in self._prepared.values():
@@ -70,7 +84,7 @@ def _key(spec: Any, channels_last: bool) -> Any:
     norms = tuple(norm.key for norm in getattr(spec, "norms", ()))
     groups = spec.groups if isinstance(spec, ir.ConvTranspose) else None
     weight, bias = of(getattr(spec, "weight", None)), of(getattr(spec, "bias", None))
-    return (type(spec), weight, bias, norms, alpha, groups, channels_last)
+    return (type(spec), weight, bias, norms, alpha, groups, channels_last, getattr(spec, "kept", None))
 
 
 @dataclass
@@ -84,10 +98,15 @@ class Program:
     output_spec: pytree.TreeSpec
     opaque: dict[str, str]
     single: bool
+    dropping: Dropping | None = None
     seen: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None  # of the last call's tensors
 
     _direct: SimpleNamespace | None = None
     _generation: int = -1
+
+    def takes(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
+        """Where channels were dropped they are dimension 1: an image without a batch needs another program."""
+        return not self.dropping or all(x.dim() != 3 for x in tensors)
 
     def __call__(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> Any:
         self.store.refresh()
@@ -123,8 +142,8 @@ def _is_plain(tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
     )
 
 
-def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool) -> Program:
-    """Fuses and plans a captured graph.
+def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool, may_drop: bool = True) -> Program:
+    """Fuses and plans a captured graph; with `may_drop` without the channels that its weights make superfluous.
 
     Raises:
         CaptureError: the graph writes to something that its caller would miss.
@@ -135,6 +154,7 @@ def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool) -> 
     if context.writes_inputs and not may_write_inputs:
         raise CaptureError("it writes to its input in place, which its caller may rely on")
     _eliminate_dead(graph, context)
+    dropping = store.judge(graph, context) if may_drop and store.drop_zero_channels else None
 
     functions = SimpleNamespace()
 
@@ -151,7 +171,7 @@ def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool) -> 
     scope = dict(code.globals)
     exec(compile(code.src, "<fastconv program>", "exec"), scope)
     single = captured.output_spec.is_leaf()
-    return Program(graph, functions, scope["forward"], store, captured.output_spec, captured.opaque, single)
+    return Program(graph, functions, scope["forward"], store, captured.output_spec, captured.opaque, single, dropping)
 
 
 def _eliminate_dead(graph: fx.Graph, context: ir.Context) -> None:

@@ -26,7 +26,7 @@ class Prepared:
     ) -> None:
         self._spec, self._dtype, self._channels_last = spec, dtype, channels_last
         self._sources: Sources | None = None
-        self.slots = _slots(spec)
+        self.slots = slots_of(spec)
         self.absent: tuple[Slot, ...] = getattr(spec, "absent", ())
         self.alpha: float | Tensor | None = None
         self.bias: Tensor | None = None
@@ -69,7 +69,12 @@ class Prepared:
         act = None if isinstance(spec, ir.ConvTranspose) else spec.act
         if act is not None:
             alpha = act.argument()
-            self.alpha = self._cast(alpha.detach()) if isinstance(alpha, Tensor) else alpha
+            if isinstance(alpha, Tensor):
+                alpha = self._cast(alpha.detach())
+                kept = None if isinstance(spec, ir.ConvTranspose) else spec.kept
+                if kept is not None and alpha.dim() and alpha.shape[0] == kept.of_filters:  # not one slope for all
+                    alpha = alpha[list(kept.filters)]
+            self.alpha = alpha
         if isinstance(spec, ir.Act):
             return
         weight = spec.weight.read()
@@ -77,8 +82,13 @@ class Prepared:
         self.source_channels_last = is_channels_last(weight)
         norms = () if isinstance(spec, ir.Linear) else spec.norms
         if norms:
-            groups = spec.groups if isinstance(spec, ir.ConvTranspose) else 0
-            weight, bias = fold_norms(weight, bias, [norm.read() for norm in norms], groups)
+            norm_channels = norms[0].mean.read().shape[0]
+            read = [norm.read() for norm in norms]
+            # The groups that the weight has; the step may have fewer.
+            groups = len(read[0].mean) // weight.shape[1] if isinstance(spec, ir.ConvTranspose) else 0
+            weight, bias = fold_norms(weight, bias, read, groups)
+        if spec.kept is not None:
+            weight, bias = narrowed(weight, bias, spec)
         weight = self._cast(weight.detach())
         if self._channels_last and not is_channels_last(weight):
             # Not .contiguous(): it keeps the strides of 1x1 and depthwise filters, which read as either format.
@@ -91,7 +101,8 @@ class Prepared:
         return tensor if self._dtype is None else tensor.to(self._dtype)
 
 
-def _slots(spec: ir.Spec) -> tuple[Slot, ...]:
+def slots_of(spec: ir.Spec) -> tuple[Slot, ...]:
+    """Where the tensors live that decide the weights of a step."""
     found: list[Slot] = []
     for part in (getattr(spec, "weight", None), getattr(spec, "bias", None), *getattr(spec, "norms", ())):
         found.extend(() if part is None else part.slots)
@@ -99,6 +110,37 @@ def _slots(spec: ir.Spec) -> tuple[Slot, ...]:
     if isinstance(act, Activation) and isinstance(act.param, Weight):
         found.extend(act.param.slots)
     return tuple(found)
+
+
+def narrowed(
+    weight: Tensor, bias: Tensor | None, spec: ir.Conv | ir.ConvTranspose | ir.Linear
+) -> tuple[Tensor, Tensor | None]:
+    """The kept part of a weight, and its bias with what dropped channels added to every pixel."""
+    kept = spec.kept
+    assert kept is not None
+    filters, channels = (torch.tensor(which, device=weight.device) for which in (kept.filters, kept.channels))
+    made = None if bias is None else bias.index_select(0, filters)
+    transposed = isinstance(spec, ir.ConvTranspose)
+    if transposed and weight.shape[1] < kept.of_filters:
+        return weight.index_select(0, channels), made  # whole groups, which lie along the channels
+    # (filters, channels, ...); several features of a linear layer may belong to a channel
+    blocks = weight.view(kept.of_filters, kept.of_channels, -1) if isinstance(spec, ir.Linear) else weight
+    part = (blocks.transpose(0, 1) if transposed else blocks).index_select(0, filters)
+    if part.shape[1] == kept.of_channels:
+        if kept.numbers:
+            places, numbers = zip(*kept.numbers, strict=True)
+            wide = part[:, list(places)].double().flatten(2)
+            extra = (wide * torch.tensor(numbers, dtype=torch.float64, device=part.device).view(-1, 1)).sum(1)
+            if kept.carrier is None:
+                moved = extra.sum(1)
+                made = (moved if made is None else made.double() + moved).to(weight.dtype)
+            else:
+                column = part[:, kept.carrier]
+                column.copy_(column.double() + extra.view(column.shape))
+        part = part.index_select(1, channels)
+    if isinstance(spec, ir.Linear):
+        return part.flatten(1), made
+    return part.transpose(0, 1) if transposed else part, made
 
 
 def is_channels_last(x: Any) -> bool:

@@ -28,7 +28,9 @@ class Region:
     at all it runs as it is, and its children are regions of their own.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype | None, *, outermost: bool) -> None:
+    def __init__(
+        self, module: nn.Module, dtype: torch.dtype | None, drop_zero_channels: bool = True, *, outermost: bool
+    ) -> None:
         self.module = module
         self.why: str | None = None  # why the module as a whole runs unchanged
         self.children: dict[str, Region] = {}
@@ -37,9 +39,10 @@ class Region:
         self._forward = type(module).forward
         self._is_patched = "forward" in module.__dict__
         self._outermost = outermost
-        self._store = WeightStore(dtype)
+        self._store = WeightStore(dtype, drop_zero_channels)
         self._by_count: dict[int, Program] = {}
         self._open: dict[Any, Program | None] = {}
+        self._undropped: dict[Any, Program | None] = {}  # for images without a batch
         self._shaped: OrderedDict[Any, Program | None] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -48,7 +51,7 @@ class Region:
         # The whole overhead of the usual call: tensors only, shapes open.
         if not kwargs and all(type(argument) is Tensor for argument in args):
             program = self._by_count.get(len(args))
-            if program is not None and not (args and args[0].is_meta):
+            if program is not None and not (args and args[0].is_meta) and program.takes(args):
                 self.last = program
                 return program(args)
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -86,10 +89,15 @@ class Region:
             self.why = "it is called with arguments that cannot be compared"
             self._install_in(self.module)
             return None
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         program = self._open_program(leaves, spec)
+        if program is not None and not program.takes(tensors):
+            if key not in self._undropped:
+                self._undropped[key] = self._capture(leaves, spec, given_shapes=False, may_drop=False)
+            program = self._undropped[key]
         if program is not None and not program.opaque:
             return program
-        shapes = (key, tuple((x.shape, x.dtype, x.device) for x in leaves if isinstance(x, Tensor)))
+        shapes = (key, tuple((x.shape, x.dtype, x.device) for x in tensors))
         if shapes not in self._shaped:
             self._shaped[shapes] = self._capture_shaped(leaves, spec, program)
             if len(self._shaped) > _MAX_SHAPES:
@@ -115,14 +123,17 @@ class Region:
         return self._open[key]
 
     def _capture_shaped(self, leaves: list[Any], spec: pytree.TreeSpec, best: Program | None) -> Program | None:
-        program = self._capture(leaves, spec, given_shapes=True)
+        batched = all(x.dim() != 3 for x in leaves if isinstance(x, Tensor))  # as Program.takes
+        program = self._capture(leaves, spec, given_shapes=True, may_drop=batched)
         if program is None and best is None and self.may_export and not self._is_patched:
-            program = self._export(leaves, spec)
+            program = self._export(leaves, spec, may_drop=batched)
         if program is None or (best is not None and len(program.opaque) >= len(best.opaque)):
             return None
         return program
 
-    def _capture(self, leaves: list[Any], spec: pytree.TreeSpec, *, given_shapes: bool) -> Program | None:
+    def _capture(
+        self, leaves: list[Any], spec: pytree.TreeSpec, *, given_shapes: bool, may_drop: bool = True
+    ) -> Program | None:
         if has_hooks(self.module) and self._outermost:
             self.why = "hooks are registered on it"
             return None
@@ -131,18 +142,19 @@ class Region:
             return None
         try:
             captured = capture(self.module, leaves, spec, given_shapes=given_shapes)
-            program = lower(captured, self._store, may_write_inputs=self._outermost)
+            program = lower(captured, self._store, may_write_inputs=self._outermost, may_drop=may_drop)
         except CaptureError as error:
             self.why = str(error)
             return None
         self.why = None
         return program
 
-    def _export(self, leaves: list[Any], spec: pytree.TreeSpec) -> Program | None:
+    def _export(self, leaves: list[Any], spec: pytree.TreeSpec, *, may_drop: bool) -> Program | None:
         if has_hooks(self.module):
             return None
         try:
-            program = lower(capture_exported(self.module, leaves, spec), self._store, may_write_inputs=self._outermost)
+            captured = capture_exported(self.module, leaves, spec)
+            program = lower(captured, self._store, may_write_inputs=self._outermost, may_drop=may_drop)
         except CaptureError:
             return None  # `why` keeps fx's reason, which names the line of the model
         self.why = None
@@ -167,7 +179,7 @@ class Region:
         composite = type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is not None
         if composite and not isinstance(module, nn.Sequential):
             return  # torch's own composites (attention, recurrent layers) read their children's weights
-        region = Region(module, self._store.dtype, outermost=False)
+        region = Region(module, self._store.dtype, self._store.drop_zero_channels, outermost=False)
         self.children[path] = region
         # An attribute of the object wins over the class's forward; hooks, isinstance and attributes stay as they are.
         module.__dict__["forward"] = region

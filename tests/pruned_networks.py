@@ -1,0 +1,122 @@
+"""Small networks for the tests of pruning: each has one structure that decides which channels can be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from networks import BasicBlock, InvertedResidual, SqueezeExcite, UNet
+from torch import Tensor, nn
+
+
+def chain(padding: int = 1, act: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), act(), nn.Conv2d(8, 5, 3, padding=padding))
+
+
+def classifier() -> nn.Sequential:
+    """Several features of the linear layer belong to each channel."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 6, 3, padding=1), nn.SiLU(),
+        nn.AvgPool2d(2), nn.Flatten(), nn.Linear(24, 10), nn.ReLU(), nn.Linear(10, 4),
+    )  # fmt: skip
+
+
+def grouped(groups: int = 2) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, groups=groups), nn.Conv2d(16, 4, 1))
+
+
+def transposed(groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sigmoid(), nn.ConvTranspose2d(8, 8, 3, 2, groups=groups),
+        nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 3, 3, padding=1),
+    )  # fmt: skip
+
+
+class Twice(nn.Module):
+    """One convolution called with two inputs, and its weight used by a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shared, self.last = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.shared(F.relu(self.first(x))))
+        y = F.relu(self.shared(y))
+        return self.last(F.conv2d(y, self.shared.weight, None, padding=1))
+
+
+class Dense(nn.Module):
+    """Each layer reads everything before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(4 + 4 * i, 4, 3, padding=1) for i in range(3))
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [self.stem(x)]
+        for layer in self.layers:
+            seen.append(torch.tanh(layer(torch.cat(seen, 1))))
+        return self.head(torch.cat(seen, dim=-3).mean((2, 3)))
+
+
+class Outputs(nn.Module):
+    """What is returned keeps all channels, though nothing in the network may read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        a = F.relu(self.a(x))
+        b = F.relu(self.b(a))
+        return {"a": a, "c": self.c(b)}
+
+
+class AsksForChannels(nn.Module):
+    """Reads the number of channels, mixes channels, and views with numbers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x)) / 8
+        x = x * x.shape[1] ** 0.5
+        x = F.relu(self.b(F.softmax(x, dim=1)))
+        return self.c(F.adaptive_avg_pool2d(x, 4).reshape(x.size(0), 8 * 16))
+
+
+class ViewsRows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Linear(6 * 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(F.leaky_relu(self.a(x)), (1, 1, 1, 1), mode="reflect")
+        x = F.interpolate(self.b(x), scale_factor=2.0)
+        return self.c(F.adaptive_max_pool2d(x, 2).reshape(x.size(0), -1))
+
+
+NETWORKS: dict[str, Callable[[], Any]] = {
+    "chain": chain,
+    "chain_without_padding": lambda: chain(0),
+    "prelu": lambda: chain(1, lambda: nn.PReLU(8)),
+    "sigmoid": lambda: chain(1, nn.Sigmoid),
+    "classifier": classifier,
+    "grouped": grouped,
+    "depthwise_multiplier": lambda: grouped(8),
+    "transposed": transposed,
+    "transposed_grouped": lambda: transposed(4),
+    "twice": Twice,
+    "dense": Dense,
+    "outputs": Outputs,
+    "asks_for_channels": AsksForChannels,
+    "views_rows": ViewsRows,
+    "residual": lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), BasicBlock(6, 6), BasicBlock(6, 8, 2)),
+    "inverted_residual": InvertedResidual,
+    "squeeze_excite": SqueezeExcite,
+    "u_net": UNet,
+}
