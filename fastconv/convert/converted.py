@@ -38,8 +38,8 @@ def convert(
         dtype: type for weights and arithmetic, such as torch.bfloat16. Inputs stay float32. What is left to torch and
             has parameters keeps its own type.
         drop_zero_channels: whether filters that pruning set to zero, and channels that no weight reads, are left out
-            of the computation. Values are the same, with one difference: torch's product of a zero weight with NaN or an
-            infinity is NaN, and what is left out makes no product.
+            of the computation. Values are the same, with one difference: torch's product of a zero weight with NaN or
+            an infinity is NaN, and what is left out makes no product.
 
     Returns:
         A module that shares the model's parameters. It notices when they change by identity or version: training

@@ -82,7 +82,6 @@ class Prepared:
         self.source_channels_last = is_channels_last(weight)
         norms = () if isinstance(spec, ir.Linear) else spec.norms
         if norms:
-            norm_channels = norms[0].mean.read().shape[0]
             read = [norm.read() for norm in norms]
             # The groups that the weight has; the step may have fewer.
             groups = len(read[0].mean) // weight.shape[1] if isinstance(spec, ir.ConvTranspose) else 0
