@@ -84,8 +84,7 @@ class AsksForChannels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.a(x)) / 8
-        x = x * x.shape[1] ** 0.5
-        x = F.relu(self.b(F.softmax(x, dim=1)))
+        x = F.softmax(self.b(x), dim=1) * x.shape[1] ** 0.5
         return self.c(F.adaptive_avg_pool2d(x, 4).reshape(x.size(0), 8 * 16))
 
 

@@ -196,7 +196,8 @@ def _constants(operations: Sequence[Operation], weights: dict[int, _Weights]) ->
         if isinstance(op, Layer):
             made = _layer_numbers(op, weights[i], inputs)
         elif isinstance(op, Carry):
-            made = op.number(*inputs)
+            with np.errstate(all="ignore"):  # what is no number varies
+                made = op.number(*inputs)
         elif isinstance(op, Join):
             made = np.concatenate(inputs)
         numbers.append(np.where(np.isfinite(made), made, np.nan))

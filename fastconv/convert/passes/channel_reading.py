@@ -184,8 +184,11 @@ class ChannelReader:
     def _read_function(self, node: fx.Node) -> Read | None:
         name, x = _name_of(node), node.args[0] if node.args else None
         rest = node.args[1:]
-        if name in ("add", "sub", "mul") and not node.kwargs and len(rest) == 1:
-            return self._both((x, rest[0]), _ARITHMETIC[name])
+        if name in _ARITHMETIC and not node.kwargs and len(rest) == 1:
+            function, other = _ARITHMETIC[name], rest[0]
+            if isinstance(other, int | float):
+                return self._carry(x, lambda given: function(given, other), image=False)
+            return self._both((x, other), function)
         if name in ("cat", "concat"):
             return self._cat(node, x, rest[0] if rest else node.kwargs.get("dim", 0))
         if name == "flatten" and rest in ((1,), (1, -1)) and not node.kwargs:
@@ -245,7 +248,9 @@ def _product(first: Numbers, second: Numbers) -> Numbers:
     return np.where((first == 0) | (second == 0), 0.0, first * second)
 
 
-_ARITHMETIC: dict[str, Callable[..., Numbers]] = {"add": np.add, "sub": np.subtract, "mul": _product}
+_ARITHMETIC: dict[str, Callable[..., Numbers]] = {
+    "add": np.add, "sub": np.subtract, "mul": _product, "truediv": np.divide, "div": np.divide,
+}  # fmt: skip
 
 
 def _name_of(node: fx.Node) -> str:
