@@ -147,6 +147,8 @@ def test_folded_statistics_follow_their_tensors() -> None:
         check()
         changed.mul_(1.5)
     check()
+    torch_f.batch_norm(torch_f.conv2d(x, w), mean, var, training=True)  # writes them without a new version
+    check()
 
 
 def test_eps_is_part_of_the_fold() -> None:

@@ -12,6 +12,7 @@ from fastconv import ops
 from fastconv.convert.capture import shell
 from fastconv.convert.region import Region
 from fastconv.convert.steps import Stale
+from fastconv.convert.watch import Structure
 
 
 def convert(
@@ -44,9 +45,8 @@ def convert(
     Returns:
         A module that shares the model's parameters. It notices when they change by identity or version: training
         steps, in-place edits, `load_state_dict`, `.to()`, a new Parameter. An edit through `.data` is recorded nowhere
-        and goes unnoticed. Gradients flow to the inputs, not to the parameters. Hooks registered after the conversion
-        are not seen; modules that have hooks before it run unchanged. Inputs are never written to, even where the
-        model itself does so in place.
+        and goes unnoticed. Gradients flow to the inputs, not to the parameters. Modules with hooks run unchanged.
+        Inputs are never written to, even where the model itself does so in place.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: expected model to be a torch.nn.Module, but got {type(model).__name__}")
@@ -68,6 +68,7 @@ class ConvertedModule(nn.Module):
 
     source: nn.Module
     region: Region
+    _structure: Structure
 
     def __init__(self, source: nn.Module, dtype: torch.dtype | None, drop_zero_channels: bool = True) -> None:
         super().__init__()
@@ -80,9 +81,8 @@ class ConvertedModule(nn.Module):
         region = Region(shell(self.source), self.dtype, self.drop_zero_channels, outermost=True)
         before = self.__dict__.get("region")
         region.may_export = before is not None and before.may_export
-        tree = [(m._modules, name, child) for m in self.source.modules() for name, child in m._modules.items()]
         # Past nn.Module's registration: the shell must not show up as a child.
-        self.__dict__.update(region=region, _tree=tree)
+        self.__dict__.update(region=region, _structure=Structure(self.source))
         region.prepare_default_call()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -90,10 +90,8 @@ class ConvertedModule(nn.Module):
             # A compiler's graph would keep today's folded weights for good, and a transform of torch.func may
             # differentiate by the weights: both get the model itself.
             return self.region.unchanged(*args, **kwargs)
-        for children, name, child in self._tree:
-            if children.get(name) is not child:
-                self._build()
-                break
+        if not self._structure.unchanged():
+            self._build()
         try:
             return self.region(*args, **kwargs)
         except Stale:
@@ -122,7 +120,7 @@ class ConvertedModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Programs and folded weights are made from the model again: they belong to this process and these tensors.
-        return {name: value for name, value in self.__dict__.items() if name not in ("region", "_tree")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("region", "_structure")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastconv.nn.layers import REPLACEMENTS
+from fastconv.nn.layers import REPLACEMENTS, packs_weights
 
 
 def replace(model: nn.Module) -> nn.Module:
@@ -99,6 +99,8 @@ def _inheriting(kind: type[nn.Module], fast: type[nn.Module]) -> type[nn.Module]
 
     namespace.update(__reduce_ex__=__reduce_ex__, __module__=kind.__module__, __qualname__=kind.__qualname__)
     made = _MADE[kind, fast] = type(kind.__name__, (kind,), namespace)
+    if "_apply" in vars(fast):
+        packs_weights(made)
     _FAST.add(made)
     return made
 

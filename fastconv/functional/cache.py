@@ -1,10 +1,10 @@
-"""Packed weights and folded BatchNorms of functional calls: a bounded cache that notices when a tensor changes.
+"""Packed weights of functional calls: a bounded cache that notices when a weight changes.
 
-An entry is found by the identities of its tensors, and valid while each is the same object with the same `_version`
-and `data_ptr`. It is dropped when one of them dies, when the total exceeds the capacity (least recently used first),
-or when the instruction set changes. What the version counter cannot see, the cache cannot either: an edit through
-`.data` or through NumPy's view of the same memory needs `clear()`. Tensors made in inference mode have no counter and
-are not cached.
+An entry is found by the identity of its weight, and valid while that has the same `_version` and `data_ptr`. It is
+dropped when the weight dies, when the total exceeds the capacity (least recently used first), or when the instruction
+set changes. The steps of torch's fused optimizers, which leave the version, are seen by a hook (`edits`). What nothing
+records the cache cannot see: an edit through `.data` or through NumPy's view of the same memory needs `clear()`.
+Tensors made in inference mode have no counter and are not cached.
 """
 
 import itertools
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from fastconv.ops import native
 
+from . import edits
+
 DEFAULT_CAPACITY = 256 << 20  # bytes
 _PLAIN = (Tensor, torch.nn.Parameter)
-_Stamps = tuple[tuple[int, int], ...]  # (version, address) of each tensor
 
 
 def _can_be_watched(t: Tensor) -> bool:
@@ -31,19 +32,28 @@ def _can_be_watched(t: Tensor) -> bool:
 
 
 class _Entry:
-    __slots__ = ("bytes", "refs", "stamps", "storages", "used", "value")
+    __slots__ = ("address", "bytes", "packed", "ref", "step", "storage", "used", "version")
 
-    def __init__(
-        self, tensors: tuple[Tensor, ...], stamps: _Stamps, value: Any, size: int, drop: Callable[[Any], None]
-    ) -> None:
-        self.refs = tuple(weakref.ref(t, drop) for t in tensors)
-        self.stamps = stamps
+    def __init__(self, weight: Tensor, drop: Callable[[Any], None]) -> None:
+        """Takes the weight's state. Made before packing: a change by another thread in the meantime counts as one."""
+        self.ref = weakref.ref(weight, drop)
+        self.version, self.address = weight._version, weight.data_ptr()
+        self.step = edits.steps  # when the packed form was last known to be good
         # Kept alive: after `.half()` and `.float()` a freed address could come back under other values with the same
         # version.
-        self.storages = tuple(t.untyped_storage() for t in tensors)
-        self.value = value
-        self.bytes = size
-        self.used = 0
+        self.storage = weight.untyped_storage()
+        self.packed: Tensor | None = None
+        self.bytes = self.used = 0
+
+    def holds(self, weight: Tensor) -> bool:
+        """Whether the packed form is that of `weight` as it is now."""
+        if self.ref() is not weight or self.version != weight._version or self.address != weight.data_ptr():
+            return False
+        if self.step != edits.steps:
+            if edits.written_since(self.step, weight):
+                return False
+            self.step = edits.steps
+        return True
 
 
 class _Cache:
@@ -55,42 +65,33 @@ class _Cache:
         self._lock = threading.RLock()
         self._clock = itertools.count(1)
 
-    def get(
-        self, key: tuple[Any, ...], tensors: tuple[Tensor, ...], make: Callable[[], Any], uncached: Callable[[], Any]
-    ) -> Any:
-        """The value for these tensors, made anew when there is none or one of them has changed.
-
-        `uncached` gives the value for tensors whose changes cannot be seen.
-        """
+    def get(self, key: tuple[Any, ...], weight: Tensor, pack: Callable[[], Tensor]) -> Tensor | None:
+        """The packed weight, made anew when there is none or the weight has changed; None where kernels want none, and
+        for a weight whose changes cannot be seen: packing for one call is the kernels' own business."""
         entry = self._entries.get(key)
-        if entry is not None:
-            for ref, stamp, t in zip(entry.refs, entry.stamps, tensors, strict=True):
-                if ref() is not t or stamp[0] != t._version or stamp[1] != t.data_ptr():
-                    break
-            else:
-                entry.used = next(self._clock)
-                self.hits += 1
-                return entry.value
-        if not all(_can_be_watched(t) for t in tensors):
-            return uncached()
+        if entry is not None and entry.holds(weight):
+            entry.used = next(self._clock)
+            self.hits += 1
+            return entry.packed
+        if not _can_be_watched(weight):
+            return None
         self.misses += 1
-        # Taken before the value is made: a change by another thread in the meantime must count as one.
-        stamps = tuple((t._version, t.data_ptr()) for t in tensors)
-        value = make()
-        self._put(key, tensors, stamps, value)
-        return value
+        entry = _Entry(weight, lambda _: self.drop(key))
+        with torch._C._AutoDispatchBelowAutograd():
+            packed = pack()
+        if packed.numel():
+            entry.packed, entry.bytes = packed, packed.numel() * packed.element_size()
+        self._put(key, entry)
+        return entry.packed
 
-    def _put(self, key: tuple[Any, ...], tensors: tuple[Tensor, ...], stamps: _Stamps, value: Any) -> None:
-        parts = value if isinstance(value, tuple) else (value,)
-        size = sum(part.numel() * part.element_size() for part in parts if isinstance(part, Tensor))
+    def _put(self, key: tuple[Any, ...], entry: _Entry) -> None:
         with self._lock:
             self.drop(key)
-            if size > self.capacity:
+            if entry.bytes > self.capacity:
                 return
-            entry = _Entry(tensors, stamps, value, size, lambda _: self.drop(key))
             entry.used = next(self._clock)
             self._entries[key] = entry
-            self.bytes += size
+            self.bytes += entry.bytes
             self._shrink()
 
     def _shrink(self) -> None:
@@ -104,6 +105,12 @@ class _Cache:
             entry = self._entries.pop(key, None)
             if entry is not None:
                 self.bytes -= entry.bytes
+
+    def drop_of(self, tensors: tuple[Tensor | None, ...]) -> None:
+        with self._lock:
+            for key, entry in list(self._entries.items()):
+                if any(entry.ref() is t for t in tensors):
+                    self.drop(key)
 
     def clear(self) -> None:
         with self._lock:
@@ -133,52 +140,34 @@ _cache = _Cache(_capacity_from_environment())
 
 def conv2d_weight(weight: Tensor, groups: int) -> Tensor | None:
     """The weight in the format of the CPU kernels for conv2d, or None where they want none."""
-    return _packed((id(weight), "conv2d", groups), weight, lambda: native.pack_conv2d_weight(weight, groups))
+    return _cache.get((id(weight), "conv2d", groups), weight, lambda: native.pack_conv2d_weight(weight, groups))
 
 
 def upsample_weight(weight: Tensor, *geometry: Any) -> Tensor | None:
     """`geometry` is scale_factor, stride, padding (four values), dilation, groups."""
     key = (id(weight), "upsample", *geometry)
-    return _packed(key, weight, lambda: native.pack_upsample_weight(weight, *geometry))
+    return _cache.get(key, weight, lambda: native.pack_upsample_weight(weight, *geometry))
 
 
 def transpose_weight(weight: Tensor, *geometry: Any) -> Tensor | None:
     """`geometry` is stride, padding (two values), dilation, groups."""
     key = (id(weight), "transpose", *geometry)
-    return _packed(key, weight, lambda: native.pack_transpose_weight(weight, *geometry))
+    return _cache.get(key, weight, lambda: native.pack_transpose_weight(weight, *geometry))
 
 
 def gemm_b(b: Tensor, transpose_b: bool) -> Tensor | None:
     """The right operand of a product."""
-    return _packed((id(b), "gemm", transpose_b), b, lambda: native.pack_gemm_b(b, transpose_b))
+    return _cache.get((id(b), "gemm", transpose_b), b, lambda: native.pack_gemm_b(b, transpose_b))
 
 
-def _packed(key: tuple[Any, ...], weight: Tensor, make: Callable[[], Tensor]) -> Tensor | None:
-    def made() -> Tensor | None:
-        with torch._C._AutoDispatchBelowAutograd():
-            packed = make()
-        return packed if packed.numel() else None
-
-    # Packing for one call is the kernels' own business.
-    return _cache.get(key, (weight,), made, lambda: None)
-
-
-def folded(
-    tensors: tuple[Tensor | None, ...], eps: float, fold: Callable[[], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """BatchNorm's (scale, shift) for inference, from its statistics and parameters."""
-    present = tuple(t for t in tensors if t is not None)
-
-    def made() -> tuple[Tensor, Tensor]:
-        # An inference tensor could not take part in autograd later.
-        with torch.inference_mode(False), torch.no_grad():
-            return fold()
-
-    return _cache.get((*(id(t) for t in tensors), "bn", eps), present, made, fold)
+def forget(*tensors: Tensor | None) -> None:
+    """Drops the packed forms of these tensors, and with them the weak references to them."""
+    _cache.drop_of(tensors)
 
 
 def clear() -> None:
-    """Drops everything. Needed after an edit that autograd's version counter does not see, such as through `.data`."""
+    """Drops everything. Needed after an edit that autograd's version counter does not see, such as through `.data`, and
+    before `torch.utils.swap_tensors`, which refuses tensors with weak references."""
     _cache.clear()
 
 

@@ -239,8 +239,8 @@ def conv2d_bn_act(
     Raises:
         As `conv2d`; ValueError for statistics that are not of shape (K,).
 
-    Numerics: the norm is folded into scale and shift in float32 (float64 for float64) and cached until one of its
-    tensors changes; then as `conv2d`.
+    Numerics: the norm becomes a scale and a shift in float32 (float64 for float64); then as `conv2d`. The module
+    `fastconv.nn.ConvBNAct2d` folds it into the weights, once.
     """
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
     for name, vector in norm.items():
@@ -255,17 +255,15 @@ def conv2d_bn_act(
             ValueError,
         )
 
-    def fold() -> tuple[Tensor, Tensor]:
-        exact = torch.float64 if running_var.dtype == torch.float64 else torch.float32
-        scale = torch.rsqrt(running_var.to(exact) + eps)
-        if bn_weight is not None:
-            scale = scale * bn_weight
-        shift = -running_mean * scale
-        return scale, shift if bn_bias is None else shift + bn_bias
-
-    tensors = (running_mean, running_var, bn_weight, bn_bias)
-    kept = not dispatch.is_compiling() and not dispatch.records(*tensors)
-    scale, shift = cache.folded(tensors, eps, fold) if kept else fold()
+    # Anew at each call: F.batch_norm in training writes the running statistics without a new version, so that no cache
+    # could notice.
+    exact = torch.float64 if running_var.dtype == torch.float64 else torch.float32
+    scale = torch.rsqrt(running_var.to(exact) + eps)
+    if bn_weight is not None:
+        scale = scale * bn_weight
+    shift = -running_mean * scale
+    if bn_bias is not None:
+        shift = shift + bn_bias
     return conv2d(
         x, weight, bias, stride, padding, dilation, groups, scale=scale, shift=shift, residual=residual, act=act,
         act_param=act_param, algo=algo,

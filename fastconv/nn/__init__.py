@@ -1,6 +1,6 @@
 """Modules on fastconv's kernels: torch's layers one for one, and blocks that run as one kernel in inference."""
 
-from fastconv.nn.fused import ConvBNAct2d, UpsampleConv2d
+from fastconv.nn.fused import ConvBNAct2d
 from fastconv.nn.layers import (
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
@@ -14,6 +14,7 @@ from fastconv.nn.layers import (
     ReLU,
     ReLU6,
 )
+from fastconv.nn.upsample import UpsampleConv2d
 
 __all__ = [
     "AdaptiveAvgPool2d",

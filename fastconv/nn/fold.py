@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastconv.functional import edits
+
 # Where a tensor lives: the dictionary of a module (`_parameters`, `_buffers`) and the key in it. The dictionary, not
-# the tensor, so that `module.weight = other` is seen.
+# the tensor, so that `module.weight = other` is seen. Numbers among a module's attributes count as well.
 Slot = tuple[dict[str, Any], str]
 
 
@@ -18,20 +20,22 @@ class Sources:
     """The tensors that something was made from, and whether any of them has changed since.
 
     A change is another tensor in the slot, a new version (every in-place operation, `load_state_dict`, an optimizer
-    step) or another address (`.to()`, `.half()` replace a parameter's storage and leave its version). What torch
-    itself does not record cannot be noticed: an in-place edit through `.data`, or of an inference tensor.
+    step), another address (`.to()`, `.half()` replace a parameter's storage and leave its version) or the step of a
+    fused optimizer. What torch itself does not record cannot be noticed: an in-place edit through `.data`, or of an
+    inference tensor.
     """
 
     def __init__(self, slots: Iterable[Slot]) -> None:
         self._versioned: list[tuple[dict[str, Any], str, Tensor, int, int]] = []
         self._unversioned: list[tuple[dict[str, Any], str, Tensor, int]] = []
-        self._absent: list[Slot] = []
+        self._others: list[tuple[dict[str, Any], str, Any]] = []
+        self._step = edits.steps
         # Keeps the storages alive: a freed address could come back under other values with the same version.
         self._storages: list[Any] = []
         for owner, name in slots:
             tensor = owner.get(name)
-            if tensor is None:
-                self._absent.append((owner, name))
+            if not isinstance(tensor, Tensor):
+                self._others.append((owner, name, tensor))
                 continue
             self._storages.append(tensor.detach())
             if tensor.is_inference():
@@ -44,12 +48,19 @@ class Sources:
         for owner, name, tensor, version, address in self._versioned:
             if owner.get(name) is not tensor or tensor._version != version or tensor.data_ptr() != address:
                 return False
-        for owner, name in self._absent:
-            if owner.get(name) is not None:
+        for owner, name, other in self._others:
+            if owner.get(name) is not other:
                 return False
         for owner, name, tensor, address in self._unversioned:
             if owner.get(name) is not tensor or tensor.data_ptr() != address:
                 return False
+        return self._step == edits.steps or self._unwritten()
+
+    def _unwritten(self) -> bool:
+        step = edits.steps
+        if any(edits.written_since(self._step, tensor) for _, _, tensor, *_ in self._versioned):
+            return False
+        self._step = step
         return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -25,8 +26,8 @@ from fastconv.nn.weights import (
 )
 
 _Block = TypeVar("_Block", bound="FusedBlock")
-_Param = float | Tensor | None
-_PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+Param = float | Tensor | None
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -54,6 +55,21 @@ def make_activation(act: str | nn.Module | None) -> nn.Module:
     return _ACTIVATIONS[name]()
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How a block runs, and what that was decided by: the contents of dictionaries of its parts."""
+
+    folded: Derived | None
+    activation: Activation | None
+    decided_by: tuple[tuple[dict[str, Any], str, Any], ...]
+
+    def holds(self) -> bool:
+        for owner, name, value in self.decided_by:  # noqa: SIM110  a generator costs twice as much
+            if owner.get(name) is not value:
+                return False
+        return True
+
+
 class FusedBlock(nn.Module):
     """conv, bn and act run one after the other in training, and as one kernel with folded weights in inference."""
 
@@ -65,19 +81,27 @@ class FusedBlock(nn.Module):
         self.conv = conv
         self.register_module("bn", bn)
         self.act = act
-        # Neither a parameter nor state. (conv, bn, act) are kept in it to notice new ones.
-        self._plan: tuple[Any, Any, Any, Derived | None, Activation | None] | None = None
+        self._plan: _Plan | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A fold belongs to this object's tensors; a copy or a pickle makes its own.
         return {**self.__dict__, "_plan": None}
 
-    def _make_plan(self) -> tuple[Any, Any, Any, Derived | None, Activation | None]:
+    def _make_plan(self) -> _Plan:
         conv, bn, act = self.conv, self.bn, self.act
         activation = Activation("identity") if isinstance(act, nn.Identity) else activation_of(act)
         norm = None if bn is None else norm_of(bn)
+        children: dict[str, Any] = self._modules
+        decided_by = [(children, name, children[name]) for name in ("conv", "bn", "act")]
+        for part in (bn, act):
+            state: dict[str, Any] = vars(part) if part is not None else {}
+            decided_by += [(state, name, value) for name, value in state.items() if type(value) is float]
+        parametrized: Any = conv._modules.get("parametrizations")
+        decided_by.append((cast("dict[str, Any]", conv._modules), "parametrizations", parametrized))
+        for chain in () if parametrized is None else parametrized.values():
+            decided_by += [(chain._modules, str(i), chain._modules.get(str(i))) for i in range(len(chain) + 1)]
         if find_weight(conv, "weight", "conv.weight") is None or (bn is not None and norm is None):
-            return conv, bn, act, None, activation
+            return _Plan(None, activation, tuple(decided_by))
 
         def sources() -> tuple[Weight, Weight | None]:
             # Looked up at each fold: a bias may be assigned later, pruning may move the weight.
@@ -103,16 +127,16 @@ class FusedBlock(nn.Module):
                 return weight.read().detach(), old_bias
             return fold_norms(weight.read(), old_bias, [norm.read()])
 
-        return conv, bn, act, Derived(slots, make), activation
+        return _Plan(Derived(slots, make), activation, tuple(decided_by))
 
     def forward(self, x: Tensor) -> Tensor:
         # Not self.conv: nn.Module's lookup of children costs half a microsecond each.
         children: dict[str, Any] = self._modules
         conv, bn, act = children["conv"], children["bn"], children["act"]
         plan = self._plan
-        if plan is None or plan[0] is not conv or plan[1] is not bn or plan[2] is not act:
+        if plan is None or not plan.holds():
             plan = self._plan = self._make_plan()
-        folded, activation = plan[3], plan[4]
+        folded, activation = plan.folded, plan.activation
         if (
             folded is None
             or torch.compiler.is_compiling()
@@ -131,7 +155,7 @@ class FusedBlock(nn.Module):
 
     def _composed(self, x: Tensor) -> Tensor:
         y = self._convolve_composed(x)
-        bn, activation = self.bn, self._plan[4] if self._plan else None
+        bn, activation = self.bn, self._plan.activation if self._plan else None
         if bn is None or activation is None or not normalises_plainly(bn) or has_hooks(self.act):
             return self.act(y if bn is None else bn(y))
         return normalise(bn, y, activation.name, activation.argument())
@@ -139,7 +163,7 @@ class FusedBlock(nn.Module):
     def _convolve_composed(self, x: Tensor) -> Tensor:
         return self.conv(x)
 
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: _Param) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: Param) -> Tensor:
         conv: Any = self._modules["conv"]
         padding = conv.padding
         if conv.padding_mode != "zeros":
@@ -197,7 +221,7 @@ class ConvBNAct2d(FusedBlock):
         eps: float = 1e-5,
         momentum: float | None = 0.1,
         bias: bool = False,
-        padding_mode: _PaddingMode = "zeros",
+        padding_mode: PaddingMode = "zeros",
         affine: bool = True,
         track_running_stats: bool = True,
         device: Any = None,
@@ -214,94 +238,3 @@ class ConvBNAct2d(FusedBlock):
     def from_torch(cls, conv: nn.Conv2d, bn: nn.Module | None = None, act: nn.Module | None = None) -> ConvBNAct2d:
         """The block that computes act(bn(conv(x))) with the same parameter objects; bn and act may be missing."""
         return cls._from_parts(conv, bn, act)
-
-
-class UpsampleConv2d(FusedBlock):
-    """Nearest upsampling by an integer factor, then convolution, then BatchNorm and activation where wanted.
-
-    Equivalent to ``Conv2d(...)(F.interpolate(x, scale_factor=scale_factor, mode="nearest"))``, with no upsampled
-    tensor in memory (except with a `padding_mode` other than zeros, whose border needs one).
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode: as
-            torch.nn.Conv2d, on the upsampled image.
-        scale_factor: how often each row and column is repeated; an int or a pair.
-        act: name of an activation, or a module; None for none.
-    """
-
-    scale_factor: tuple[int, int]
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        scale_factor: int | tuple[int, int] = 2,
-        stride: int | tuple[int, int] = 1,
-        padding: int | str | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: _PaddingMode = "zeros",
-        act: str | nn.Module | None = None,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        self.scale_factor = integer_scale(scale_factor)
-        conv = layers.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype
-        )
-        self._set_parts(conv, None, make_activation(act))
-
-    @classmethod
-    def from_torch(
-        cls, upsample: nn.Module, conv: nn.Conv2d, bn: nn.Module | None = None, act: nn.Module | None = None
-    ) -> UpsampleConv2d:
-        """The block that computes act(bn(conv(upsample(x)))) with the same parameter objects."""
-        if not isinstance(upsample, nn.Upsample) or upsample.mode != "nearest" or upsample.scale_factor is None:
-            raise TypeError(
-                "UpsampleConv2d.from_torch: expected upsample to be a nearest torch.nn.Upsample with a scale_factor, "
-                f"but got {upsample}"
-            )
-        block = cls._from_parts(conv, bn, act)
-        block.scale_factor = integer_scale(upsample.scale_factor)
-        return block
-
-    def _convolve_composed(self, x: Tensor) -> Tensor:
-        if has_hooks(self.conv):
-            return self.conv(F.interpolate(x, scale_factor=self._scales, mode="nearest"))
-        return self._convolve(x, self.conv.weight, self.conv.bias, "identity", None)
-
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: _Param) -> Tensor:
-        conv: Any = self._modules["conv"]
-        if conv.padding_mode != "zeros":
-            x = F.interpolate(x, scale_factor=self._scales, mode="nearest")
-            return super()._convolve(x, weight, bias, act, param)
-        return functional.upsample_conv2d(
-            x,
-            weight,
-            bias,
-            self.scale_factor,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
-            act=act,
-            act_param=param,
-        )
-
-    @property
-    def _scales(self) -> list[float]:
-        return [float(factor) for factor in self.scale_factor]
-
-    def extra_repr(self) -> str:
-        return f"scale_factor={self.scale_factor}"
-
-
-def integer_scale(scale_factor: Any) -> tuple[int, int]:
-    """A pair of positive ints from torch's forms of a scale factor."""
-    pair = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
-    if len(pair) != 2 or any(factor != int(factor) or factor < 1 for factor in pair):
-        raise ValueError(f"expected scale_factor to be a positive int or a pair of them, but got {scale_factor}")
-    return cast("tuple[int, int]", tuple(int(factor) for factor in pair))

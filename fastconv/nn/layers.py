@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv import functional
+from fastconv.functional import cache
+
+_Layer = TypeVar("_Layer", bound=nn.Module)
 
 
+def packs_weights(layer: type[_Layer]) -> type[_Layer]:
+    """For layers whose weights `fastconv.functional.cache` packs: it forgets them before torch converts or loads them.
+
+    torch may exchange the contents of parameters then (`torch.__future__.set_swap_module_params_on_conversion`), which
+    it refuses where something refers to them weakly. No base class: an object's class can be changed only to one whose
+    first base is the old class.
+    """
+
+    def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
+        cache.forget(*self._parameters.values())
+        return super(layer, self)._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self: Any, *args: Any, **kwargs: Any) -> None:
+        cache.forget(*self._parameters.values())
+        super(layer, self)._load_from_state_dict(*args, **kwargs)
+
+    layer._apply, layer._load_from_state_dict = _apply, _load_from_state_dict  # type: ignore[method-assign]
+    return layer
+
+
+@packs_weights
 class Conv2d(nn.Conv2d):
     """2-D convolution, y[n,k] = bias[k] + sum over c,r,s of w[k,c,r,s] * x[n,c,p*stride-pad+r*dil,q*stride-pad+s*dil].
 
@@ -27,6 +51,7 @@ class Conv2d(nn.Conv2d):
         return functional.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
 
+@packs_weights
 class ConvTranspose2d(nn.ConvTranspose2d):
     """2-D transposed convolution, the gradient of Conv2d with respect to its input.
 
@@ -53,6 +78,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         )
 
 
+@packs_weights
 class Linear(nn.Linear):
     """y = x @ weight.T + bias.
 

@@ -118,6 +118,7 @@ def _forward_is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 _COUNTER = "num_batches_tracked"
+UNCOUNTED = f"without {_COUNTER} nothing tells when its statistics have changed"
 NORM_TYPES: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -136,8 +137,12 @@ class Norm:
         parts = (self.mean, self.var, self.weight, self.bias)
         slots = [slot for part in parts if part is not None for slot in part.slots]
         # In training torch writes the running statistics without a new version (pytorch#108863); the counter has one.
-        counters = [(owner, _COUNTER) for owner, _ in self.mean.slots if owner.get(_COUNTER) is not None]
-        return (*slots, *counters)
+        return (*slots, *((owner, _COUNTER) for owner, _ in self.mean.slots))
+
+    @property
+    def counted(self) -> bool:
+        """Whether changes of the running statistics can be noticed."""
+        return all(owner.get(_COUNTER) is not None for owner, _ in self.mean.slots)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -155,7 +160,9 @@ class Norm:
 
 
 def norm_of(bn: nn.Module, label: str = "bn") -> Norm | None:
-    """The running statistics and affine part of a BatchNorm, or None where it normalises by batch statistics."""
+    """The running statistics and affine part of a BatchNorm; None where `reason_not_to_fold` has a reason."""
+    if reason_not_to_fold(bn) is not None:
+        return None
     mean = find_weight(bn, "running_mean", f"{label}.running_mean")
     var = find_weight(bn, "running_var", f"{label}.running_var")
     if mean is None or var is None:
@@ -163,6 +170,17 @@ def norm_of(bn: nn.Module, label: str = "bn") -> Norm | None:
     weight = find_weight(bn, "weight", f"{label}.weight")
     bias = find_weight(bn, "bias", f"{label}.bias")
     return Norm(mean, var, weight, bias, float(bn.eps))  # type: ignore[arg-type]
+
+
+def reason_not_to_fold(bn: nn.Module) -> str | None:
+    """Why a BatchNorm in evaluation mode is not a scale and a shift that can be kept."""
+    if bn.running_mean is None or bn.running_var is None:
+        return "it normalises by the statistics of the batch"
+    if bn._buffers.get(_COUNTER) is None:
+        return UNCOUNTED
+    if not any(_forward_is_stock(bn, kind) for kind in NORM_TYPES):
+        return f"{type(bn).__name__} has a forward of its own"
+    return None
 
 
 def needs_grad(*modules: nn.Module | None) -> bool:

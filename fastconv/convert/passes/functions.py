@@ -13,7 +13,7 @@ from fastconv.convert.capture import is_scalar
 from fastconv.convert.ir import Context
 from fastconv.convert.passes.modules import conv_padding, integer_pair
 from fastconv.nn.fold import Slot
-from fastconv.nn.weights import Activation, Norm, Weight, find_weight
+from fastconv.nn.weights import UNCOUNTED, Activation, Norm, Weight, find_weight
 
 _SIMPLE = {"relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid"}
 _POOLS = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
@@ -142,6 +142,8 @@ def _norm(node: fx.Node, operation: str, arguments: dict[str, Any], context: Con
         if given is not None and part is None:
             return _COMPUTED
     norm = Norm(mean, var, weight, bias, arguments.get("eps", 1e-5))
+    if not norm.counted:
+        return UNCOUNTED
     ir.annotate(node, ir.BatchNorm((ir.label_of(node),), norm))
     return None
 

@@ -13,8 +13,18 @@ from fastconv.convert import ir
 from fastconv.convert.calls import pair
 from fastconv.convert.ir import Context
 from fastconv.nn.fold import Slot
-from fastconv.nn.fused import ConvBNAct2d, UpsampleConv2d
-from fastconv.nn.weights import NORM_TYPES, Activation, activation_of, find_weight, has_hooks, norm_of, stock_type
+from fastconv.nn.fused import ConvBNAct2d
+from fastconv.nn.upsample import UpsampleConv2d
+from fastconv.nn.weights import (
+    NORM_TYPES,
+    Activation,
+    activation_of,
+    find_weight,
+    has_hooks,
+    norm_of,
+    reason_not_to_fold,
+    stock_type,
+)
 
 
 def read_module(node: fx.Node, context: Context) -> None:
@@ -112,7 +122,7 @@ def _linear(node: fx.Node, module: Any, path: str) -> str | None:
 def _norm(node: fx.Node, module: Any, path: str) -> str | None:
     norm = norm_of(module, path)
     if norm is None:
-        return "it normalises by the statistics of the batch"
+        return reason_not_to_fold(module)
     ir.annotate(node, ir.BatchNorm((path,), norm))
     return None
 
