@@ -8,11 +8,12 @@ from torch import Tensor
 from fastconv import ops
 
 from . import checks, dispatch
+from .arguments import is_integer
 
 
 def _run(name: str, x: Tensor, inplace: bool, param: float = 0.0, alpha: Tensor | None = None) -> Tensor:
     try:
-        if dispatch.checks_first(x):
+        if dispatch.checks_first():
             _check(x, name, alpha)
         backend = dispatch.forced_backend(x)
         operators = dispatch.operators_of(backend)
@@ -86,8 +87,9 @@ def _check(x: Any, op: str, alpha: Any) -> None:
 
 
 def _number(op: str, name: str, value: Any) -> float:
-    if not hasattr(value, "__float__"):
-        raise TypeError(f"{op}(): argument '{name}' (position 2) must be Number, not {type(value).__name__}")
+    if not hasattr(value, "__float__") or isinstance(value, Tensor):
+        kind = "Tensor" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{op}(): argument '{name}' (position 2) must be Number, not {kind}")
     return float(value)
 
 
@@ -219,7 +221,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
         if dim is None:
             dim = 0 if input.dim() in (0, 1, 3) else 1
         x = input if dtype is None else input.to(dtype)
-        if dispatch.checks_first(x):
+        if dispatch.checks_first():
             _check_softmax(x, dim)
         backend = dispatch.forced_backend(x)
         operator = dispatch.operators_of(backend).softmax
@@ -233,6 +235,13 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
 def _check_softmax(x: Any, dim: Any, dtype: torch.dtype | None = None) -> None:
     checks.tensors("softmax", input=x)
     dims = max(x.dim(), 1)
+    if not is_integer(dim):
+        raise TypeError(f"softmax(): argument 'dim' (position 1) must be int, not {type(dim).__name__}")
     if not -dims <= dim < dims:
         raise IndexError(f"Dimension out of range (expected to be in range of [-{dims}, {dims - 1}], but got {dim})")
+    checks.require(
+        dtype is None or isinstance(dtype, torch.dtype),
+        lambda: f"softmax(): argument 'dtype' must be torch.dtype, not {type(dtype).__name__}",
+        TypeError,
+    )
     checks.float_dtype("softmax", x if dtype is None else x.to(dtype))

@@ -81,4 +81,6 @@ def split_param(act: str, act_param: ActParam) -> tuple[float, Tensor | None]:
         if act != "prelu":
             raise ValueError("a tensor is prelu's parameter")  # the checks find better words
         return 0.0, act_param
+    if isinstance(act_param, str):
+        raise ValueError("a number, not its name")  # likewise
     return float(act_param), None

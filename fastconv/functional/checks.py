@@ -4,6 +4,7 @@ The operators check everything themselves, tersely; these functions run when one
 captured), so that a call that succeeds pays nothing for good messages. Each raises the first thing it finds wrong.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -43,6 +44,44 @@ def tensors(op: str, **named: Any) -> None:
         if not isinstance(value, Tensor):
             kind = type(value).__name__
             raise TypeError(f"{op}(): argument '{name}' (position {position}) must be Tensor, not {kind}")
+        dense(op, name, value)
+
+
+def dense(op: str, name: str, t: Tensor) -> None:
+    """Sparse and opaque tensors have no strides that a kernel could walk."""
+    if t.layout != torch.strided:
+        raise NotImplementedError(
+            f"{op}: expected {name} to have layout torch.strided, but got {t.layout} (to_dense() makes it so)"
+        )
+
+
+def floating(op: str, name: str, t: Tensor) -> None:
+    """What is converted to the type that kernels accumulate in."""
+    require(
+        t.dtype in FLOAT_DTYPES,
+        lambda: f"{op}: expected {name} to be of a floating dtype, but got {t.dtype}",
+        ValueError,
+    )
+
+
+def below_31_bits(op: str, **named: Any) -> None:
+    """What kernels count in 32 bits: strides, paddings, factors. Sizes of tensors are for each algorithm to refuse."""
+    for name, value in named.items():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            require(
+                not isinstance(item, int) or item < 1 << 31,
+                lambda: f"{op}: expected {name} to be below {1 << 31}, but got {item}",
+                ValueError,
+            )
+
+
+def fits_memory(shape: Sequence[Any], dtype: torch.dtype) -> None:
+    """torch's refusal of a tensor whose bytes 63 bits cannot count."""
+    if all(type(extent) is int for extent in shape):
+        require(
+            math.prod(shape) * dtype.itemsize < 1 << 63,
+            lambda: f"Storage size calculation overflowed with sizes={list(shape)}",
+        )
 
 
 def float_dtype(op: str, x: Tensor) -> None:
@@ -55,6 +94,8 @@ def float_dtype(op: str, x: Tensor) -> None:
 
 def one_device(op: str, x: Tensor, **others: Tensor | None) -> None:
     for name, other in others.items():
+        if other is not None:
+            dense(op, name, other)
         if other is not None and other.device != x.device:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but got {name} is on {other.device}, different from "
@@ -76,6 +117,12 @@ def activation(op: str, act: Any, act_param: Any) -> None:
         )
     elif isinstance(act_param, Tensor):
         raise ValueError(f"{op}: expected act_param to be a number with act={act!r}, but got a tensor")
+    else:
+        require(
+            act_param is None or hasattr(act_param, "__float__"),
+            lambda: f"{op}: expected act_param to be a number with act={act!r}, but got {act_param!r}",
+            ValueError,
+        )
 
 
 def epilogue(
@@ -91,6 +138,7 @@ def epilogue(
             lambda: f"{op}: expected {name} to be a tensor of shape [{channels}], but got {shape_of(vector)}",
             ValueError,
         )
+        floating(op, name, vector)
     residual = arguments.get("residual")
     if residual is not None:
         require(
@@ -117,6 +165,7 @@ def epilogue(
             ),
             ValueError,
         )
+        floating(op, "act_param", alpha)
     one_device(op, x, **{k: v for k, v in arguments.items() if isinstance(v, Tensor)})
 
 
@@ -140,8 +189,10 @@ def expand_list(name: str, value: Any, count: int = 2) -> list[int]:
 
 
 def integers(op: str, **named: Any) -> None:
-    """Ints, or sequences of ints."""
+    """Ints, or sequences of ints; `groups` is one int."""
     for name, value in named.items():
+        if name == "groups" and isinstance(value, list | tuple):
+            raise TypeError(f"{op}(): argument 'groups' must be int, not {type(value).__name__}")
         if isinstance(value, str) and name == "padding" and op in ("conv2d", "upsample_conv2d"):
             continue
         items = value if isinstance(value, list | tuple | torch.Size) else (value,)

@@ -118,6 +118,8 @@ def upsample_conv2d(
     Numerics: as `conv2d`; `phase` adds weights before multiplying, which rounds differently.
     """
     try:
+        if scale_factor is None:
+            raise TypeError("scale_factor is missing")  # the checks find better words
         return _run(
             scale_factor, x, weight, bias, stride, padding, dilation, groups, scale, shift, residual, act, act_param,
             algo,
@@ -168,7 +170,7 @@ def _run(
     recorded = dispatch.records(x, weight, bias, scale, shift, residual, alpha)
     plain = scale is None and shift is None and residual is None and act == "identity" and act_param is None
     # A call that is taken apart never reaches the operator that would refuse its operands; nor does a captured one.
-    if dispatch.checks_first(x) or (recorded and not plain):
+    if dispatch.checks_first() or (recorded and not plain):
         fused = {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": act_param}
         name = "conv2d" if factor is None else "upsample_conv2d"
         conv_checks.conv2d(
@@ -242,6 +244,9 @@ def conv2d_bn_act(
     Numerics: the norm becomes a scale and a shift in float32 (float64 for float64); then as `conv2d`. The module
     `fastconv.nn.ConvBNAct2d` folds it into the weights, once.
     """
+    if not isinstance(weight, Tensor) or not isinstance(eps, float | int):
+        checks.tensors("conv2d_bn_act", input=x, weight=weight)
+        raise TypeError(f"conv2d_bn_act(): argument 'eps' must be float, not {type(eps).__name__}")
     norm = {"running_mean": running_mean, "running_var": running_var, "bn_weight": bn_weight, "bn_bias": bn_bias}
     for name, vector in norm.items():
         if vector is None and name.startswith("bn_"):

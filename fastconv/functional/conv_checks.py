@@ -101,12 +101,13 @@ def conv2d(
     dims = weight.dim() - 2
     if isinstance(padding, str) and weight.dim() != x.dim() + (x.dim() == 3):
         raise RuntimeError(
-            f"Expected {weight.dim()}-dimensional input for {weight.dim()}-dimensional weight {list(weight.shape)}, "
+            f"Expected {weight.dim()}-dimensional input for {weight.dim()}-dimensional weight{list(weight.shape)}, "
             f"but got {x.dim()}-dimensional input of size {list(x.shape)} instead"
         )
     _types_agree(x, weight, bias)
     checks.float_dtype(op, x)
     require(groups > 0, "non-positive groups is not supported")
+    require(dims >= 1, "weight should have at least three dimensions")
     if dims != 2:
         expand_list("stride", [stride] * 2 if isinstance(stride, int) else stride, dims)
         raise RuntimeError(f"expected weight to have 4 dimensions, but got weight of size {list(weight.shape)}")
@@ -156,7 +157,11 @@ def conv2d(
         (extent - d * (k - 1) - 1) // s + 1
         for extent, d, k, s in zip((height, width), dilation, kernel, stride, strict=True)
     ]
-    checks.epilogue(op, [*x.shape[:-3], weight.shape[0], *out], x, -3, weight.shape[0], fused)
+    window = {"stride": stride, "padding": sides, "dilation": dilation, "groups": groups, "scale_factor": factor}
+    checks.below_31_bits(op, **window)
+    shape = [*x.shape[:-3], weight.shape[0], *out]
+    checks.fits_memory(shape, x.dtype)
+    checks.epilogue(op, shape, x, -3, weight.shape[0], fused)
     checks.one_device(op, x, weight=weight, bias=bias)
 
 
@@ -173,7 +178,9 @@ def conv_transpose2d(
     _types_agree(x, weight, bias)
     checks.float_dtype(op, x)
     require(groups > 0, "non-positive groups is not supported")
+    require(weight.dim() >= 3, "weight should have at least three dimensions")
     if weight.dim() != 4:
+        expand_list("stride", [stride] * 2 if isinstance(stride, int) else stride, weight.dim() - 2)
         raise RuntimeError(f"expected weight to have 4 dimensions, but got weight of size {list(weight.shape)}")
     stride, padding = expand_list("stride", stride), expand_list("padding", padding)
     extra, dilation = expand_list("output_padding", output_padding), expand_list("dilation", dilation)
@@ -232,4 +239,6 @@ def conv_transpose2d(
             f"{out[1]}). Output size is too small"
         ),
     )
+    checks.below_31_bits(op, stride=stride, padding=padding, output_padding=extra, dilation=dilation, groups=groups)
+    checks.fits_memory([*x.shape[:-3], filters, *out], x.dtype)
     checks.one_device(op, x, weight=weight, bias=bias)

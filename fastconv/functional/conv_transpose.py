@@ -53,7 +53,7 @@ def conv_transpose2d(
         if bias is not None and bias.dtype is not x.dtype:
             raise ValueError("bias and input differ in dtype")
         compiling = dispatch.is_compiling()
-        if dispatch.checks_first(x):
+        if dispatch.checks_first():
             conv_checks.conv_transpose2d(x, weight, bias, stride, padding, output_padding, groups, dilation)
         stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
         backend = dispatch.forced_backend(x)

@@ -1,5 +1,6 @@
 """What every function does around its operator: backend, autocast, autograd or not, and errors in torch's words."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -28,10 +29,10 @@ def forced_backend(x: Tensor) -> str:
     return backends.cuda_goes_to() or backends.forced() if x.is_cuda else backends.forced()
 
 
-def checks_first(x: Tensor) -> bool:
-    """Whether arguments are checked before a call and not after its refusal: while a graph is captured, and where the
-    kernels are in Python and refuse nothing by themselves."""
-    return is_compiling() or operators_of(forced_backend(x)) is not ops.native
+def checks_first() -> bool:
+    """Whether arguments are checked before a call and not after its refusal: while a graph is captured, which would
+    otherwise show the refusal of a fake, wrapped by the compiler."""
+    return is_compiling()
 
 
 operators_of = ops.operators_of
@@ -94,7 +95,16 @@ def refused(error: Exception, op: str, check: Callable[..., None], *arguments: A
         raise better from None
     if (refusal := ops.not_served(error)) is not None:
         raise refusal from None
+    if (wrong := _WRONG_TYPE.search(str(error))) is not None:
+        wanted, name, got = wrong.groups()
+        raise TypeError(f"{op}(): argument '{name}' must be {wanted}, not {got}") from None
+    if "aoti_torch_empty" in str(error):
+        raise RuntimeError(f"{op}: there is not enough memory for the result") from None
     raise error
+
+
+# torch's dispatcher, of an argument that does not fit the operator's schema.
+_WRONG_TYPE = re.compile(r"Expected a value of type '([^']*)' for argument '(\w+)' but instead found type '(\w+)'")
 
 
 def _device(op: str, x: Tensor) -> None:

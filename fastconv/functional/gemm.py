@@ -105,7 +105,7 @@ def _linear(
     lowered = dispatch.autocast_dtype(x)
     if lowered is not None:
         x, weight, bias, residual = dispatch.lower(lowered, x, weight, bias, residual)
-    if dispatch.checks_first(x):
+    if dispatch.checks_first():
         _check_linear(x, weight, bias, residual, act, act_param)
     if weight.dim() == 1:
         if bias is not None and bias.dim() > 0:
@@ -151,7 +151,7 @@ def _run(
     recorded = dispatch.records(a, b, bias, residual, alpha)
     plain = residual is None and act == "identity" and act_param is None
     # A call that is taken apart never reaches the operator that would refuse its operands; nor does a captured one.
-    if dispatch.checks_first(a) or (recorded and not plain):
+    if dispatch.checks_first() or (recorded and not plain):
         _check_gemm(a, b, bias, transpose_a, transpose_b, residual, act, act_param)
     param, alpha = (0.0, None) if act == "identity" and act_param is None else split_param(act, act_param)
     backend = dispatch.forced_backend(a)
@@ -223,6 +223,8 @@ def _check_gemm(
         lambda: f"{op}: expected bias to have shape [{columns}], but got {checks.shape_of(bias)}",
         ValueError,
     )
+    if bias is not None:
+        checks.floating(op, "bias", bias)
     fused = {"residual": residual, "act": act, "act_param": act_param}
     checks.epilogue(op, [*a.shape[:-2], rows, columns], a, -1, columns, fused)
     checks.one_device(op, a, b=b, bias=bias)
@@ -247,6 +249,10 @@ def _check_linear(x: Any, weight: Any, bias: Any, residual: Any, act: str, act_p
     rows = x.numel() // max(x.shape[-1], 1)
     columns = weight.shape[0] if weight.dim() == 2 else 1
     require(
+        x.shape[-1] == weight.shape[-1] or weight.dim() == 2 or x.dim() != 2,
+        lambda: f"size mismatch, got input ({rows}), mat ({rows}x{x.shape[-1]}), vec ({weight.shape[0]})",
+    )
+    require(
         x.shape[-1] == weight.shape[-1],
         lambda: f"mat1 and mat2 shapes cannot be multiplied ({rows}x{x.shape[-1]} and {weight.shape[-1]}x{columns})",
     )
@@ -257,13 +263,20 @@ def _check_linear(x: Any, weight: Any, bias: Any, residual: Any, act: str, act_p
             bias.dtype == x.dtype,
             lambda: f"self and mat2 must have the same dtype, but got {type_name(bias.dtype)} and {type_name(x.dtype)}",
         )
+        require(bias.dim() == 0 or weight.dim() == 2, lambda: f"mat2 must be a matrix, got {bias.dim()}-D tensor")
         flat = [rows, columns]
+        for axis, (have, want) in enumerate(zip(bias.shape[::-1], flat[::-1], strict=False)):
+            require(
+                have in (1, want) or bias.dim() > len(flat),
+                lambda: (
+                    f"The expanded size of the tensor ({want}) must match the existing size ({have}) at non-singleton "
+                    f"dimension {1 - axis}.  Target sizes: {flat}.  Tensor sizes: {list(bias.shape)}"
+                ),
+            )
         require(
             bias.dim() <= len(shape) and all(b in (1, s) for b, s in zip(bias.shape[::-1], shape[::-1], strict=False)),
-            lambda: (
-                f"The expanded size of the tensor ({columns}) must match the existing size ({bias.shape[-1]}) at "
-                f"non-singleton dimension 1.  Target sizes: {flat}.  Tensor sizes: {list(bias.shape)}"
-            ),
+            lambda: f"{op}: expected bias to broadcast to {list(shape)}, but got {list(bias.shape)}",
+            ValueError,
         )
     checks.epilogue(op, shape, x, -1, columns, {"residual": residual, "act": act, "act_param": act_param})
     checks.one_device(op, x, weight=weight, bias=bias)

@@ -34,7 +34,7 @@ def batch_norm_act(
     where given, move towards them by `momentum` (the variance with divisor N*H*W - 1); else they are the running ones.
 
     Args:
-        x: (N, C), (N, C, L), (N, C, H, W) or (N, C, D, H, W); float32, float64, float16 or bfloat16; contiguous,
+        x: (N, C, ...), at least two dimensions; float32, float64, float16 or bfloat16; contiguous,
             channels_last or strided.
         running_mean, running_var: (C,), written in place with `training`; both may be None then.
         weight, bias: (C,), of x's dtype or float32; None for 1 and 0.
@@ -54,8 +54,8 @@ def batch_norm_act(
     x: of the intermediate results none is kept.
     """
     try:
-        if dispatch.checks_first(x) or training:
-            _check(x, running_mean, running_var, weight, bias, training, residual, act, act_param)
+        if dispatch.checks_first() or training:
+            _check(x, running_mean, running_var, weight, bias, training, momentum, eps, residual, act, act_param)
         image = _image(x)
         number, alpha = split_param(act, act_param)
         backend = dispatch.forced_backend(x)
@@ -73,8 +73,8 @@ def batch_norm_act(
         if training and x.numel():  # last: a call that fails has moved nothing
             _move(running_mean, running_var, mean, var, image.numel() // image.shape[1], momentum)
     except Exception as error:
-        rest = (running_mean, running_var, weight, bias, training, residual, act, act_param)
-        dispatch.refused(error, "batch_norm", _check, x, *rest)
+        rest = (running_mean, running_var, weight, bias, training, momentum, eps, residual, act, act_param)
+        dispatch.refused(error, "batch_norm_act", _check, x, *rest)
     return y if y.shape == x.shape else y.reshape(x.shape)
 
 
@@ -102,13 +102,23 @@ def _check(
     weight: Any,
     bias: Any,
     training: bool,
+    momentum: Any,
+    eps: Any,
     residual: Any,
     act: Any,
     act_param: Any,
 ) -> None:
-    op = "batch_norm"
+    op = "batch_norm_act"
     checks.tensors(op, input=x)
-    checks.require(2 <= x.dim() <= 5, lambda: f"{op}: expected 2 to 5 dimensions, but got {x.dim()}", ValueError)
+    for name, number in (("momentum", momentum), ("eps", eps)):
+        checks.require(
+            hasattr(number, "__float__") and not isinstance(number, Tensor),
+            lambda: f"{op}(): argument '{name}' must be float, not {type(number).__name__}",
+            TypeError,
+        )
+    checks.require(
+        x.dim() >= 2, lambda: f"{op}: expected input to have at least 2 dimensions, but got {x.dim()}", ValueError
+    )
     if training and x.numel() == x.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     channels = x.shape[1]
@@ -121,17 +131,21 @@ def _check(
             )
             continue
         checks.require(
+            isinstance(vector, Tensor),
+            lambda: f"{op}(): argument '{name}' must be Tensor, not {type(vector).__name__}",
+            TypeError,
+        )
+        checks.require(
             vector.numel() == channels,
             lambda: f"{name} should contain {channels} elements not {vector.numel()}",
         )
-    checks.float_dtype(op, x)
-    if residual is not None:
         checks.require(
-            isinstance(residual, Tensor) and residual.shape == x.shape and residual.dtype == x.dtype,
-            lambda: f"{op}: expected residual to have x's shape {list(x.shape)} and dtype {x.dtype}",
+            vector.dim() == 1,
+            lambda: f"{op}: expected {name} to have shape [{channels}], but got {list(vector.shape)}",
             ValueError,
         )
-    checks.activation(op, act, act_param)
-    checks.one_device(
-        op, x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias, residual=residual
-    )
+        checks.floating(op, name, vector)
+    checks.float_dtype(op, x)
+    fused = {"residual": residual, "act": act, "act_param": act_param}
+    checks.epilogue(op, list(x.shape), x, 1, channels, fused)
+    checks.one_device(op, x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)

@@ -84,6 +84,7 @@ def max_pool2d(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation: An
     gap = window_pair(op, "dilation", dilation, "")
     require(x.dim() in (3, 4), "non-empty 3D or 4D (batch mode) tensor expected for input")
     _windows(x, kernel, step, pad, gap, ceil_mode)
+    checks.below_31_bits(op, kernel_size=kernel, stride=step, padding=pad, dilation=gap)
     checks.float_dtype(op, x)
 
 
@@ -94,10 +95,15 @@ def avg_pool2d(x: Any, kernel_size: Any, stride: Any, padding: Any, ceil_mode: b
     kernel = window_pair(op, "kernel_size", kernel_size, "either be a single int, or a tuple of two ints")
     step = _step(op, stride, kernel)
     pad = window_pair(op, "padding", padding, "either be a single int, or a tuple of two ints")
+    if divisor is not None:
+        checks.integers(op, divisor_override=divisor)
     require(divisor is None or divisor != 0, "divisor must be not zero")
+    if x.dim() == 0:
+        raise IndexError("Dimension specified as -3 but tensor has no dimensions")
     if x.dim() < 3:
         raise IndexError(f"Dimension out of range (expected to be in range of [-{x.dim()}, {x.dim() - 1}], but got -3)")
     _windows(x, kernel, step, pad, (1, 1), ceil_mode)
+    checks.below_31_bits(op, kernel_size=kernel, stride=step, padding=pad)
     checks.float_dtype(op, x)
 
 
@@ -106,6 +112,7 @@ def _adaptive_size(op: str, x: Any, output_size: Any, wrong_count: str) -> tuple
     if output_size is None or isinstance(output_size, int | torch.SymInt):
         return output_size, output_size
     sizes = tuple(output_size)
+    checks.integers(op, output_size=tuple(size for size in sizes if size is not None))
     if x.dim() <= len(sizes):
         raise ValueError(f"Input dimension should be at least {len(sizes) + 1}")
     require(len(sizes) == 2, wrong_count)
@@ -132,6 +139,7 @@ def adaptive_avg_pool2d(x: Any, output_size: Any) -> None:
             f"{{{', '.join(str(size) for size in sizes)}}}"
         ),
     )
+    _result(op, x, wanted)
     checks.float_dtype(op, x)
 
 
@@ -153,4 +161,10 @@ def adaptive_max_pool2d(x: Any, output_size: Any) -> None:
             size >= 0,
             lambda: f"Trying to create tensor with negative dimension {size}: {[*x.shape[:-2], *wanted]}",
         )
+    _result(op, x, wanted)
     checks.float_dtype(op, x)
+
+
+def _result(op: str, x: Tensor, size: Any) -> None:
+    checks.below_31_bits(op, output_size=list(size))
+    checks.fits_memory([*x.shape[:-2], *size], x.dtype)

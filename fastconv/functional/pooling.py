@@ -57,7 +57,7 @@ def max_pool2d(
     Numerics: exact; NaN counts as the largest; the first of equal values is the one indexed.
     """
     try:
-        if dispatch.checks_first(input):
+        if dispatch.checks_first():
             pool_checks.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
         x, added = _batched(input)
         backend = dispatch.forced_backend(input)
@@ -112,7 +112,7 @@ def avg_pool2d(
     Numerics: sums in float32 (float64 for float64), rounded once.
     """
     try:
-        if dispatch.checks_first(input) or divisor_override == 0:
+        if dispatch.checks_first() or divisor_override == 0:
             pool_checks.avg_pool2d(input, kernel_size, stride, padding, ceil_mode, divisor_override)
         x, added = _batched(input)
         backend = dispatch.forced_backend(input)
@@ -156,7 +156,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: OutputSize) -> Tensor:
     Numerics: sums in float32 (float64 for float64), rounded once.
     """
     try:
-        if dispatch.checks_first(input):
+        if dispatch.checks_first():
             pool_checks.adaptive_avg_pool2d(input, output_size)
         x, added = _batched(input)
         size = _output_size(x, output_size)
@@ -190,7 +190,7 @@ def adaptive_max_pool2d(input: Tensor, output_size: OutputSize, return_indices: 
     Numerics: exact; NaN counts as the largest; the first of equal values is the one indexed.
     """
     try:
-        if dispatch.checks_first(input):
+        if dispatch.checks_first():
             pool_checks.adaptive_max_pool2d(input, output_size)
         x, added = _batched(input)
         size = _output_size(x, output_size)

@@ -32,7 +32,7 @@ def im2col(
     Numerics: exact.
     """
     try:
-        if dispatch.checks_first(x):
+        if dispatch.checks_first():
             _check_im2col(x, kernel_size, stride, padding, dilation)
         image = x if x.dim() == 4 else x.unsqueeze(0)
         backend = dispatch.forced_backend(x)
@@ -73,7 +73,7 @@ def col2im(
     Numerics: sums in float32 (float64 for float64) in a fixed order, rounded once.
     """
     try:
-        if dispatch.checks_first(x):
+        if dispatch.checks_first():
             _check_col2im(x, output_size, kernel_size, stride, padding, dilation)
         columns = x if x.dim() == 3 else x.unsqueeze(0)
         backend = dispatch.forced_backend(x)
@@ -147,6 +147,9 @@ def _check_im2col(x: Any, kernel_size: Any, stride: Any, padding: Any, dilation:
             "be at least one."
         ),
     )
+    checks.below_31_bits("im2col", kernel_size=kernel, stride=step, padding=pad, dilation=gap)
+    rows = x.shape[-3] * kernel[0] * kernel[1]
+    checks.fits_memory([*x.shape[:-3], rows, counts[0] * counts[1]], x.dtype)
     checks.float_dtype("im2col", x)
 
 
@@ -192,4 +195,6 @@ def _check_col2im(x: Any, output_size: Any, kernel_size: Any, stride: Any, paddi
             f"shape of the array of sliding blocks as ({counts[0]}, {counts[1]}), which is too small (non-positive)"
         ),
     )
+    checks.below_31_bits("col2im", output_size=size, stride=step, padding=pad, dilation=gap)
+    checks.fits_memory([*x.shape[:-2], rows // (kernel[0] * kernel[1]), *size], x.dtype)
     checks.float_dtype("col2im", x)

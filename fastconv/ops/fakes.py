@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from .argument_checks import CHECKS
 from .library import NAMESPACES, operators
 
 Ints = Sequence[int]
@@ -215,19 +216,21 @@ FAKES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _on_one_device(name: str) -> Callable[..., Any]:
-    fake = FAKES[name]
+def checked(name: str) -> Callable[..., Any]:
+    """The fake of an operator behind the checks of its arguments."""
+    fake, check = FAKES[name], CHECKS[name]
 
-    def checked(*arguments: Any) -> Any:
+    def run(*arguments: Any) -> Any:
         # A call with one tensor on the meta device comes here, whatever device the others are on.
         devices = {str(a.device) for a in arguments if isinstance(a, Tensor)}
         if len(devices) > 1:
             raise RuntimeError(
                 f"Expected all tensors to be on the same device, but found {' and '.join(sorted(devices))} (in {name})"
             )
+        check(*arguments)
         return fake(*arguments)
 
-    return checked
+    return run
 
 
 def register() -> None:
@@ -235,4 +238,4 @@ def register() -> None:
     for namespace in NAMESPACES:
         for name in operators(namespace):
             if name in FAKES:
-                torch.library.register_fake(f"{namespace}::{name}", _on_one_device(name))
+                torch.library.register_fake(f"{namespace}::{name}", checked(name))

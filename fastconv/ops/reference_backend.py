@@ -113,7 +113,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
 
 
 def _kernel(name: str) -> Callable[..., Any]:
-    compute, fake = IMPLEMENTATIONS[name], fakes.FAKES[name]
+    compute, fake = IMPLEMENTATIONS[name], fakes.checked(name)
 
     def run(*arguments: Any) -> Any:
         shaped = fake(*arguments)
@@ -129,7 +129,8 @@ def _fill(y: Tensor, values: Array) -> Tensor:
     return y.copy_(torch.from_numpy(np.ascontiguousarray(values)).reshape(y.shape))
 
 
-def _activation_in_place(x: Tensor, act: str, param: float, alpha: Tensor | None, _: str) -> None:
+def _activation_in_place(x: Tensor, act: str, param: float, alpha: Tensor | None, backend: str) -> None:
+    fakes.checked("activation_")(x, act, param, alpha, backend)
     _fill(x, ref.activation(_array(x), act, param, None if alpha is None else _array(alpha)))
 
 

@@ -15,7 +15,7 @@ from .library import NATIVE, TRITON, native, operator_names
 
 
 def _kernel(name: str) -> Callable[..., Any]:
-    fake = fakes.FAKES[name]
+    fake = fakes.checked(name)
 
     def run(*arguments: Any) -> Any:
         # Not before the first call: importing Triton takes a second, and it need not be there.

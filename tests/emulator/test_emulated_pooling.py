@@ -135,10 +135,8 @@ def test_softmax_of_minus_infinity() -> None:
     torch.testing.assert_close(functional.softmax(x, 1), torch_f.softmax(x, 1), equal_nan=True)
 
 
-@pytest.mark.parametrize("act", functional.ACTIVATIONS)
+@pytest.mark.parametrize("act", [act for act in functional.ACTIVATIONS if act not in ("identity", "prelu")])
 def test_activations_in_place(act: str) -> None:
-    if act in ("identity", "prelu"):
-        pytest.skip("no function of its own that works in place")
     x = image(3, 5, 17, 19)
     ours, theirs = getattr(functional, act), getattr(torch_f, act)
     check(ours, theirs, x, 1e-6)
