@@ -1,5 +1,9 @@
 #include "tensor_utils.h"
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <numeric>
 
@@ -11,6 +15,20 @@ int32_t device_type_of(const Tensor& t) {
   int32_t type;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &type));
   return type;
+}
+
+// Memory for a large tensor is fresh on every call, and the kernel hands it out page by page at the first touch: 40 % of
+// MobileNetV2's training step with pages of 4 KiB, where 2 MiB pages are left to programs that ask for them (`madvise`).
+// Memory that is in use already stays as it is.
+void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPage = 2 << 20;
+  constexpr size_t kLarge = 2 * kPage;
+  if (bytes < kLarge) return;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // refused: nothing lost
+#endif
 }
 
 Ints contiguous_strides(const Ints& size) {
@@ -81,7 +99,9 @@ Tensor empty_strided(const Ints& size, const Ints& stride, int32_t torch_dtype, 
   AtenTensorHandle handle;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(), stride.data(),
                                                   torch_dtype, device_type_of(like), like.get_device_index(), &handle));
-  return Tensor(handle);
+  Tensor t(handle);
+  if (t.is_cpu()) prefer_huge_pages(data_of(t), static_cast<size_t>(t.numel()) * static_cast<size_t>(t.element_size()));
+  return t;
 }
 
 Tensor empty(const Ints& size, int32_t torch_dtype, MemoryFormat format, const Tensor& like) {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastconv import functional
 from fastconv.functional import cache
+from fastconv.nn.norm import normalise
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
@@ -87,6 +88,17 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear(input, self.weight, self.bias)
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, by the statistics of the batch or the running ones.
+
+    Equivalent to ``torch.nn.BatchNorm2d``: same arguments, buffers and state_dict; `momentum=None`, `affine=False` and
+    `track_running_stats=False` included. See `fastconv.functional.batch_norm_act` for numerics.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return normalise(self, input, "identity", None)
 
 
 class MaxPool2d(nn.MaxPool2d):
@@ -200,6 +212,7 @@ REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: Conv2d,
     nn.ConvTranspose2d: ConvTranspose2d,
     nn.Linear: Linear,
+    nn.BatchNorm2d: BatchNorm2d,
     nn.MaxPool2d: MaxPool2d,
     nn.AvgPool2d: AvgPool2d,
     nn.AdaptiveAvgPool2d: AdaptiveAvgPool2d,

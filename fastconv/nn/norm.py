@@ -7,18 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastconv import functional
-from fastconv.nn.weights import has_hooks
+from fastconv.nn.weights import forward_is_stock, has_hooks
 
 
 def normalises_plainly(bn: nn.Module) -> bool:
     """Whether `bn` does nothing but BatchNorm2d's forward: no statistics shared between processes (SyncBatchNorm), no
     hooks, pruning's included, no forward of its own."""
-    return (
-        type(bn).forward is nn.BatchNorm2d.forward
-        and "forward" not in bn.__dict__
-        and not has_hooks(bn)
-        and not bn._forward_pre_hooks
-    )
+    return forward_is_stock(bn, nn.BatchNorm2d) and not has_hooks(bn) and not bn._forward_pre_hooks
 
 
 def normalise(bn: Any, x: Tensor, act: str, act_param: float | Tensor | None) -> Tensor:

@@ -94,23 +94,23 @@ _BY_TYPE: Mapping[type[nn.Module], str] = {
 def activation_of(module: nn.Module, label: str = "act") -> Activation | None:
     """The activation that a module computes, or None where it is not one the kernels fuse."""
     for kind, name in _BY_TYPE.items():
-        if isinstance(module, kind) and _forward_is_stock(module, kind):
+        if isinstance(module, kind) and forward_is_stock(module, kind):
             return Activation(name)
-    if isinstance(module, nn.LeakyReLU) and _forward_is_stock(module, nn.LeakyReLU):
+    if isinstance(module, nn.LeakyReLU) and forward_is_stock(module, nn.LeakyReLU):
         return Activation("leaky_relu", float(module.negative_slope))
-    if isinstance(module, nn.ELU) and _forward_is_stock(module, nn.ELU):
+    if isinstance(module, nn.ELU) and forward_is_stock(module, nn.ELU):
         return Activation("elu", float(module.alpha))
-    if isinstance(module, nn.GELU) and _forward_is_stock(module, nn.GELU) and module.approximate == "none":
+    if isinstance(module, nn.GELU) and forward_is_stock(module, nn.GELU) and module.approximate == "none":
         return Activation("gelu")
-    if isinstance(module, nn.Hardtanh) and _forward_is_stock(module, nn.Hardtanh):
+    if isinstance(module, nn.Hardtanh) and forward_is_stock(module, nn.Hardtanh):
         return Activation("relu6") if (module.min_val, module.max_val) == (0, 6) else None
-    if isinstance(module, nn.PReLU) and _forward_is_stock(module, nn.PReLU):
+    if isinstance(module, nn.PReLU) and forward_is_stock(module, nn.PReLU):
         weight = find_weight(module, "weight", f"{label}.weight")
         return None if weight is None else Activation("prelu", weight)
     return None
 
 
-def _forward_is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
+def forward_is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
     forward = type(module).forward
     return "forward" not in module.__dict__ and (
         forward is kind.forward or getattr(forward, "__module__", "").startswith("fastconv.nn.")
@@ -178,7 +178,7 @@ def reason_not_to_fold(bn: nn.Module) -> str | None:
         return "it normalises by the statistics of the batch"
     if bn._buffers.get(_COUNTER) is None:
         return UNCOUNTED
-    if not any(_forward_is_stock(bn, kind) for kind in NORM_TYPES):
+    if not any(forward_is_stock(bn, kind) for kind in NORM_TYPES):
         return f"{type(bn).__name__} has a forward of its own"
     return None
 

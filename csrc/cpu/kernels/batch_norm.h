@@ -1,88 +1,18 @@
-// Training-mode BatchNorm: batch statistics; y = act((x - mean) * scale + bias + residual) with scale = weight /
-// sqrt(var + eps); and its gradients in two passes, with dz = dy * act'(z) computed anew from x in both:
+// Training-mode BatchNorm: y = act((x - mean) * scale + bias + residual) with scale = weight / sqrt(var + eps), and its
+// gradients in two passes, with dz = dy * act'(z) computed anew from x in both:
 //
 //   dbias = sum(dz), dweight = sum(dz * (x - mean)) / sqrt(var + eps)
 //   dx = scale * (dz - mean(dz) - (x - mean) * slope)        slope: mean(dz * (x - mean)) / (var + eps)
 //
-// Rows go through dense buffers (norm_blocks.h), so that one code serves every layout and type. Statistics are taken
-// block by block, the block's own mean first, then deviations from it; blocks are merged in a fixed order by Chan,
-// Golub and LeVeque's formula in float64.
+// batch_norm_rows.h computes, on dense rows of the accumulate type; operands of another type or stride go through
+// buffers, row by row, so that one code serves every layout and type. Statistics: batch_norm_stats.h.
 #pragma once
 
-#include "elementwise.h"
-#include "norm_blocks.h"
+#include "batch_norm_rows.h"
+#include "batch_norm_stats.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace norm {
-
-struct Moments {
-  double count = 0, mean = 0, m2 = 0;
-
-  // From sums of deviations, and of their squares, from a `center` near the mean: exactly at it they would be 0.
-  static Moments about(double center, int64_t n, double deviation, double square) {
-    const double count = static_cast<double>(n), off = deviation / count;
-    return {count, center + off, square - off * deviation};
-  }
-  void merge(const Moments& other) {
-    if (other.count == 0) return;
-    const double total = count + other.count, delta = other.mean - mean, share = other.count / total;
-    mean += delta * share;
-    m2 += other.m2 + delta * delta * count * share;
-    count = total;
-  }
-};
-
-// The block's moments, merged into those of its channels.
-template <class T>
-FC_INLINE void add_moments(const TensorView& x, const NormBlock& b, bool along_channels, Moments* moments) {
-  using Acc = accumulate_t<T>;
-  using V = Vec<Acc>;
-  Acc buffer[kNormRun], center[kNormRun], deviation[kNormRun], square[kNormRun];
-  const T* data = x.as<const T>() + b.offset[0];
-  if (!along_channels) {
-    const Acc* run = dense_run(data, b.element_step[0], b.length, buffer);
-    V sum(0);
-    int64_t i = 0;
-    for (; i + V::kLanes <= b.length; i += V::kLanes) sum = sum + V::load(run + i);
-    if (i < b.length) sum = sum + V::load_partial(run + i, b.length - i);
-    const Acc middle = sum.reduce_add() / static_cast<Acc>(b.length);
-    V squares(0), deviations(0);
-    for (i = 0; i + V::kLanes <= b.length; i += V::kLanes) {
-      const V d = V::load(run + i) - V(middle);
-      squares = fma(d, d, squares);
-      deviations = deviations + d;
-    }
-    Acc squared = squares.reduce_add(), off = deviations.reduce_add();
-    for (; i < b.length; ++i) {
-      squared += (run[i] - middle) * (run[i] - middle);
-      off += run[i] - middle;
-    }
-    moments->merge(Moments::about(middle, b.length, off, squared));
-    return;
-  }
-  const auto lanes = [&](auto&& body) {
-    for (int64_t i = 0; i < b.length; i += V::kLanes) body(i, b.length - i < V::kLanes ? b.length - i : V::kLanes);
-  };
-  const auto load = [](const auto* p, int64_t n) { return n == V::kLanes ? V::load(p) : V::load_partial(p, n); };
-  const auto store = [](V v, Acc* p, int64_t n) { n == V::kLanes ? v.store(p) : v.store_partial(p, n); };
-  for (int64_t i = 0; i < b.length; ++i) center[i] = deviation[i] = square[i] = 0;
-  for (int64_t r = 0; r < b.rows; ++r) {
-    const T* row = data + r * b.row_step[0];
-    lanes([&](int64_t i, int64_t n) { store(load(center + i, n) + load(row + i, n), center + i, n); });
-  }
-  for (int64_t i = 0; i < b.length; ++i) center[i] /= static_cast<Acc>(b.rows);
-  for (int64_t r = 0; r < b.rows; ++r) {
-    const T* row = data + r * b.row_step[0];
-    lanes([&](int64_t i, int64_t n) {
-      const V d = load(row + i, n) - load(center + i, n);
-      store(fma(d, d, load(square + i, n)), square + i, n);
-      store(load(deviation + i, n) + d, deviation + i, n);
-    });
-  }
-  for (int64_t i = 0; i < b.length; ++i) {
-    moments[i].merge(Moments::about(center[i], b.rows, deviation[i], square[i]));
-  }
-}
 
 // What a channel's elements share, C of each.
 template <class Acc>
@@ -108,207 +38,147 @@ struct Factors {
   }
 };
 
-// f(i, lanes, factor) over a row; factor(p) is the vector of p's values for those elements.
-template <class Acc, class F>
-FC_INLINE void for_lanes(const NormBlock& b, bool along_channels, F&& f) {
-  using V = Vec<Acc>;
-  for (int64_t i = 0; i < b.length; i += V::kLanes) {
-    const int64_t n = b.length - i < V::kLanes ? b.length - i : V::kLanes;
-    f(i, n, [&](const Acc* p) {
-      if (!along_channels) return V(p[b.channel]);
-      return n == V::kLanes ? V::load(p + b.channel + i) : V::load_partial(p + b.channel + i, n);
-    });
-  }
-}
+enum Operand { kX, kResidual, kParam, kDy, kOut, kDresidual };
 
-template <class Acc>
-FC_INLINE Vec<Acc> load_lanes_of(const Acc* p, int64_t n) {
-  using V = Vec<Acc>;
-  return n == V::kLanes ? V::load(p) : V::load_partial(p, n);
-}
-template <class Acc>
-FC_INLINE void store_lanes_of(Vec<Acc> v, Acc* p, int64_t n) {
-  n == Vec<Acc>::kLanes ? v.store(p) : v.store_partial(p, n);
-}
-
-enum Operand { kX, kResidual, kParam, kDy, kDx, kDresidual };
-
-// One row's way to z, and through the activation.
+// A function over the rows of a block: where they lie, or through buffers.
 template <class T>
-struct Row {
+class BlockWork {
+ public:
   using Acc = accumulate_t<T>;
-  using V = Vec<Acc>;
-  const BatchNormCall& call;
-  const TensorView& dy;
-  const Factors<Acc>& factors;
-  const bool along_channels;
-  Acc x_buffer[kNormRun], residual_buffer[kNormRun], param_buffer[kNormRun], dy_buffer[kNormRun], z[kNormRun];
-  const Acc* x;
 
-  // Fills x and z with row r of the block, and gives the parameters of its elements.
-  FC_INLINE const Acc* fill(const NormBlock& b, int64_t r, bool* one_param) {
-    const EpilogueArgs& e = call.epilogue;
-    const auto at = [&](int operand) { return b.offset[operand] + r * b.row_step[operand]; };
-    x = dense_run(call.x.as<const T>() + at(kX), b.element_step[kX], b.length, x_buffer);
-    const Acc* residual = nullptr;
-    if (e.residual.present()) {
-      residual =
-          dense_run(e.residual.as<const T>() + at(kResidual), b.element_step[kResidual], b.length, residual_buffer);
+  BlockWork(const TensorView* operands, const Factors<Acc>& factors, NormFunction<Acc> run)
+      : operands_(operands), factors_(factors), run_(run) {}
+
+  void operator()(const NormBlock& b, Acc* sums = nullptr, Acc* products = nullptr) {
+    NormRows<Acc> rows{};
+    const int64_t c = b.channel;
+    rows.full_param = operands_[kParam].present();
+    rows.mean = factors_.mean + c, rows.scale = factors_.scale + c, rows.bias = factors_.bias + c;
+    rows.mean_dz = factors_.mean_dz + c, rows.slope = factors_.slope + c, rows.param = factors_.param + c;
+    rows.sums = sums, rows.products = products;
+    rows.length = b.length;
+    if (lies_dense(b)) {
+      rows.rows = b.rows;
+      rows.x = dense<const Acc>(b, kX), rows.dy = dense<const Acc>(b, kDy);
+      rows.residual = dense<const Acc>(b, kResidual);
+      if (rows.full_param) rows.param = dense<const Acc>(b, kParam);
+      rows.out = dense<Acc>(b, kOut), rows.dz = dense<Acc>(b, kDresidual);
+      rows.x_step = b.row_step[kX], rows.dy_step = b.row_step[kDy];
+      rows.residual_step = b.row_step[kResidual], rows.param_step = b.row_step[kParam];
+      rows.out_step = b.row_step[kOut], rows.dz_step = b.row_step[kDresidual];
+      return run_(rows);
     }
-    for_lanes<Acc>(b, along_channels, [&](int64_t i, int64_t n, auto factor) {
-      V v = fma(load_lanes_of(x + i, n) - factor(factors.mean), factor(factors.scale), factor(factors.bias));
-      if (residual) v = v + load_lanes_of(residual + i, n);
-      store_lanes_of(v, z + i, n);
-    });
-    *one_param = !along_channels && e.param_kind != ParamKind::kFull;
-    if (e.param_kind != ParamKind::kFull) return factors.param + b.channel;
-    return dense_run(e.full_param.as<const T>() + at(kParam), b.element_step[kParam], b.length, param_buffer);
+    rows.rows = 1;
+    for (int64_t r = 0; r < b.rows; ++r) {
+      rows.x = read(b, r, kX), rows.dy = read(b, r, kDy), rows.residual = read(b, r, kResidual);
+      if (rows.full_param) rows.param = read(b, r, kParam);
+      rows.out = operands_[kOut].present() ? buffers_[kOut] : nullptr;
+      rows.dz = operands_[kDresidual].present() ? buffers_[kDresidual] : nullptr;
+      run_(rows);
+      write(b, r, kOut);
+      write(b, r, kDresidual);
+    }
   }
-  // z becomes dz.
-  FC_INLINE void differentiate(const NormBlock& b, int64_t r, ActivationRow<Acc> backward) {
-    bool one_param;
-    const Acc* param = fill(b, r, &one_param);
-    const T* from = dy.as<const T>() + b.offset[kDy] + r * b.row_step[kDy];
-    const Acc* gradient = dense_run(from, b.element_step[kDy], b.length, dy_buffer);
-    backward(z, gradient, param, one_param, z, b.length);
+
+ private:
+  bool lies_dense(const NormBlock& b) const {
+    bool dense = sizeof(T) == sizeof(Acc);
+    for (int o = 0; o < kNormOperands; ++o) dense = dense && (!operands_[o].present() || b.element_step[o] == 1);
+    return dense;
   }
+  template <class P>
+  P* dense(const NormBlock& b, int o) const {
+    return operands_[o].present() ? operands_[o].template as<P>() + b.offset[o] : nullptr;
+  }
+  T* row(const NormBlock& b, int64_t r, int o) const {
+    return operands_[o].template as<T>() + b.offset[o] + r * b.row_step[o];
+  }
+  const Acc* read(const NormBlock& b, int64_t r, int o) {
+    if (!operands_[o].present()) return nullptr;
+    return dense_run(const_cast<const T*>(row(b, r, o)), b.element_step[o], b.length, buffers_[o]);
+  }
+  void write(const NormBlock& b, int64_t r, int o) const {
+    if (operands_[o].present()) store_run(row(b, r, o), b.element_step[o], b.length, buffers_[o]);
+  }
+
+  const TensorView* operands_;
+  const Factors<Acc>& factors_;
+  const NormFunction<Acc> run_;
+  Acc buffers_[kNormOperands][kNormRun];
 };
 
 template <class T>
 void forward(const BatchNormCall& call, const CallContext& ctx) {
   using Acc = accumulate_t<T>;
-  // y takes dx's place among the operands.
-  const TensorView operands[] = {call.x, call.epilogue.residual, call.epilogue.full_param, {}, call.y};
-  const NormBlocks blocks(operands, 5);
+  const TensorView operands[] = {call.x, call.epilogue.residual, call.epilogue.full_param, {}, call.y, {}};
+  const NormBlocks blocks(operands, 6);
   const Factors<Acc> factors(call, *ctx.workspace);
-  const ActivationRow<Acc> activate = find_activation_row<Acc>(call.epilogue.act, 0);
+  const auto run = find_norm_rows<Acc, NormWork::kForward>(call.epilogue.act, blocks.along_channels);
   blocks.for_tasks([&](int64_t group, int64_t column) {
-    Row<T> row{call, call.x, factors, blocks.along_channels, {}, {}, {}, {}, {}, nullptr};
-    blocks.for_column(group, column, [&](const NormBlock& b) {
-      for (int64_t r = 0; r < b.rows; ++r) {
-        bool one_param;
-        const Acc* param = row.fill(b, r, &one_param);
-        activate(row.z, row.z, param, one_param, row.z, b.length);
-        store_run(call.y.as<T>() + b.offset[kDx] + r * b.row_step[kDx], b.element_step[kDx], b.length, row.z);
-      }
-    });
+    BlockWork<T> work(operands, factors, run);
+    blocks.for_column(group, column, [&](const NormBlock& b) { work(b); });
   });
 }
 
 // Sums of dz and dz * (x - mean) to dbias and dweight.
 template <class T>
-void sum_gradients(const BatchNormGradCall& call, const Factors<accumulate_t<T>>& factors, const NormBlocks& blocks,
-                   ActivationRow<accumulate_t<T>> backward, const CallContext& ctx) {
+void sum_gradients(const BatchNormGradCall& call, const TensorView* operands, const Factors<accumulate_t<T>>& factors,
+                   const NormBlocks& blocks, const CallContext& ctx) {
   using Acc = accumulate_t<T>;
-  using V = Vec<Acc>;
+  const auto run = find_norm_rows<Acc, NormWork::kSums>(call.forward.epilogue.act, blocks.along_channels);
   const int64_t C = blocks.C;
+  // [group][sums, products][channel]
   double* partial =
       static_cast<double*>(ctx.workspace->allocate(static_cast<size_t>(2 * blocks.groups * C) * sizeof(double)));
   blocks.for_tasks([&](int64_t group, int64_t column) {
-    Row<T> row{call.forward, call.dy, factors, blocks.along_channels, {}, {}, {}, {}, {}, nullptr};
-    Acc sums[2][kNormRun];
-    double* total = nullptr;
+    BlockWork<T> work(operands, factors, run);
+    const int64_t channels = blocks.channels(column);
+    double *sum = partial + 2 * group * C + blocks.first_channel(column), *product = sum + C;
+    for (int64_t c = 0; c < channels; ++c) sum[c] = product[c] = 0;
     blocks.for_column(group, column, [&](const NormBlock& b) {
-      const int64_t channels = blocks.along_channels ? b.length : 1;
-      if (!total) {
-        total = partial + 2 * (group * C + b.channel);
-        for (int64_t c = 0; c < 2 * channels; ++c) total[c] = 0;
-      }
-      // A block's sums are float, one lane's at most kNormStrip terms long; then float64.
-      for (int64_t i = 0; i < b.length; ++i) sums[0][i] = sums[1][i] = 0;
-      for (int64_t r = 0; r < b.rows; ++r) {
-        row.differentiate(b, r, backward);
-        for_lanes<Acc>(b, blocks.along_channels, [&](int64_t i, int64_t n, auto factor) {
-          const V dz = load_lanes_of(row.z + i, n), centered = load_lanes_of(row.x + i, n) - factor(factors.mean);
-          store_lanes_of(load_lanes_of(sums[0] + i, n) + dz, sums[0] + i, n);
-          store_lanes_of(fma(dz, centered, load_lanes_of(sums[1] + i, n)), sums[1] + i, n);
-        });
-      }
-      for (int64_t i = 0; i < b.length; ++i) {
-        const int64_t c = blocks.along_channels ? i : 0;
-        total[2 * c] += sums[0][i];
-        total[2 * c + 1] += sums[1][i];
+      // A block's sums are float, of at most kNormPixels terms or kNormRun in lanes; then float64.
+      Acc sums[kNormChannels] = {}, products[kNormChannels] = {};
+      work(b, sums, products);
+      for (int64_t c = 0; c < channels; ++c) {
+        sum[c] += sums[c];
+        product[c] += products[c];
       }
     });
   });
+  for (int64_t group = 1; group < blocks.groups; ++group)
+    for (int64_t i = 0; i < 2 * C; ++i) partial[i] += partial[2 * group * C + i];
   Acc *dweight = static_cast<Acc*>(call.dweight), *dbias = static_cast<Acc*>(call.dbias);
   for (int64_t c = 0; c < C; ++c) {
-    double sum = 0, product = 0;
-    for (int64_t group = 0; group < blocks.groups; ++group) {
-      sum += partial[2 * (group * C + c)];
-      product += partial[2 * (group * C + c) + 1];
-    }
-    dbias[c] = static_cast<Acc>(sum);
-    dweight[c] = static_cast<Acc>(product) / factors.deviation[c];
+    dbias[c] = static_cast<Acc>(partial[c]);
+    dweight[c] = static_cast<Acc>(partial[C + c]) / factors.deviation[c];
   }
 }
 
 template <class T>
 void backward(const BatchNormGradCall& call, const CallContext& ctx) {
   using Acc = accumulate_t<T>;
-  using V = Vec<Acc>;
   const BatchNormCall& f = call.forward;
-  const TensorView operands[] = {f.x, f.epilogue.residual, f.epilogue.full_param, call.dy, call.dx, call.dresidual};
+  const EpilogueArgs& e = f.epilogue;
+  const TensorView operands[] = {f.x, e.residual, e.full_param, call.dy, call.dx, call.dresidual};
+  const TensorView read_only[] = {f.x, e.residual, e.full_param, call.dy, {}, {}};
   const NormBlocks blocks(operands, 6);
   Factors<Acc> factors(f, *ctx.workspace);
-  const ActivationRow<Acc> differentiate = find_activation_row<Acc>(f.epilogue.act, 1);
-  sum_gradients<T>(call, factors, blocks, differentiate, ctx);
+  sum_gradients<T>(call, read_only, factors, blocks, ctx);
   if (call.batch_statistics) {
-    const double count = static_cast<double>(f.x.numel() / blocks.C);
+    const double count = static_cast<double>(blocks.pixels);
     for (int64_t c = 0; c < blocks.C; ++c) {
       factors.mean_dz[c] = static_cast<Acc>(static_cast<const Acc*>(call.dbias)[c] / count);
       factors.slope[c] = static_cast<Acc>(static_cast<const Acc*>(call.dweight)[c] / count) / factors.deviation[c];
     }
   }
+  const auto run = find_norm_rows<Acc, NormWork::kGradient>(e.act, blocks.along_channels);
   blocks.for_tasks([&](int64_t group, int64_t column) {
-    Row<T> row{f, call.dy, factors, blocks.along_channels, {}, {}, {}, {}, {}, nullptr};
-    blocks.for_column(group, column, [&](const NormBlock& b) {
-      for (int64_t r = 0; r < b.rows; ++r) {
-        row.differentiate(b, r, differentiate);
-        if (call.dresidual.present()) {
-          store_run(call.dresidual.as<T>() + b.offset[kDresidual] + r * b.row_step[kDresidual],
-                    b.element_step[kDresidual], b.length, row.z);
-        }
-        for_lanes<Acc>(b, blocks.along_channels, [&](int64_t i, int64_t n, auto factor) {
-          const V centered = load_lanes_of(row.x + i, n) - factor(factors.mean);
-          const V dz = load_lanes_of(row.z + i, n) - factor(factors.mean_dz);
-          store_lanes_of(factor(factors.scale) * (dz - centered * factor(factors.slope)), row.z + i, n);
-        });
-        store_run(call.dx.as<T>() + b.offset[kDx] + r * b.row_step[kDx], b.element_step[kDx], b.length, row.z);
-      }
-    });
+    BlockWork<T> work(operands, factors, run);
+    blocks.for_column(group, column, [&](const NormBlock& b) { work(b); });
   });
 }
 
 }  // namespace norm
-
-inline void batch_norm_stats(const BatchNormStatsCall& call, const CallContext& ctx) {
-  if (call.x.numel() == 0) return;
-  const NormBlocks blocks(&call.x, 1);
-  const int64_t C = blocks.C;
-  auto* moments = static_cast<norm::Moments*>(
-      ctx.workspace->allocate(static_cast<size_t>(blocks.groups * C) * sizeof(norm::Moments)));
-  visit_dtype(call.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    using Acc = accumulate_t<T>;
-    blocks.for_tasks([&](int64_t group, int64_t column) {
-      norm::Moments* of_group = moments + group * C;
-      bool started = false;
-      blocks.for_column(group, column, [&](const NormBlock& b) {
-        const int64_t channels = blocks.along_channels ? b.length : 1;
-        for (int64_t c = 0; !started && c < channels; ++c) of_group[b.channel + c] = {};
-        started = true;
-        norm::add_moments<T>(call.x, b, blocks.along_channels, of_group + b.channel);
-      });
-    });
-    for (int64_t c = 0; c < C; ++c) {
-      norm::Moments all;
-      for (int64_t group = 0; group < blocks.groups; ++group) all.merge(moments[group * C + c]);
-      static_cast<Acc*>(call.mean)[c] = static_cast<Acc>(all.mean);
-      static_cast<Acc*>(call.var)[c] = static_cast<Acc>(all.m2 / all.count);
-    }
-  });
-}
 
 inline void batch_norm_act(const BatchNormCall& call, const CallContext& ctx) {
   if (call.x.numel() == 0) return;

@@ -1,11 +1,11 @@
-// How BatchNorm's kernels walk over an (N, C, H, W) image with up to six operands: in blocks of rows, each row a run of
-// elements that goes through dense buffers of the accumulate type.
+// How BatchNorm's kernels walk over an (N, C, H, W) image with up to six operands: in blocks of rows of elements.
 //
-//   channels last:  a block is a strip of pixels x up to kNormRun channels; a row is a pixel
-//   other strides:  a block is a run of up to kNormRun pixels of one channel; it has one row
+//   channels last:  a row is up to kNormChannels channels of one pixel, a block up to kNormPixels pixels
+//   other strides:  a row is a run of pixels of one channel, a block up to kNormRun elements: a piece of a plane, or
+//                   the small planes of several images
 //
-// The pixels of a block-column (the same channels) are divided into groups: the units of parallel work, and of partial
-// sums. The division depends on the extents alone.
+// The blocks of a column (the same channels) are divided into groups: the units of parallel work, and of partial sums.
+// The division depends on the extents alone.
 #pragma once
 
 #include "../cpu_kernels.h"
@@ -14,15 +14,15 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr int64_t kNormRun = 256;    // elements of a row at most
-constexpr int64_t kNormStrip = 64;   // pixels of a block, channels last: together they stay in L2
+// A block of a float image is 128 KiB at most, channels last: it is still in L2 when it is read again.
+constexpr int64_t kNormChannels = 256, kNormPixels = 128;
+constexpr int64_t kNormRun = 1024;   // elements of a row at most
 constexpr int64_t kNormGroups = 32;  // per channel, at most
 constexpr int kNormOperands = kMaxOperands;
 
 struct NormBlock {
   int64_t channel, rows, length;  // the first channel
   int64_t offset[kNormOperands], row_step[kNormOperands], element_step[kNormOperands];
-  int64_t pixels;  // of each of its channels
 };
 
 class NormBlocks {
@@ -35,42 +35,56 @@ class NormBlocks {
       channel_step_[i] = operands[i].stride[1];
     }
     const int from[3] = {0, 2, 3};
+    LoopAxis axes[3];
     for (int d = 0; d < 3; ++d) {
-      axis_[d] = {operands[0].size[from[d]], {}};
-      for (int i = 0; i < count; ++i) axis_[d].stride[i] = operands[i].stride[from[d]];
+      axes[d] = {operands[0].size[from[d]], {}};
+      for (int i = 0; i < count; ++i) axes[d].stride[i] = operands[i].stride[from[d]];
     }
-    axes_ = merge_axes(axis_, 3);
-    const int64_t inner = axis_[axes_ - 1].size;
-    run_ = along_channels ? kNormStrip : kNormRun;
-    runs_per_row_ = ceil_div(inner, run_);
-    runs_ = runs_per_row_;
-    for (int d = 0; d + 1 < axes_; ++d) runs_ *= axis_[d].size;
-    columns = along_channels ? ceil_div(C, kNormRun) : C;
+    int left = merge_axes(axes, 3);
+    for (int d = 0; d < left; ++d) pixels *= axes[d].size;
+    if (!along_channels) {
+      element_ = axes[--left];
+      runs_ = ceil_div(element_.size, kNormRun);
+    }
+    if (left > 0) row_ = axes[--left];
+    strip_ = along_channels ? kNormPixels : element_.size < kNormRun ? kNormRun / element_.size : 1;
+    strips_ = ceil_div(row_.size, strip_);
+    blocks_ = runs_ * strips_;
+    for (outers_ = 0; left > 0; ++outers_) {
+      outer_[outers_] = axes[--left];
+      blocks_ *= outer_[outers_].size;
+    }
+    columns = along_channels ? ceil_div(C, kNormChannels) : C;
     const int64_t wanted = along_channels ? kNormGroups : ceil_div(kNormGroups, C);
-    groups = wanted < runs_ ? wanted : runs_;
+    groups = wanted < blocks_ ? wanted : blocks_;
   }
 
-  // body(group, block) over all blocks of a group and column, in order.
+  int64_t first_channel(int64_t column) const { return along_channels ? column * kNormChannels : column; }
+  // Of a column: one, but channels last.
+  int64_t channels(int64_t column) const {
+    const int64_t left = C - first_channel(column);
+    return !along_channels ? 1 : left < kNormChannels ? left : kNormChannels;
+  }
+
+  // body(block) over all blocks of a group and column, in order.
   template <class F>
   void for_column(int64_t group, int64_t column, F&& body) const {
     NormBlock b;
-    b.channel = along_channels ? column * kNormRun : column;
-    const int64_t left = C - b.channel, channels = !along_channels ? 1 : left < kNormRun ? left : kNormRun;
-    const LoopAxis& inner = axis_[axes_ - 1];
-    for (int64_t i = group * runs_ / groups; i < (group + 1) * runs_ / groups; ++i) {
-      const int64_t at = i % runs_per_row_ * run_;
-      b.pixels = inner.size - at < run_ ? inner.size - at : run_;
-      b.rows = along_channels ? b.pixels : 1;
-      b.length = along_channels ? channels : b.pixels;
-      for (int o = 0; o < kNormOperands; ++o) {
-        b.offset[o] = b.channel * channel_step_[o] + at * inner.stride[o];
-        b.row_step[o] = inner.stride[o];
-        b.element_step[o] = along_channels ? channel_step_[o] : inner.stride[o];
-      }
-      int64_t rest = i / runs_per_row_;
-      for (int d = axes_ - 2; d >= 0; --d) {
-        for (int o = 0; o < kNormOperands; ++o) b.offset[o] += rest % axis_[d].size * axis_[d].stride[o];
-        rest /= axis_[d].size;
+    b.channel = first_channel(column);
+    for (int o = 0; o < kNormOperands; ++o) {
+      b.row_step[o] = row_.stride[o];
+      b.element_step[o] = along_channels ? channel_step_[o] : element_.stride[o];
+    }
+    for (int64_t i = group * blocks_ / groups; i < (group + 1) * blocks_ / groups; ++i) {
+      const int64_t run = i % runs_ * kNormRun, row = i / runs_ % strips_ * strip_;
+      b.rows = row_.size - row < strip_ ? row_.size - row : strip_;
+      b.length = along_channels ? channels(column) : element_.size - run < kNormRun ? element_.size - run : kNormRun;
+      for (int o = 0; o < kNormOperands; ++o)
+        b.offset[o] = b.channel * channel_step_[o] + run * element_.stride[o] + row * row_.stride[o];
+      int64_t rest = i / runs_ / strips_;
+      for (int d = 0; d < outers_; ++d) {
+        for (int o = 0; o < kNormOperands; ++o) b.offset[o] += rest % outer_[d].size * outer_[d].stride[o];
+        rest /= outer_[d].size;
       }
       body(b);
     }
@@ -79,9 +93,7 @@ class NormBlocks {
   // parallel body(group, column) over all of them.
   template <class F>
   void for_tasks(F&& body) const {
-    int64_t pixels = 1;
-    for (int d = 0; d < axes_; ++d) pixels *= axis_[d].size;
-    const int64_t cost = ceil_div(pixels, groups) * (along_channels ? (C < kNormRun ? C : kNormRun) : 1);
+    const int64_t cost = ceil_div(pixels, groups) * (along_channels ? (C < kNormChannels ? C : kNormChannels) : 1);
     parallel_for(groups * columns, ceil_div(16384, cost), [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) body(task % groups, task / groups);
     });
@@ -90,12 +102,13 @@ class NormBlocks {
   const int64_t C;
   bool along_channels;
   int64_t groups, columns;
+  int64_t pixels = 1;  // of a channel
 
  private:
-  LoopAxis axis_[3];
-  int axes_;
+  LoopAxis element_{1, {}}, row_{1, {}}, outer_[2];
+  int outers_ = 0;
   int64_t channel_step_[kNormOperands] = {};
-  int64_t run_, runs_per_row_, runs_;
+  int64_t runs_ = 1, strip_ = 1, strips_ = 1, blocks_ = 1;
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fastconv import nn as fnn
 from fastconv.convert import ir
 from fastconv.convert.calls import arguments_of, is_constant, operation_of
 from fastconv.convert.capture import is_scalar
@@ -269,7 +270,7 @@ _SPATIAL_MODULES: tuple[type[nn.Module], ...] = (
 _POINTWISE_MODULES: tuple[type[nn.Module], ...] = (
     nn.Mish, nn.Softplus, nn.SELU, nn.CELU, nn.GELU, nn.Hardtanh, nn.Softsign, nn.LogSigmoid, nn.Hardshrink,
 )  # fmt: skip
-_NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
+_NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, fnn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
 _POINTWISE = {
     "gelu", "mish", "softplus", "selu", "celu", "hardtanh", "clamp", "clamp_min", "abs", "neg", "exp", "sqrt", "square",
     "relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "leaky_relu", "elu", "float", "contiguous",
