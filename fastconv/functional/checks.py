@@ -156,7 +156,9 @@ def epilogue(
     activation(op, arguments.get("act", "identity"), arguments.get("act_param"))
     alpha = arguments.get("act_param")
     if arguments.get("act") == "prelu" and alpha is not None:
-        full = [tuple(out_shape), tuple(out_shape[1:])] if len(out_shape) > 2 else [tuple(out_shape)]
+        full = (
+            [tuple(out_shape), (1, *out_shape[1:]), tuple(out_shape[1:])] if len(out_shape) > 2 else [tuple(out_shape)]
+        )
         require(
             alpha.numel() == 1 or tuple(alpha.shape) in [(channels,), *full],
             lambda: (

@@ -5,54 +5,16 @@ a call was refused, and here they refuse it. Without them a fake would answer ba
 Python would read past a tensor.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from .demands import algorithm, dims, fused, like, require, same, shape
+
 Ints = Sequence[int]
-
-
-def _require(condition: Any, message: Callable[[], str]) -> None:
-    if not condition:
-        raise ValueError(message())
-
-
-def _like(t: Tensor, size: Ints) -> Tensor:
-    """A tensor of another size that costs nothing, for checks that look at shapes, dtypes and devices only."""
-    return t.new_empty(1).expand(list(size))
-
-
-def _shape(op: str, name: str, t: Tensor, expected: Ints) -> None:
-    _require(
-        tuple(t.shape) == tuple(expected),
-        lambda: f"{op}: expected {name} to have shape {list(expected)}, but got {list(t.shape)}",
-    )
-
-
-def _dims(op: str, name: str, t: Tensor | Ints, dims: int = 4) -> None:
-    count = t.dim() if isinstance(t, Tensor) else len(t)
-    _require(count == dims, lambda: f"{op}: expected {name} to have {dims} dimensions, but got {count}")
-
-
-def _same(op: str, name: str, t: Tensor, like: Tensor) -> None:
-    _shape(op, name, t, like.shape)
-    _require(t.dtype == like.dtype, lambda: f"{op}: expected {name} to be {like.dtype}, but got {t.dtype}")
-
-
-def _algorithm(op: str, algo: str, backend: str, x: Tensor) -> None:
-    from fastconv import introspection
-
-    if not algo:
-        return
-    here = introspection.algorithm_names(op, backend or ("cuda" if x.is_cuda else "cpu"))
-    # The reference has one way; it takes the names of those that it is compared with.
-    known = here or sorted({name for b in ("cpu", "cuda_emulated") for name in introspection.algorithm_names(op, b)})
-    _require(algo in known, lambda: f"{op}: expected algo to be one of {', '.join(known)}, but got '{algo}'")
-
-
-def _fused(scale: Any, shift: Any, residual: Any, act: str, alpha: Any) -> dict[str, Any]:
-    return {"scale": scale, "shift": shift, "residual": residual, "act": act, "act_param": alpha}
 
 
 # ---- convolutions
@@ -60,31 +22,31 @@ def _fused(scale: Any, shift: Any, residual: Any, act: str, alpha: Any) -> dict[
 
 def _conv(
     op: str, x: Tensor, weight: Tensor, bias: Any, factor: Ints, stride: Ints, padding: Ints, dilation: Ints,
-    groups: int, fused: dict[str, Any], algo: str, backend: str,
+    groups: int, epilogue: dict[str, Any], algo: str, backend: str,
 ) -> None:  # fmt: skip
     from fastconv.functional import conv_checks
 
-    conv_checks.conv2d(op, x, weight, bias, stride, padding, dilation, groups, fused, factor)
+    conv_checks.conv2d(op, x, weight, bias, stride, padding, dilation, groups, epilogue, factor)
     for name, values, count in (("x", x.shape, 4), ("stride", stride, 2), ("padding", padding, 4),
                                 ("dilation", dilation, 2), ("scale_factor", factor, 2)):  # fmt: skip
-        _dims(op, name, values, count)
-    _algorithm(op, algo, backend, x)
+        dims(op, name, values, count)
+    algorithm(op, algo, backend, x)
 
 
 def _conv2d(
     x: Tensor, weight: Tensor, bias: Any, stride: Ints, padding: Ints, dilation: Ints, groups: int, scale: Any,
     shift: Any, residual: Any, act: str, param: float, alpha: Any, algo: str, backend: str, packed: Any,
 ) -> None:  # fmt: skip
-    fused = _fused(scale, shift, residual, act, alpha)
-    _conv("conv2d", x, weight, bias, (1, 1), stride, padding, dilation, groups, fused, algo, backend)
+    epilogue = fused(scale, shift, residual, act, alpha)
+    _conv("conv2d", x, weight, bias, (1, 1), stride, padding, dilation, groups, epilogue, algo, backend)
 
 
 def _upsample_conv2d(
     x: Tensor, weight: Tensor, bias: Any, factor: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int,
     scale: Any, shift: Any, residual: Any, act: str, param: float, alpha: Any, algo: str, backend: str, packed: Any,
 ) -> None:  # fmt: skip
-    fused = _fused(scale, shift, residual, act, alpha)
-    _conv("upsample_conv2d", x, weight, bias, factor, stride, padding, dilation, groups, fused, algo, backend)
+    epilogue = fused(scale, shift, residual, act, alpha)
+    _conv("upsample_conv2d", x, weight, bias, factor, stride, padding, dilation, groups, epilogue, algo, backend)
 
 
 def _conv_transpose2d(
@@ -96,8 +58,8 @@ def _conv_transpose2d(
     conv_checks.conv_transpose2d(x, weight, bias, stride, padding, extra, groups, dilation)
     for name, values, count in (("x", x.shape, 4), ("stride", stride, 2), ("padding", padding, 2),
                                 ("output_padding", extra, 2), ("dilation", dilation, 2)):  # fmt: skip
-        _dims("conv_transpose2d", name, values, count)
-    _algorithm("conv_transpose2d", algo, backend, x)
+        dims("conv_transpose2d", name, values, count)
+    algorithm("conv_transpose2d", algo, backend, x)
 
 
 def _conv_grad(
@@ -107,17 +69,17 @@ def _conv_grad(
     from .fakes import _conv_shape
 
     _conv(op, x, weight, None, (1, 1), stride, padding, dilation, groups, {}, algo, backend)
-    _shape(op, "dy", dy, _conv_shape(x.shape, weight.shape, stride, padding, dilation))
+    shape(op, "dy", dy, _conv_shape(x.shape, weight.shape, stride, padding, dilation))
 
 
 def _input_grad(dy: Tensor, weight: Tensor, size: Ints, *rest: Any) -> None:
-    _dims("conv2d_input_grad", "input_size", size)
-    _conv_grad("conv2d_input_grad", dy, _like(dy, size), weight, *rest)
+    dims("conv2d_input_grad", "input_size", size)
+    _conv_grad("conv2d_input_grad", dy, like(dy, size), weight, *rest)
 
 
 def _weight_grad(dy: Tensor, x: Tensor, size: Ints, *rest: Any) -> None:
-    _dims("conv2d_weight_grad", "weight_size", size)
-    _conv_grad("conv2d_weight_grad", dy, x, _like(dy, size), *rest)
+    dims("conv2d_weight_grad", "weight_size", size)
+    _conv_grad("conv2d_weight_grad", dy, x, like(dy, size), *rest)
 
 
 def _gemm(
@@ -126,8 +88,8 @@ def _gemm(
 ) -> None:  # fmt: skip
     from fastconv.functional.gemm import _check_gemm
 
-    _check_gemm(a, b, bias, transpose_a, transpose_b, residual, act, alpha)
-    _algorithm("gemm", algo, backend, a)
+    _check_gemm(a, b, bias, transpose_a, transpose_b, residual, act, alpha if act == "prelu" else None)
+    algorithm("gemm", algo, backend, a)
 
 
 # ---- pooling
@@ -137,7 +99,7 @@ def _pool(op: str, x: Tensor, *window: Any) -> None:
     from fastconv.functional import pool_checks
 
     getattr(pool_checks, op)(x, *window)
-    _dims(op, "x", x)
+    dims(op, "x", x)
 
 
 def _max_pool2d(x: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints, ceil_mode: bool, *_: Any) -> None:
@@ -155,43 +117,66 @@ def _pool_backward(forward: str, dy: Tensor, size: Ints, arguments: tuple[Any, .
     from .fakes import FAKES
 
     op = forward + "_backward"
-    _dims(op, "input_size", size)
-    x = _like(dy, size)
+    dims(op, "input_size", size)
+    x = like(dy, size)
     CHECKS[forward](x, *arguments)
     y = FAKES[forward](x, *arguments)
-    _shape(op, "dy", dy, (y[0] if isinstance(y, tuple) else y).shape)
+    shape(op, "dy", dy, (y[0] if isinstance(y, tuple) else y).shape)
     if indices is not None:
-        _shape(op, "indices", indices, dy.shape)
+        shape(op, "indices", indices, dy.shape)
+        require(
+            indices.dtype == torch.int64, lambda: f"{op}: expected indices to be torch.int64, but got {indices.dtype}"
+        )
 
 
 def _adaptive_backward(forward: str, dy: Tensor, size: Ints, indices: Any = None) -> None:
-    _dims(forward + "_backward", "dy", dy)
+    from fastconv.functional import checks
+
+    op = forward + "_backward"
+    dims(op, "dy", dy)
+    dims(op, "input_size", size)
+    require(
+        tuple(dy.shape[:2]) == tuple(size[:2]),
+        lambda: f"{op}: expected dy to have batch and channels of {list(size)}, but got {list(dy.shape)}",
+    )
+    if math.prod(size) == 0:
+        return checks.float_dtype(op, dy)
     further = () if indices is None else (True,)
-    _pool_backward(forward, dy, size, (dy.shape[2:], *further, ""), indices)
+    return _pool_backward(forward, dy, size, (dy.shape[2:], *further, ""), indices)
 
 
 # ---- elementwise
 
 
 def _activation(x: Tensor, act: str, param: float, alpha: Any, _: str) -> None:
-    from fastconv.functional import activation, checks
+    from fastconv.functional import checks
 
-    checks.activation("activation", act, alpha)
-    activation._check(x, act, alpha)
+    op = "activation"
+    checks.float_dtype(op, x)
+    checks.epilogue(op, x.shape, x, 1, x.shape[1] if x.dim() > 1 else 1, fused(None, None, None, act, alpha))
+    require(
+        act != "prelu" or alpha.numel() == 1 or x.dim() > 1,
+        lambda: f"{op}: expected one value of alpha for an input of {x.dim()} dimensions, but got {list(alpha.shape)}",
+    )
 
 
 def _activation_backward(dy: Tensor, x: Tensor, act: str, param: float, alpha: Any, order: int, backend: str) -> None:
     op = "activation_backward"
-    _require(order in (1, 2), lambda: f"{op}: expected order to be 1 or 2, but got {order}")
-    _same(op, "dy", dy, x)
+    require(order in (1, 2), lambda: f"{op}: expected order to be 1 or 2, but got {order}")
+    same(op, "dy", dy, x)
     _activation(x, act, param, alpha, backend)
 
 
 def _prelu_alpha_grad(dy: Tensor, x: Tensor, size: Ints, _: str) -> None:
-    from fastconv.functional import activation
-
-    _same("prelu_alpha_grad", "dy", dy, x)
-    activation._check(x, "prelu", _like(x, size))
+    op, count = "prelu_alpha_grad", math.prod(size)
+    same(op, "dy", dy, x)
+    if count > 1:
+        require(x.dim() > 1, lambda: f"{op}: expected alpha_size to be of one value, but got {list(size)}")
+        whole = math.prod(x.shape[1:])
+        require(
+            count == (x.shape[1] if len(size) == 1 else whole),
+            lambda: f"{op}: expected alpha_size to be of 1, {x.shape[1]} or {whole} values, but got {list(size)}",
+        )
 
 
 def _softmax(x: Tensor, dim: int, _: str) -> None:
@@ -201,7 +186,7 @@ def _softmax(x: Tensor, dim: int, _: str) -> None:
 
 
 def _softmax_backward(dy: Tensor, y: Tensor, dim: int, backend: str) -> None:
-    _same("softmax_backward", "dy", dy, y)
+    same("softmax_backward", "dy", dy, y)
     _softmax(y, dim, backend)
 
 
@@ -211,7 +196,7 @@ def _softmax_backward(dy: Tensor, y: Tensor, dim: int, backend: str) -> None:
 def _image(op: str, x: Tensor) -> None:
     from fastconv.functional import checks
 
-    _dims(op, "x", x)
+    dims(op, "x", x)
     checks.float_dtype(op, x)
 
 
@@ -222,11 +207,11 @@ def _batch_norm_act(
     from fastconv.functional import norm
 
     _image("batch_norm_act", x)
-    norm._check(x, mean, var, weight, bias, False, 0.0, eps, residual, act, alpha)
+    norm._check(x, mean, var, weight, bias, False, 0.0, eps, residual, act, alpha if act == "prelu" else None)
 
 
 def _batch_norm_act_backward(dy: Tensor, x: Tensor, *rest: Any) -> None:
-    _same("batch_norm_act_backward", "dy", dy, x)
+    same("batch_norm_act_backward", "dy", dy, x)
     _batch_norm_act(x, *rest)
 
 
@@ -237,28 +222,31 @@ def _im2col(x: Tensor, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints
     from fastconv.functional.rearrange import _check_im2col
 
     _check_im2col(x, kernel, stride, padding, dilation)
-    _dims("im2col", "x", x)
+    dims("im2col", "x", x)
 
 
 def _col2im(x: Tensor, size: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints, _: str) -> None:
     from fastconv.functional.rearrange import _check_col2im
 
     _check_col2im(x, size, kernel, stride, padding, dilation)
-    _dims("col2im", "x", x, 3)
+    dims("col2im", "x", x, 3)
 
 
 def _upsample(op: str, x: Tensor, factor: Ints) -> None:
+    from fastconv.functional import checks
+
     _image(op, x)
-    _require(
+    require(
         len(factor) == 2 and all(f >= 1 for f in factor),
         lambda: f"{op}: expected scale_factor to be two whole numbers of at least 1, but got {list(factor)}",
     )
+    checks.below_31_bits(op, scale_factor=list(factor))
 
 
 def _upsample_backward(dy: Tensor, factor: Ints, _: str) -> None:
     op = "upsample_nearest2d_backward"
     _upsample(op, dy, factor)
-    _require(
+    require(
         dy.shape[2] % factor[0] == 0 and dy.shape[3] % factor[1] == 0,
         lambda: f"{op}: expected dy to have a multiple of {list(factor)} pixels, but got {list(dy.shape)}",
     )
