@@ -87,12 +87,14 @@ class EngineWorker {
  private:
   // Byte offsets of the pieces of a thread's scratch.
   struct Layout {
-    int64_t table, segments, stage, operands, band, keys, bytes = 0;
+    int64_t table, segments, chains, stage, operands, band, keys, bytes = 0;
     explicit Layout(const Plan& plan) {
       const Blocking& b = plan.blocking;
       const int64_t item = sizeof(Acc);
       table = take(b.p * b.r * static_cast<int64_t>(sizeof(const Acc*)));
-      segments = take(b.r * plan.task.S * static_cast<int64_t>(sizeof(Segment)));
+      const int64_t taps = b.r * plan.task.S, most_chains = taps * b.c / kChain + 1;
+      segments = take((taps + most_chains) * static_cast<int64_t>(sizeof(Segment)));
+      chains = take((most_chains + 1) * static_cast<int64_t>(sizeof(int64_t)));
       stage = take(b.staged ? b.p * b.q * b.stage_pitch * item : 0);
       operands = take(plan.in_registers ? 0 : 2 * kRun * kWidth * item);
       band = take(b.direct ? 0 : (b.band.slots + 1) * b.band.row_elements() * item);
@@ -112,7 +114,7 @@ class EngineWorker {
   };
   // One step of the reduction over a block.
   struct Step {
-    int64_t segments;
+    int64_t chains;
     int64_t first_group, first_panel;  // of the panels that the step serves
     int64_t channel;                   // from the row pointers to the first group's channels of the step
     bool first, last;
@@ -124,6 +126,7 @@ class EngineWorker {
         b_(plan.blocking),
         table_(reinterpret_cast<const Acc**>(memory + layout.table)),
         segments_(reinterpret_cast<Segment*>(memory + layout.segments)),
+        chains_(reinterpret_cast<int64_t*>(memory + layout.chains)),
         stage_(reinterpret_cast<Acc*>(memory + layout.stage)),
         operands_(reinterpret_cast<Acc*>(memory + layout.operands)),
         rows_(plan.task, plan.blocking.band, reinterpret_cast<Acc*>(memory + layout.band),
@@ -139,8 +142,8 @@ class EngineWorker {
       for (int64_t i = 0; i < r_steps * c_steps; ++i) {
         const int64_t r0 = i / c_steps * b_.r, r1 = smaller(t_.R, r0 + b_.r);
         const int64_t c0 = i % c_steps * b_.c, c1 = smaller(t_.C, c0 + b_.c);
-        Step step{list_segments(r0, r1, c0, c1), group, panel, 0, i == 0, i == r_steps * c_steps - 1};
-        if (step.segments > 0) {
+        Step step{list_chains(r0, r1, c0, c1), group, panel, 0, i == 0, i == r_steps * c_steps - 1};
+        if (c1 > c0 && r1 > r0) {
           const int64_t band_groups = (end - 1) / per_group - group + 1;
           step.channel = fetch_rows(block, r0, r1, group * t_.C + c0, band_groups * t_.C - (t_.C - (c1 - c0)));
         }
@@ -152,25 +155,42 @@ class EngineWorker {
 
   int64_t pixel_pitch() const { return b_.direct ? t_.x.stride[3] : b_.band.pitch; }
 
-  int64_t list_segments(int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+  // Lists the segments of a step and cuts them into chains; returns how many, at least one.
+  int64_t list_chains(int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
     const int64_t pitch = pixel_pitch(), origin = b_.direct ? 0 : b_.band.origin, length = c1 - c0;
-    int64_t count = 0;
-    if (length <= 0) return 0;
+    int64_t count = 0, chains = 1, room = kChain;
+    chains_[0] = 0;
+    const auto append = [&](const Segment& next) {
+      Segment* previous = count > chains_[chains - 1] ? segments_ + count - 1 : nullptr;
+      // Taps side by side in the input and in the filters are one longer stretch (three of 3 channels: 9).
+      if (previous && previous->row == next.row && previous->offset + previous->length == next.offset &&
+          previous->weight_row + previous->length == next.weight_row) {
+        previous->length += next.length;
+      } else {
+        segments_[count++] = next;
+      }
+    };
     for (int64_t r = r0; r < r1; ++r) {
       for (int64_t s = 0; s < t_.S; ++s) {
-        const Segment next{r - r0, (t_.dw[s] - origin) * pitch,
-                           (t_.filter_r[r] * t_.filter_step_r + t_.filter_s[s] * t_.filter_step_s) * t_.C + c0, length};
-        Segment* previous = count > 0 ? segments_ + count - 1 : nullptr;
-        // Taps side by side in the input and in the filters are one longer stretch (three of 3 channels: 9).
-        if (previous && previous->row == next.row && previous->offset + previous->length == next.offset &&
-            previous->weight_row + previous->length == next.weight_row) {
-          previous->length += length;
-        } else {
-          segments_[count++] = next;
+        Segment rest{r - r0, (t_.dw[s] - origin) * pitch,
+                     (t_.filter_r[r] * t_.filter_step_r + t_.filter_s[s] * t_.filter_step_s) * t_.C + c0, length};
+        while (rest.length > 0) {
+          if (room == 0) {
+            chains_[chains++] = count;
+            room = kChain;
+          }
+          Segment piece = rest;
+          piece.length = smaller(rest.length, room);
+          append(piece);
+          room -= piece.length;
+          rest.offset += piece.length;
+          rest.weight_row += piece.length;
+          rest.length -= piece.length;
         }
       }
     }
-    return count;
+    chains_[chains] = count;
+    return chains;
   }
 
   // Points table_ at the rows of the block; returns where the first channel lies from there.
@@ -197,13 +217,10 @@ class EngineWorker {
     Acc* stage = stage_ + (b_.stage_pitch > kWidth ? (panel - step.first_panel) * kWidth : 0);
 
     Tile<Acc> tile;
-    tile.segments = segments_;
-    tile.segment_count = step.segments;
     const Acc* filters = static_cast<const Acc*>(t_.packed) + block.n * t_.packed_image;
     tile.weights = filters + group * packed_elements<Acc>(t_.K, filter_reduction) + k * filter_reduction;
     tile.step = t_.step_w * pixel_pitch();
-    tile.load_partial = !step.first || t_.partial.present();
-    tile.finish = step.last && plan_.in_registers;
+    const bool partial = !step.first || t_.partial.present(), finish = step.last && plan_.in_registers;
     tile.epilogue = &plan_.epilogue;
     tile.channel = channel;
     // Whole vectors go to the staging tile, unless operands are read along (they may end with the last channel).
@@ -213,14 +230,13 @@ class EngineWorker {
 
     if (staged && step.first && t_.partial.present()) load_stage(block, stage, channel, channels);
     const int64_t column_channel = step.channel + (group - step.first_group) * t_.C;
-    const Operand residual(t_.epilogue.residual, tile.finish), param(t_.epilogue.full_param, tile.finish);
+    const Operand residual(t_.epilogue.residual, finish), param(t_.epilogue.full_param, finish);
     tile.residual_step = residual.step;
     tile.param_step = param.step;
     // A tile is `columns` pixels of one output row in two halves or, where rows are narrow, whole rows of two outputs.
     // Pixels that follow each other without a gap and are read for the first time: the hardware's prefetchers do not
     // see the order in which a tile's rows are read.
     const bool ahead = b_.direct && panel == step.first_panel && t_.R * t_.S == 1 && tile.step == t_.C;
-    tile.ahead = tile.weights;
     tile.ahead_step = ahead ? 64 / static_cast<int64_t>(sizeof(Acc)) : 0;
     const bool pairs = block.columns * 2 <= kTileRows && block.rows > 1;
     const int64_t width = balanced(block.columns, kTileRows);
@@ -235,6 +251,7 @@ class EngineWorker {
         tile.rows1 = table_ + p1 * rows_per_output_;
         tile.column0 = q * tile.step + column_channel;
         tile.column1 = q1 * tile.step + column_channel;
+        tile.ahead = tile.weights;
         if (ahead) tile.ahead = tile.rows0[0] + tile.column0 + width * tile.step;
         if (staged) {
           tile.out0 = stage + (p * block.columns + q) * b_.stage_pitch;
@@ -248,7 +265,15 @@ class EngineWorker {
         tile.residual1 = residual.at(block.n, channel, block.p + p1, block.q + q1);
         tile.param0 = param.at(block.n, channel, block.p + p, block.q + q);
         tile.param1 = param.at(block.n, channel, block.p + p1, block.q + q1);
-        kTileFunctions<Acc>.functions[vectors - 1][pixels - 1](tile);
+        const TileFunction<Acc> run_tile = kTileFunctions<Acc>.functions[vectors - 1][pixels - 1];
+        for (int64_t i = 0; i < step.chains; ++i) {
+          tile.segments = segments_ + chains_[i];
+          tile.segment_count = chains_[i + 1] - chains_[i];
+          tile.load_partial = partial || i > 0;
+          tile.finish = finish && i == step.chains - 1;
+          run_tile(tile);
+          tile.ahead += kChain * tile.ahead_step;
+        }
       }
     }
     if (staged && step.last) finish_stage(block, stage, channel, channels);
@@ -312,6 +337,7 @@ class EngineWorker {
   const Blocking& b_;
   const Acc** table_;
   Segment* segments_;
+  int64_t* chains_;  // where each begins among the segments, and where the last one ends
   Acc* stage_;
   Acc* operands_;
   InputRows<T> rows_;

@@ -28,16 +28,16 @@ void sweep_rows(const Acc* a, const Acc* b, int64_t b_step, int64_t M, int64_t K
       int64_t n = n0;
       if (rows == kAtOnce) {
         for (; n + V::kLanes <= n1; n += V::kLanes) {
-          V s = V::load(sum + n);
+          V s(Acc(0));  // not the sum so far: shorter chains round less
 #pragma GCC unroll 8
           for (int i = 0; i < kAtOnce; ++i) s = fma(factor[i], V::load(row + i * b_step + n), s);
-          s.store(sum + n);
+          (V::load(sum + n) + s).store(sum + n);
         }
       }
       for (; n < n1; n += V::kLanes) {
-        V s = V::load_partial(sum + n, n1 - n);
+        V s(Acc(0));
         for (int64_t i = 0; i < rows; ++i) s = fma(factor[i], V::load_partial(row + i * b_step + n, n1 - n), s);
-        s.store_partial(sum + n, n1 - n);
+        (V::load_partial(sum + n, n1 - n) + s).store_partial(sum + n, n1 - n);
       }
     }
   }

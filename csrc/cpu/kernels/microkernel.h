@@ -38,7 +38,7 @@ struct Tile {
   T* out1;
   int64_t out_step;
   int tail;           // channels in the last vector, 1 .. lanes
-  bool load_partial;  // continue from what `out` holds
+  bool load_partial;  // add to what `out` holds
   bool finish;        // apply the epilogue
   const RegisterEpilogue<T>* epilogue;
   int64_t channel;  // the tile's first, among the epilogue's
@@ -62,15 +62,10 @@ struct Microkernel {
 
   static void run(const Tile<T>& t) {
     V acc[MR][NR];
-    if (t.load_partial) {
-      for_tile(t.out0, t.out1, t.out_step, t.tail,
-               [&](int i, int j, const T* p, int n) __attribute__((always_inline)) { acc[i][j] = load(p, n); });
-    } else {
+    FC_UNROLL
+    for (int i = 0; i < MR; ++i) {
       FC_UNROLL
-      for (int i = 0; i < MR; ++i) {
-        FC_UNROLL
-        for (int j = 0; j < NR; ++j) acc[i][j] = V(T(0));
-      }
+      for (int j = 0; j < NR; ++j) acc[i][j] = V(T(0));
     }
     const int64_t step3 = t.step * 3, step5 = t.step * 5;
     const int64_t row_offset[7] = {0, t.step, t.step * 2, step3, t.step * 4, step5, step3 * 2};
@@ -95,6 +90,11 @@ struct Microkernel {
           for (int j = 0; j < NR; ++j) acc[i][j] = fma(a, b[j], acc[i][j]);
         }
       }
+    }
+    if (t.load_partial) {
+      for_tile(t.out0, t.out1, t.out_step, t.tail, [&](int i, int j, const T* p, int n) __attribute__((always_inline)) {
+        acc[i][j] = acc[i][j] + load(p, n);
+      });
     }
     if (t.finish) apply_epilogue(t, acc);
     for_tile(t.out0, t.out1, t.out_step, t.tail, [&](int i, int j, T* p, int n) __attribute__((always_inline)) {
