@@ -9,28 +9,7 @@ import torch.nn.functional as F
 import tricky_networks as tricky
 from torch import Tensor, nn
 
-
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random biases, slopes and BatchNorm statistics (identity ones would hide a wrong fold); sets evaluation mode."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(tensor: Tensor, low: float, high: float) -> None:
-        with torch.no_grad():
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if module.running_mean is not None:
-                uniform(module.running_mean, -0.5, 0.5)
-                uniform(module.running_var, 0.3, 2.0)
-            if module.weight is not None:
-                uniform(module.weight, -1.5, 1.5)
-                uniform(module.bias, -0.5, 0.5)
-        elif isinstance(module, nn.PReLU):
-            uniform(module.weight, -0.5, 0.9)
-        elif isinstance(getattr(module, "bias", None), Tensor):
-            uniform(module.bias, -0.3, 0.3)
-    return model.eval()
+from fastconv.bench.networks.randomise import randomise as randomise
 
 
 class BasicBlock(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,12 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
+from fastconv.nn.weights import runs_forward_hooks
+
 Forward = Callable[..., Any]
+# What torch keeps hooks in, by id of their handle.
+HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
+               "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks")  # fmt: skip
 
 
 class CaptureError(Exception):
@@ -30,13 +36,39 @@ class Captured:
     opaque: dict[str, str]
 
 
-def shell(model: nn.Module, twins: dict[int, nn.Module] | None = None) -> nn.Module:
-    """The same tree of modules in evaluation mode, around the very same dictionaries of parameters, buffers and hooks.
+def shell(model: nn.Module) -> nn.Module:
+    """The same tree of modules in evaluation mode, around the very same dictionaries of parameters and buffers.
 
-    Captures and eager parts use it instead of the model, whose flags and children thereby stay untouched, while a new
-    tensor in the model is seen here too. Modules shared in the model are shared here.
+    Captures and eager parts use it instead of the model, whose flags, children and hooks thereby stay untouched (a
+    forward may register some, as transformers' do), while a new tensor in the model is seen here too. Modules shared
+    in the model are shared here. Hooks that refer to a module of the model refer to its twin.
     """
-    twins = {} if twins is None else twins
+    twins: dict[int, nn.Module] = {}
+    outermost = _twin(model, twins)
+    for twin in twins.values():
+        for name in HOOK_TABLES:
+            table: Any = twin.__dict__[name]
+            for key, hook in table.items():
+                table[key] = _about_twins(hook, twins)
+    return outermost
+
+
+def _about_twins(hook: Any, twins: dict[int, nn.Module]) -> Any:
+    """A bound method of a module, or a function that has one in its closure, with the twin in its place."""
+    if isinstance(hook, types.MethodType) and id(hook.__self__) in twins:
+        return types.MethodType(hook.__func__, twins[id(hook.__self__)])
+    if isinstance(hook, types.FunctionType) and hook.__closure__:
+        try:
+            held = [cell.cell_contents for cell in hook.__closure__]
+        except ValueError:  # an empty cell
+            return hook
+        if any(id(value) in twins for value in held):
+            cells = tuple(types.CellType(twins.get(id(value), value)) for value in held)
+            return types.FunctionType(hook.__code__, hook.__globals__, hook.__name__, hook.__defaults__, cells)
+    return hook
+
+
+def _twin(model: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:
     if id(model) not in twins:
         if isinstance(model, torch.jit.ScriptModule):
             return model
@@ -44,8 +76,10 @@ def shell(model: nn.Module, twins: dict[int, nn.Module] | None = None) -> nn.Mod
         twin = twins[id(model)] = type(model).__new__(type(model))
         twin.__dict__.update(model.__dict__)
         twin.__dict__["training"] = False
+        for name in HOOK_TABLES:
+            twin.__dict__[name] = model.__dict__[name].copy()
         twin.__dict__["_modules"] = {
-            name: None if child is None else shell(child, twins) for name, child in model._modules.items()
+            name: None if child is None else _twin(child, twins) for name, child in model._modules.items()
         }
     return twins[id(model)]
 
@@ -179,6 +213,18 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
+def refuse_hooks_inside(root: nn.Module) -> None:
+    """A hook may hand a value to code of the forward around it, which no graph would show (transformers collects
+    hidden states that way): only what has no hooks inside is captured as a whole.
+
+    Raises:
+        CaptureError: a module below `root` has forward hooks.
+    """
+    for path, module in root.named_modules():
+        if module is not root and runs_forward_hooks(module):
+            raise CaptureError(f"hooks are registered on {path}, whose values the code around it may use")
+
+
 def capture(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec, *, given_shapes: bool) -> Captured:
     """The graph of `root(*args, **kwargs)` where the flattened arguments are `leaves`.
 
@@ -190,12 +236,14 @@ def capture(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec, *, given_
     """
     from fastconv.convert.shaped import ShapedTracer
 
+    refuse_hooks_inside(root)
     forward = type(root).forward
     tracer = (ShapedTracer if given_shapes else Tracer)(forward, leaves, spec)
     before = {name for name in vars(root) if name.startswith("_tensor_constant")}
     try:
         with torch.no_grad():
             graph = tracer.trace(root)
+        refuse_hooks_inside(root)  # again: the forward itself may have registered them
     except Exception as error:
         for name in [name for name in vars(root) if name.startswith("_tensor_constant") and name not in before]:
             delattr(root, name)

@@ -45,8 +45,9 @@ def convert(
     Returns:
         A module that shares the model's parameters. It notices when they change by identity or version: training
         steps, in-place edits, `load_state_dict`, `.to()`, a new Parameter. An edit through `.data` is recorded nowhere
-        and goes unnoticed. Gradients flow to the inputs, not to the parameters. Modules with hooks run unchanged.
-        Inputs are never written to, even where the model itself does so in place.
+        and goes unnoticed. Gradients flow to the inputs, not to the parameters. Hooks keep running; a
+        forward around a module that has some runs unchanged, since its code may use what the hooks saw. Inputs are
+        never written to, even where the model itself does so in place.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: expected model to be a torch.nn.Module, but got {type(model).__name__}")

@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from fastconv.convert.capture import Captured, CaptureError, first_line
+from fastconv.convert.capture import Captured, CaptureError, first_line, refuse_hooks_inside
 
 
 def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) -> Captured:
     """The ATen graph of `root(*args, **kwargs)`; its parameters keep the names that they have in `root`.
 
     Raises:
-        CaptureError: torch.export refuses too.
+        CaptureError: torch.export refuses too, or there are hooks.
     """
+    refuse_hooks_inside(root)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -27,6 +28,7 @@ def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) 
     except Exception as error:
         raise CaptureError(first_line(error)) from error
     graph = module.graph
+    graph.owning_module = None  # its get_attr nodes are about to name attributes of the shell instead
     output_spec = graph._codegen.pytree_info.out_spec
     graph.set_codegen(CodeGen())
     arguments = iter(leaves)

@@ -11,21 +11,32 @@ from torch.utils import _pytree as pytree
 
 from fastconv.convert.capture import CaptureError, RecordingProxy, Tracer
 
+_TENSOR: Any = Tensor  # Any, since mypy minds that both bases have such methods as __abs__
 
-class _ShapedProxy(RecordingProxy):
-    """A recorded tensor that knows its shape and type: `value` is a tensor on the meta device, without data."""
+
+class _ShapedProxy(RecordingProxy, _TENSOR):
+    """A recorded tensor that knows its shape and type: `value` is a tensor on the meta device, without data.
+
+    It is such a tensor itself too. Code asks isinstance(x, torch.Tensor), and so does torch's C++, which then reads the
+    object as a tensor: torch.as_tensor(x) would crash on anything that only says so.
+    """
 
     value: Tensor
     _is_param = False  # asked by isinstance(x, nn.Parameter)
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        """What isinstance(x, torch.Tensor) asks in the model's code; type(x) stays the proxy's."""
-        return Tensor
+    def __new__(cls, node: fx.Node, tracer: ShapedTracer, value: Tensor) -> Any:
+        return Tensor._make_subclass(cls, value)
 
     def __init__(self, node: fx.Node, tracer: ShapedTracer, value: Tensor) -> None:
         super().__init__(node, tracer)
         self.value = value
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") == "__get__":  # a property that is not among those below, such as x.T
+            owner = args[0]
+            return owner.tracer.create_proxy("call_function", getattr, (owner, function.__self__.__name__), {})
+        return super().__torch_function__(function, types, args, kwargs)
 
     @property
     def shape(self) -> torch.Size:
@@ -63,6 +74,18 @@ class _ShapedProxy(RecordingProxy):
     nelement = numel
     ndimension = dim
 
+    def __float__(self) -> float:
+        raise CaptureError("float() asks for a value, which a graph does not have")
+
+    def __int__(self) -> int:
+        raise CaptureError("int() asks for a value, which a graph does not have")
+
+    def item(self) -> Any:
+        raise CaptureError(".item() asks for a value, which a graph does not have")
+
+    def tolist(self) -> Any:
+        raise CaptureError(".tolist() asks for values, which a graph does not have")
+
     def is_floating_point(self) -> bool:
         return self.value.is_floating_point()
 
@@ -92,7 +115,11 @@ class ShapedTracer(Tracer):
 
     def create_arg(self, a: Any) -> Any:
         # Before fx asks whether it is a tensor, which would make it a constant.
-        return a.node if issubclass(type(a), fx.Proxy) else super().create_arg(a)
+        if issubclass(type(a), fx.Proxy):
+            return a.node
+        if isinstance(a, Tensor) and a.is_meta:
+            raise CaptureError("it uses a value that was made past the recording, such as what torch.tensor(x) copies")
+        return super().create_arg(a)
 
     def _tensor_proxy(self, name: str, tensor: Tensor) -> Any:
         return _ShapedProxy(self.create_node("get_attr", name, (), {}), self, torch.empty_like(tensor, device="meta"))
@@ -107,6 +134,8 @@ class ShapedTracer(Tracer):
         type_expr: Any = None,
         proxy_factory_fn: Any = None,
     ) -> Any:
+        if target == "__setitem__":  # z[...] = x, where z is no recorded tensor: which keeps no record of it
+            raise CaptureError("it assigns to items of a tensor that the forward made itself")
         value = self._evaluate(kind, target, args, kwargs)
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
             return value

@@ -68,6 +68,15 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def runs_forward_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs somebody's code around its forward: not what torch's own utilities register,
+    which only makes its weight (pruning, weight_norm, spectral_norm)."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    return any(not type(hook).__module__.startswith("torch.nn.utils.") for hook in hooks)
+
+
 @dataclass(frozen=True)
 class Activation:
     """A name of `fastconv.functional`'s `act` list and its parameter: a slope, or PReLU's weight."""

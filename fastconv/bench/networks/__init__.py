@@ -10,6 +10,7 @@ from torch import nn
 
 from fastconv.bench.networks.efficientnet_lite import efficientnet_lite0
 from fastconv.bench.networks.mobilenet import mobilenet, mobilenet_v2
+from fastconv.bench.networks.randomise import randomize_batch_norms
 from fastconv.bench.networks.resnet import resnet18, resnet50
 
 
@@ -30,17 +31,6 @@ class Network:
             if not getattr(model, "has_trained_weights", False):
                 randomize_batch_norms(model)
         return model.eval().requires_grad_(False)
-
-
-def randomize_batch_norms(model: nn.Module) -> None:
-    """Gives every BatchNorm statistics and weights that a fold has to get right, near enough to 1 to stay stable."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.8, 1.2)
-            nn.init.uniform_(module.bias, -0.1, 0.1)
-            if module.running_mean is not None and module.running_var is not None:
-                module.running_mean.uniform_(-0.1, 0.1)
-                module.running_var.uniform_(0.8, 1.2)
 
 
 NETWORKS = {

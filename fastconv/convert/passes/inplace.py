@@ -120,6 +120,8 @@ def _written(node: fx.Node, context: Context) -> fx.Node | None:
         return first if _is_opaque(node, context) and len(first.users) > 1 else None
     if node.op == "call_method":
         name = str(node.target)
+        if name == "__setitem__":  # of a tensor that the forward itself made; of a recorded one it is setitem below
+            return first
         return first if name.endswith("_") and not name.endswith("__") and name not in _NOT_WRITES else None
     if node.op != "call_function":
         return None

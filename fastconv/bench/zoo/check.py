@@ -1,0 +1,125 @@
+"""Whether a converted network computes what its model computes: the one place that judges."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+# Beyond twice torch's own error, relative to the largest value of the output: some sixteen roundings of float32, for
+# outputs so few or networks so shallow that torch happens to be nearly exact.
+SLACK = 1e-6
+
+
+@dataclass
+class Verdict:
+    """Errors are the largest over all outputs, relative to the largest value of the output they are in."""
+
+    error: float = 0.0
+    torch_error: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, other: Verdict) -> None:
+        """Takes the worse of two."""
+        self.error, self.torch_error = max(self.error, other.error), max(self.torch_error, other.torch_error)
+        self.problems += other.problems
+
+
+class Truth:
+    """A model's outputs in float64 and in float32, for one set of arguments.
+
+    Torch's own error is the larger one of its two memory formats where the model takes both: one run is a matter of
+    luck where a network has few outputs.
+    """
+
+    def __init__(self, model: nn.Module, args: tuple[Any, ...]) -> None:
+        self.args = args
+        self.like, self.spec = pytree.tree_flatten(_run(model, args))
+        runs = [self.like]
+        last = torch.channels_last
+        try:
+            swapped = copy.deepcopy(model).to(memory_format=last)  # type: ignore[call-overload]
+            runs.append(pytree.tree_leaves(_run(swapped, in_format(args, last))))
+        except RuntimeError:
+            pass  # it calls .view where the format does not allow it
+        wide = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, args)
+        self.exact = pytree.tree_leaves(_run(copy.deepcopy(model).double(), wide))
+        self.torch_errors = [
+            max(_distance(run[index], exact) for run in runs) if _is_float(exact) else 0.0
+            for index, exact in enumerate(self.exact)
+        ]
+
+    def judge(self, candidate: Callable[..., Any]) -> Verdict:
+        """Same structure; every tensor of the same type, shape and strides; float ones no further from float64 than
+        2 * torch's own error + SLACK * the largest value, others equal. NaN and infinity must stand where torch's do,
+        and torch's outputs must be worth comparing."""
+        leaves, spec = pytree.tree_flatten(_run(candidate, self.args))
+        if spec != self.spec:
+            return Verdict(float("inf"), problems=[f"expected the structure {self.spec}, but got {spec}"])
+        verdict = Verdict()
+        for index, (y, like) in enumerate(zip(leaves, self.like, strict=True)):
+            if isinstance(like, Tensor) and isinstance(y, Tensor):
+                verdict.add(self._judge_tensor(index, y, like))
+            elif type(y) is not type(like) or y != like:
+                verdict.problems.append(f"output {index}: expected {like!r}, but got {y!r}")
+        return verdict
+
+    def _judge_tensor(self, index: int, y: Tensor, like: Tensor) -> Verdict:
+        problems = []
+        for name, ours, theirs in (
+            ("shape", y.shape, like.shape),
+            ("dtype", y.dtype, like.dtype),
+            ("device", y.device, like.device),
+        ):
+            if ours != theirs:
+                return Verdict(float("inf"), problems=[f"output {index}: expected {name} {theirs}, but got {ours}"])
+        if y.stride() != like.stride():
+            problems.append(
+                f"output {index} of {tuple(y.shape)}: expected strides {like.stride()}, but got {y.stride()}"
+            )
+        if not _is_float(like):
+            if not torch.equal(y, like):
+                problems.append(f"output {index}: {like.dtype} values differ")
+            return Verdict(problems=problems)
+        exact = self.exact[index]
+        if not like.numel() or not bool(like.isfinite().all()) or (like.numel() > 1 and not float(like.std()) > 0):
+            problems.append(f"output {index} says nothing: {tuple(like.shape)}, constant or not finite")
+        scale = max(float(exact.abs().max()), torch.finfo(torch.float32).tiny) if exact.numel() else 1.0
+        error, own = _distance(y, exact), self.torch_errors[index]
+        if not error <= 2 * own + SLACK * scale:
+            problems.append(
+                f"output {index}: off by {error / scale:.2g} of its largest value, torch by {own / scale:.2g}"
+            )
+        return Verdict(error / scale, own / scale, problems)
+
+
+def in_format(args: tuple[Any, ...], memory_format: torch.memory_format) -> tuple[Any, ...]:
+    """The arguments with their images in a memory format."""
+    moved: tuple[Any, ...] = pytree.tree_map_only(
+        Tensor, lambda t: t.contiguous(memory_format=memory_format) if t.dim() == 4 else t, args
+    )
+    return moved
+
+
+def _run(module: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    with torch.no_grad():
+        return module(*pytree.tree_map_only(Tensor, torch.clone, args))
+
+
+def _is_float(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point()
+
+
+def _distance(y: Tensor, exact: Tensor) -> float:
+    """Largest difference; infinite for NaN that only one of them has, or other shapes."""
+    if y.shape != exact.shape:
+        return float("inf")
+    difference = (y.double() - exact).abs()
+    difference[(y.isnan() & exact.isnan()) | (y == exact)] = 0.0
+    largest = float(difference.max()) if y.numel() else 0.0
+    return largest if largest == largest else float("inf")
