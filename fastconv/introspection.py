@@ -121,6 +121,11 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
         raise ValueError(f"explain: expected the problem in terms of {', '.join(fields)}, but got {unknown[0]!r}")
     if isinstance(dtype := problem.get("dtype"), torch.dtype):
         problem["dtype"] = str(dtype).removeprefix("torch.")
+    for term, value in problem.items():
+        kind = str if term in ("dtype", "act") else int
+        if not isinstance(value, kind):
+            what = "a name" if kind is str else "an integer"
+            raise TypeError(f"explain: expected {term} to be {what}, but got {value!r}")
     if backend in _TRITON:
         _C.reasons(name, "cpu", problem)  # refuses values that make no problem, whatever the backend
         rows = [Candidate(*row) for row in triton_tables.candidates(name, problem)]

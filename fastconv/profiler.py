@@ -40,6 +40,10 @@ def profile(
         peak: the machine's limits, {"fma_gflops": ..., "copy_gbs": ...}; measured now where not given.
         rounds: how often each layer is timed; the median counts.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"profile: expected model to be a torch.nn.Module, but got {type(model).__name__}")
+    if isinstance(example_inputs, str | bytes | int | float) or example_inputs is None:
+        raise TypeError(f"profile: expected example_inputs to be a tensor or a tuple, but got {example_inputs!r}")
     args = tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)
     if rounds < 1:
         raise ValueError(f"profile: expected rounds to be at least 1, but got {rounds}")

@@ -51,8 +51,10 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: expected model to be a torch.nn.Module, but got {type(model).__name__}")
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"convert: expected dtype to be a floating-point type, but got {dtype}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"convert: expected dtype to be a floating-point type, but got {dtype!r}")
+    if isinstance(example_inputs, str | bytes | int | float):
+        raise TypeError(f"convert: expected example_inputs to be a tensor or a tuple, but got {example_inputs!r}")
     if isinstance(model, ConvertedModule):
         model = model.source
     converted = ConvertedModule(model, dtype, drop_zero_channels)

@@ -51,7 +51,9 @@ def make_activation(act: str | nn.Module | None) -> nn.Module:
     if isinstance(name, nn.Module):
         return name
     if name not in _ACTIVATIONS:
-        raise ValueError(f"expected act to be one of {', '.join(_ACTIVATIONS)} or a module, but got {act!r}")
+        raise ValueError(
+            f"make_activation: expected act to be one of {', '.join(_ACTIVATIONS)} or a module, but got {act!r}"
+        )
     return _ACTIVATIONS[name]()
 
 
@@ -179,6 +181,11 @@ class FusedBlock(nn.Module):
             raise TypeError(f"{cls.__name__}.from_torch: expected conv to be a torch.nn.Conv2d, but got {conv}")
         if bn is not None and not isinstance(bn, NORM_TYPES):
             raise TypeError(f"{cls.__name__}.from_torch: expected bn to be a BatchNorm2d or None, but got {bn}")
+        if bn is not None and bn.num_features != conv.out_channels:
+            raise ValueError(
+                f"{cls.__name__}.from_torch: expected bn to have conv's {conv.out_channels} channels, but got "
+                f"{bn.num_features}"
+            )
         block = cls.__new__(cls)
         nn.Module.__init__(block)
         if type(conv) is nn.Conv2d:

@@ -99,6 +99,9 @@ class UpsampleConv2d(FusedBlock):
 def integer_scale(scale_factor: Any) -> tuple[int, int]:
     """A pair of positive ints from torch's forms of a scale factor."""
     pair = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
-    if len(pair) != 2 or any(factor != int(factor) or factor < 1 for factor in pair):
-        raise ValueError(f"expected scale_factor to be a positive int or a pair of them, but got {scale_factor}")
+    numbers = all(isinstance(factor, int | float) for factor in pair)
+    if not numbers or len(pair) != 2 or not all(factor >= 1 and factor % 1 == 0 for factor in pair):
+        raise ValueError(
+            f"UpsampleConv2d: expected scale_factor to be a positive int or a pair of them, but got {scale_factor!r}"
+        )
     return cast("tuple[int, int]", tuple(int(factor) for factor in pair))
