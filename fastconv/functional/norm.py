@@ -54,9 +54,9 @@ def batch_norm_act(
     x: of the intermediate results none is kept.
     """
     try:
-        if dispatch.checks_first() or training:
+        if dispatch.checks_first() or training or eps < 0:
             _check(x, running_mean, running_var, weight, bias, training, momentum, eps, residual, act, act_param)
-        image = _image(x)
+        image = image_of(x)
         number, alpha = split_param(act, act_param)
         backend = dispatch.forced_backend(x)
         operators = dispatch.operators_of(backend)
@@ -65,27 +65,27 @@ def batch_norm_act(
             mean, var = statistics(operators.batch_norm_stats, image, backend)
         else:
             mean, var = running_mean, running_var
-        added = None if residual is None else _image(residual)
+        added = None if residual is None else image_of(residual)
         operator = operators.batch_norm_act
         arguments = (image, mean, var, weight, bias, training, eps, added, act, number, alpha, backend)
         run = dispatch.recorded if dispatch.records(image, weight, bias, added, alpha) else dispatch.call
         y = run(operator, *arguments)
         if training and x.numel():  # last: a call that fails has moved nothing
-            _move(running_mean, running_var, mean, var, image.numel() // image.shape[1], momentum)
+            move_statistics(running_mean, running_var, mean, var, image.numel() // image.shape[1], momentum)
     except Exception as error:
         rest = (running_mean, running_var, weight, bias, training, momentum, eps, residual, act, act_param)
         dispatch.refused(error, "batch_norm_act", _check, x, *rest)
     return y if y.shape == x.shape else y.reshape(x.shape)
 
 
-def _image(x: Tensor) -> Tensor:
+def image_of(x: Tensor) -> Tensor:
     """x with four dimensions."""
     if x.dim() == 4:
         return x
     return x.reshape(*x.shape, *[1] * (4 - x.dim())) if x.dim() < 4 else x.reshape(*x.shape[:2], x.shape[2], -1)
 
 
-def _move(
+def move_statistics(
     running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, count: int, momentum: float
 ) -> None:
     with torch.no_grad():
@@ -116,6 +116,10 @@ def _check(
             lambda: f"{op}(): argument '{name}' must be float, not {type(number).__name__}",
             TypeError,
         )
+    if training and eps <= 0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    if eps < 0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
     checks.require(
         x.dim() >= 2, lambda: f"{op}: expected input to have at least 2 dimensions, but got {x.dim()}", ValueError
     )

@@ -15,6 +15,7 @@ from fastconv.nn.layers import (
     ReLU,
     ReLU6,
 )
+from fastconv.nn.sync import SyncBatchNorm
 from fastconv.nn.upsample import UpsampleConv2d
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "PReLU",
     "ReLU",
     "ReLU6",
+    "SyncBatchNorm",
     "UpsampleConv2d",
 ]

@@ -14,6 +14,7 @@ from fastconv import functional, ops
 from fastconv.nn import layers
 from fastconv.nn.fold import Derived, Slot, fold_norms
 from fastconv.nn.norm import normalise, normalises_plainly
+from fastconv.nn.sync import SyncBatchNorm
 from fastconv.nn.weights import (
     NORM_TYPES,
     Activation,
@@ -179,7 +180,7 @@ class FusedBlock(nn.Module):
     def _from_parts(cls: type[_Block], conv: nn.Conv2d, bn: nn.Module | None, act: nn.Module | None) -> _Block:
         if not isinstance(conv, nn.Conv2d) or type(conv).forward is not nn.Conv2d.forward:
             raise TypeError(f"{cls.__name__}.from_torch: expected conv to be a torch.nn.Conv2d, but got {conv}")
-        if bn is not None and not isinstance(bn, NORM_TYPES):
+        if bn is not None and not isinstance(bn, (*NORM_TYPES, SyncBatchNorm)):
             raise TypeError(f"{cls.__name__}.from_torch: expected bn to be a BatchNorm2d or None, but got {bn}")
         if bn is not None and bn.num_features != conv.out_channels:
             raise ValueError(

@@ -212,5 +212,5 @@ _READERS: dict[type[nn.Module], Any] = {
     nn.ConstantPad2d: _pad,
     ConvBNAct2d: _fused_block,
     UpsampleConv2d: _fused_block,
-    **dict.fromkeys((*NORM_TYPES, fnn.BatchNorm2d), _norm),
+    **dict.fromkeys((*NORM_TYPES, fnn.BatchNorm2d, fnn.SyncBatchNorm), _norm),
 }
