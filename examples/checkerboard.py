@@ -77,8 +77,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", nargs="?", help="image file (default: a photo that ships with scikit-image)")
     parser.add_argument("--steps", type=int, default=120, help="of training")
+    parser.add_argument("--quick", action="store_true", help="five steps")
     parser.add_argument("--output", default="checkerboard.png")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.steps = 5
 
     pixels = fit((load_image(arguments.photo) if arguments.photo else shipped_photo("chelsea")).pixels, 384)
     photo = torch.from_numpy(pixels.astype(np.float32) / 255).permute(2, 0, 1)[None]

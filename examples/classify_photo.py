@@ -35,6 +35,7 @@ def draw(photo: Photo, guesses: list[Guess]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", nargs="?", help="image file (default: a photo that ships with scikit-image)")
+    parser.add_argument("--quick", action="store_true", help="time briefly")
     parser.add_argument("--output", default="classified.png")
     arguments = parser.parse_args()
 
@@ -46,7 +47,10 @@ def main() -> None:
     with torch.inference_mode():
         guesses = top5(converted(x)[0], labels())
         difference = (converted(x) - model(x)).abs().max()
-        times = interleave({"torch": lambda: model(x), "fastconv": lambda: converted(x)}, Effort())
+        times = interleave(
+            {"torch": lambda: model(x), "fastconv": lambda: converted(x)},
+            Effort.quick() if arguments.quick else Effort(),
+        )
     for guess in guesses:
         print(f"{100 * guess.probability:5.1f} %  {guess.label}")
     print(f"largest difference of a logit from torch's: {difference:.1e}")

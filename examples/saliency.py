@@ -86,18 +86,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="*", help="image files (default: photos that ship with scikit-image)")
     parser.add_argument("--samples", type=int, default=16, help="noisy copies for SmoothGrad")
+    parser.add_argument("--quick", action="store_true", help="one photo, two copies")
     parser.add_argument("--output", default="saliency.png")
     arguments = parser.parse_args()
 
     photos = [load_image(path) for path in arguments.photos] or [
         shipped_photo(n) for n in ("chelsea", "coffee", "flower")
     ]
+    samples = 2 if arguments.quick else arguments.samples
+    photos = photos[:1] if arguments.quick else photos
     theirs = load_efficientnet_lite0()
     ours = fastconv.replace(with_plain_layers(copy.deepcopy(theirs)))
     served = [row.served for row in fastconv.explain(ours).rows if "Conv2d" in row.operation]
     print(f"{sum(served)} of {len(served)} convolutions run on fastconv's kernels, forward and backward")
 
-    titles = ("", f"Grad-CAM, {SIZE // 32} x {SIZE // 32} cells", "gradient", f"SmoothGrad, {arguments.samples} copies")
+    titles = ("", f"Grad-CAM, {SIZE // 32} x {SIZE // 32} cells", "gradient", f"SmoothGrad, {samples} copies")
     figure, axes = plt.subplots(len(photos), 4, figsize=(11.6, 2.85 * len(photos)), squeeze=False, layout="constrained")
     for row, photo in zip(axes, photos, strict=True):
         x = preprocess(photo)
@@ -106,9 +109,7 @@ def main() -> None:
         both = []
         for model in (ours, theirs):
             cam = grad_cam(model, x, guess.index)
-            both.append(
-                (cam, *(gradient(model, x, guess.index, *how) for how in ((1, 0.0), (arguments.samples, 0.15))))
-            )
+            both.append((cam, *(gradient(model, x, guess.index, *how) for how in ((1, 0.0), (samples, 0.15)))))
         # The mean: a ReLU6 that rounding puts on the other side of 0 or 6 moves single pixels, in torch's float32 too.
         apart = max(float((a - b).abs().mean()) for a, b in zip(*both, strict=True))
         assert apart < 1e-3, f"fastconv's maps differ from torch's by {apart}"

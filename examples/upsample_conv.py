@@ -24,7 +24,7 @@ def unfused(x: torch.Tensor, weight: torch.Tensor, groups: int = 1) -> torch.Ten
     return torch_f.conv2d(torch_f.interpolate(x, scale_factor=2.0, mode="nearest"), weight, padding=1, groups=groups)
 
 
-def compare(title: str, x: torch.Tensor, weight: torch.Tensor, groups: int = 1) -> torch.Tensor:
+def compare(title: str, x: torch.Tensor, weight: torch.Tensor, effort: Effort, groups: int = 1) -> torch.Tensor:
     """Prints the times and the difference of both programs; returns the fused result."""
     nhwc = x.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
@@ -39,7 +39,7 @@ def compare(title: str, x: torch.Tensor, weight: torch.Tensor, groups: int = 1) 
                     nhwc, weight, scale_factor=2, padding=1, groups=groups
                 ),
             },
-            Effort(),
+            effort,
         )
     print(f"{title}: largest difference {difference:.2e}")
     for name, timing in times.items():
@@ -50,18 +50,20 @@ def compare(title: str, x: torch.Tensor, weight: torch.Tensor, groups: int = 1) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photo", nargs="?", help="image file (default: a photo that ships with scikit-image)")
+    parser.add_argument("--quick", action="store_true", help="time briefly")
     parser.add_argument("--output", default="upsampled.png")
     arguments = parser.parse_args()
+    effort = Effort.quick() if arguments.quick else Effort()
 
     pixels = fit((load_image(arguments.photo) if arguments.photo else shipped_photo("chelsea")).pixels, 512)
     x = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().unsqueeze(0)  # (1, 3, H, W)
     binomial = torch.tensor([1.0, 2.0, 1.0]) / 4
     weight = (binomial[:, None] * binomial).expand(3, 1, 3, 3).contiguous()  # one filter per colour
-    smooth = compare(f"photo, {x.shape[3]} x {x.shape[2]} pixels", x, weight, groups=3)
+    smooth = compare(f"photo, {x.shape[3]} x {x.shape[2]} pixels", x, weight, effort, groups=3)
 
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(1, 128, 56, 56, generator=generator)
-    compare("decoder layer, 128 to 64 channels, 56 px to 112 px", features, torch.randn(64, 128, 3, 3) / 34)
+    compare("decoder layer, 128 to 64 channels, 56 px to 112 px", features, torch.randn(64, 128, 3, 3) / 34, effort)
 
     # a detail, eight times as large: the source pixels beside the smoothed ones
     height, width = pixels.shape[0] // 4, pixels.shape[1] // 4
