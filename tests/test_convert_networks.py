@@ -92,3 +92,11 @@ def test_mtcnn_with_its_real_weights() -> None:
         acts = [spec.act.name for spec in served(converted) if isinstance(spec, ir.Weighted)]
         assert acts == ["prelu"] * layers + ["identity"] * 2
         assert {row.operation for row in explain(converted).left} == {"Softmax"}
+
+
+def test_graph_modules() -> None:
+    """fx gives each of its modules a class of its own, and another one to whoever asks that class for an object."""
+    model = randomise(resnet())
+    converted = convert(torch.fx.symbolic_trace(model))
+    assert_like(model, converted, torch.randn(2, 3, 32, 32))
+    assert sum(isinstance(spec, ir.Conv) for spec in served(converted)) == 6

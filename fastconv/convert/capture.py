@@ -73,7 +73,7 @@ def _twin(model: nn.Module, twins: dict[int, nn.Module]) -> nn.Module:
         if isinstance(model, torch.jit.ScriptModule):
             return model
         # Not copy.copy: it goes through __getstate__, which parametrized modules forbid.
-        twin = twins[id(model)] = type(model).__new__(type(model))
+        twin = twins[id(model)] = object.__new__(type(model))
         twin.__dict__.update(model.__dict__)
         twin.__dict__["training"] = False
         for name in HOOK_TABLES:
