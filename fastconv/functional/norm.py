@@ -54,7 +54,8 @@ def batch_norm_act(
     x: of the intermediate results none is kept.
     """
     try:
-        if dispatch.checks_first() or training or eps < 0:
+        mixed = running_var is not None and running_var.dtype is not x.dtype
+        if dispatch.checks_first() or training or mixed or eps < 0:
             _check(x, running_mean, running_var, weight, bias, training, momentum, eps, residual, act, act_param)
         image = image_of(x)
         number, alpha = split_param(act, act_param)
@@ -150,6 +151,20 @@ def _check(
         )
         checks.floating(op, name, vector)
     checks.float_dtype(op, x)
+    checks.require(
+        not training or (running_mean is None) == (running_var is None),
+        lambda: "running_mean and running_var must either both be None or neither be None",
+        ValueError,
+    )
+    others = [t for t in (weight, bias, running_mean, running_var) if t is not None and t.dtype is not x.dtype]
+    for t in others:
+        checks.require(
+            t.dtype is torch.float32, lambda: "mixed dtype (CPU): expect parameter to have scalar type of Float"
+        )
+    checks.require(
+        not others or x.dtype in (torch.float16, torch.bfloat16),
+        lambda: "mixed dtype (CPU): all inputs must share same datatype.",
+    )
     fused = {"residual": residual, "act": act, "act_param": act_param}
     checks.epilogue(op, list(x.shape), x, 1, channels, fused)
     checks.one_device(op, x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
