@@ -63,7 +63,7 @@ void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend 
                    const char* op, const Tensor& like) {
   if (table.empty()) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no algorithm for it"));
   const OnDeviceOf device(like, backend);
-  TorchWorkspace workspace(like);
+  TorchWorkspace workspace(like, backend == Backend::kCpu);
   const Algorithm<Call>& algorithm = select_algorithm(table, call, op, algo);
   const CallContext context{&workspace, current_stream(like, backend)};
   run_named([&] { algorithm.run(call, context); }, call, backend, op);
@@ -79,7 +79,7 @@ void run_kernel(OpKernels::Kernel<Call> OpKernels::* slot, const Call& call, Bac
   const auto kernel = op_kernels(backend).*slot;
   if (!kernel) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no kernel for it"));
   const OnDeviceOf device(like, backend);
-  TorchWorkspace workspace(like);
+  TorchWorkspace workspace(like, backend == Backend::kCpu);
   const CallContext context{&workspace, current_stream(like, backend)};
   run_named([&] { kernel(call, context); }, call, backend, op);
 }

@@ -18,9 +18,14 @@ TorchWorkspace::~TorchWorkspace() {
 
 void* TorchWorkspace::allocate(size_t bytes) {
   static const int32_t byte_type = aoti_torch_dtype_uint8();
+  bytes_ += bytes;
+  const size_t whole = (bytes + 63) / 64 * 64;
+  if (whole <= near_left_) {
+    near_left_ -= whole;
+    return near_ + near_left_;
+  }
   // torch aligns to 64 bytes on the CPU and to 512 on a GPU.
   blocks_.push_back(empty({static_cast<int64_t>(bytes)}, byte_type, MemoryFormat::kContiguous, like_));
-  bytes_ += bytes;
   return data_of(blocks_.back());
 }
 

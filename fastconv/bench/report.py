@@ -11,6 +11,12 @@ from fastconv import html
 from fastconv.bench.results import Row, Run, best_of_ours
 from fastconv.html.facts import fact_rows
 
+_TITLES = {
+    "layers": "Convolution layers",
+    "ops": "Operations",
+    "networks": "Whole networks",
+    "training": "Training whole networks",
+}
 # Behind the text of a plot, so that grid and reference lines do not cross it.
 _PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
 
@@ -19,9 +25,7 @@ def build_report(run: Run, command: str) -> str:
     """The whole report as HTML."""
     context = {
         "run": run,
-        "title": {"layers": "Convolution layers", "ops": "Operations", "networks": "Whole networks"}.get(
-            run.suite, run.suite
-        ),
+        "title": _TITLES.get(run.suite, run.suite),
         "summary": run.summary(),
         "groups": [_group(run, group) for group in dict.fromkeys(row.group for row in run.rows)],
         "time_plot": _network_plot(run) if run.suite == "networks" else None,

@@ -11,11 +11,13 @@ from fastconv.bench.networks import NETWORKS
 from fastconv.bench.operations import Workload
 from fastconv.bench.results import Run
 from fastconv.bench.runner import Settings, measure
+from fastconv.bench.training import measure_training
 
 SUITES = {
     "layers": "ResNet-50's and MobileNet's convolutions with bias and ReLU, batch 1",
     "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products, gradients",
     "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
+    "training": "ResNet-18 and MobileNetV2, batch 8, torch's layers against fastconv.replace, forward and backward",
     "gpu": "layers, depthwise, pooling, upsample + conv and matrix products in bfloat16, batch 32",
 }
 
@@ -43,11 +45,24 @@ def run_networks(names: list[str], batches: list[int], settings: Settings, on_st
     return run
 
 
+def run_training(names: list[str], batch: int, settings: Settings, on_step: OnStep) -> Run:
+    """Measures the training of whole networks."""
+    with machine.torch_threads(settings.threads) as threads:
+        run = Run("training", settings.to_dict(), _ceilings(settings, threads))
+        for index, name in enumerate(names):
+            on_step(index, len(names), f"{NETWORKS[name].title}, batch {batch}")
+            run.rows += measure_training(NETWORKS[name], batch, settings)
+    return run
+
+
 def run_suite(name: str, settings: Settings, quick: bool, on_step: OnStep) -> Run:
     """Measures a suite by name; `quick` takes a few of its problems."""
     if name == "networks":
         names = ["mobilenet_v2"] if quick else list(NETWORKS)
         return run_networks(names, [1] if quick else [1, 8], settings, on_step)
+    if name == "training":
+        names = ["mobilenet_v2"] if quick else ["resnet18", "mobilenet_v2"]
+        return run_training(names, 1 if quick else 8, settings, on_step)
     chosen = {
         "layers": workloads.layer_suite,
         "ops": workloads.operation_suite,

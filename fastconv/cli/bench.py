@@ -174,7 +174,7 @@ def _print_summary(console: Console, measured: Run) -> None:
         )
     peak = max((row.peak_memory_mib or 0.0 for row in measured.rows), default=0.0)
     ours = [row.scratch_mib for row in measured.rows if row.is_ours and row.scratch_mib is not None]
-    if ours and measured.suite != "networks":
+    if ours and measured.suite not in ("networks", "training"):
         console.line(f"peak resident memory {peak:.0f} MiB; largest scratch of one fastconv call {max(ours):.2f} MiB")
     else:
         console.line(f"peak resident memory {peak:.0f} MiB")

@@ -177,7 +177,8 @@ def _run(
             name, x, weight, bias, stride, sides, dilation, groups, fused, 1 if factor is None else factor
         )
     if recorded:
-        weight, bias = _fold(weight, bias, scale, shift, x.dtype)
+        if not plain:
+            weight, bias = _fold(weight, bias, scale, shift, x.dtype)
         rest = (None, None, None, "identity", 0.0, None, algo or "", backend, None)
         y = dispatch.recorded(operator, x, weight, bias, *geometry, *rest)
         if residual is not None:

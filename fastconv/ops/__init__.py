@@ -42,6 +42,8 @@ __all__ = [
 
 RULES = {**autograd_conv.RULES, **autograd_other.RULES, **autograd_norm.RULES}
 _functions: dict[Any, type[torch.autograd.Function]] = {}
+# Function.apply without its own look for transforms, three microseconds on sixteen arguments.
+_applies: dict[Any, Any] = {}
 _in_place: dict[Operators, type[torch.autograd.Function]] = {}
 
 
@@ -49,7 +51,7 @@ def recorded(operator: Any, *arguments: Any) -> Any:
     """Calls an operator of any namespace so that autograd records it, in eager mode."""
     if transforming():
         return transformable[operator].apply(*arguments)
-    return _functions[operator].apply(*arguments)
+    return _applies[operator](*arguments)
 
 
 def recorded_in_place(operators: Operators, x: Any, act: str, param: float, backend: str) -> Any:
@@ -64,4 +66,6 @@ for _namespace in NAMESPACES:
     for _name, _rule in RULES.items():
         _functions[getattr(operators(_namespace), _name)] = function(_name, operators(_namespace), _rule)
     _in_place[operators(_namespace)] = inplace_activation(operators(_namespace), RULES["activation"][1])
+for _operator, _function in _functions.items():
+    _applies[_operator] = super(torch.autograd.Function, _function).apply  # type: ignore[misc]
 _libraries = transforms.register(RULES, _functions)

@@ -19,7 +19,10 @@ Rule = tuple[Callable[..., None], Callable[..., Grads]]
 
 
 def require_plain(name: str, act: str, *fused: Any) -> None:
-    if act != "identity" or any(part is not None for part in fused):
+    plain = act == "identity"
+    for part in fused:  # a generator would take as long as the rest of a small layer's bookkeeping
+        plain = plain and part is None
+    if not plain:
         raise RuntimeError(
             f"fastconv::{name}: a call with scale, shift, residual or an activation has no gradient of its own; "
             f"call fastconv.functional.{name}, which takes it apart"

@@ -11,8 +11,10 @@ from torch import Tensor
 
 def is_channels_last(t: Tensor) -> bool:
     """Whether an image lies in channels_last; False where its strides read both ways."""
+    if t.stride(1) != 1:
+        return False
     _, channels, height, width = t.shape
-    return channels > 1 and t.stride(1) == 1 and (height > 1 or width > 1)
+    return channels > 1 and (height > 1 or width > 1)
 
 
 def writes_channels_last(x: Tensor, weight: Tensor) -> bool:

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "conv_depthwise.h"
+#include "pixel_runs.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace depthwise {
@@ -119,6 +120,39 @@ void weight_grad_row(const Conv2dWeightGradCall& call, int64_t n, int64_t p, int
   }
 }
 
+// dw from sums[part][vector of channels][tap][lane], parts added in order.
+template <class T>
+void add_partials(const Conv2dWeightGradCall& call, const accumulate_t<T>* sums, int64_t parts) {
+  using Acc = accumulate_t<T>;
+  using V = Vec<Acc>;
+  const ConvProblem& c = call.problem;
+  const int64_t vectors = ceil_div(c.K, int64_t{V::kLanes}), taps = c.R * c.S;
+  for (int64_t vector = 0; vector < vectors; ++vector) {
+    const int64_t k0 = vector * V::kLanes, lanes = min(V::kLanes, c.K - k0);
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      V sum(0);
+      for (int64_t part = 0; part < parts; ++part)
+        sum = sum + V::load(sums + ((part * vectors + vector) * taps + tap) * V::kLanes);
+      Acc values[V::kLanes];
+      sum.store(values);
+      for (int64_t i = 0; i < lanes; ++i)
+        call.dw.as<T>()[call.dw.offset(k0 + i, 0, tap / c.S, tap % c.S)] = from_accumulate<T>(values[i]);
+    }
+  }
+}
+
+// `lanes` channels of image n as [pixel][vector of channels]; the other lanes become zero.
+template <class T>
+void transpose_image(const TensorView& from, int64_t n, int64_t channel, int64_t lanes, accumulate_t<T>* to) {
+  constexpr int64_t kLanes = Vec<accumulate_t<T>>::kLanes;
+  const int64_t row = from.size[3] * kLanes;
+  for (int64_t h = 0; h < from.size[2]; ++h, to += row) {
+    if (lanes < kLanes) __builtin_memset(to, 0, static_cast<size_t>(row) * sizeof(*to));
+    load_pixels(from.as<const T>() + from.offset(n, channel, h, 0), from.stride[3], from.stride[1], from.size[3], lanes,
+                to, kLanes);
+  }
+}
+
 // Channel lanes: units are (slice of the N * P output rows, vector of channels).
 template <class T>
 void weight_grad_channels(const Conv2dWeightGradCall& call, const CallContext& ctx) {
@@ -139,15 +173,43 @@ void weight_grad_channels(const Conv2dWeightGradCall& call, const CallContext& c
       }
     }
   });
-  for (int64_t k = 0; k < c.K; ++k) {
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      Acc sum = 0;
-      for (int64_t slice = 0; slice < slices; ++slice) {
-        sum += sums[(slice * vectors + k / kLanes) * partial + tap * kLanes + k % kLanes];
-      }
-      call.dw.as<T>()[call.dw.offset(k, 0, tap / c.S, tap % c.S)] = from_accumulate<T>(sum);
-    }
-  }
+  add_partials<T>(call, sums, slices);
+}
+
+// Small images that do not lie channels last: a row would fill few lanes, so a vector of channels of an image is
+// transposed into scratch, and channels are the lanes after all. Units are (image, vector of channels).
+template <class T>
+void weight_grad_transposed(const Conv2dWeightGradCall& call, const CallContext& ctx) {
+  using Acc = accumulate_t<T>;
+  constexpr int64_t kLanes = Vec<Acc>::kLanes;
+  const ConvProblem& c = call.problem;
+  const int64_t vectors = ceil_div(c.K, kLanes), taps = c.R * c.S, partial = taps * kLanes;
+  const int64_t x_elements = c.H * c.W * kLanes, dy_elements = c.P * c.Q * kLanes;
+  Acc* sums = static_cast<Acc*>(ctx.workspace->allocate(static_cast<size_t>(c.N * vectors * partial) * sizeof(Acc)));
+  const int64_t work = c.N * c.K * c.P * c.Q * (8 + taps / 4);
+  run_in_slots(ctx, c.N * vectors, work, (x_elements + dy_elements) * int64_t{sizeof(Acc)},
+               [&](void* memory, int64_t begin, int64_t end) {
+                 Conv2dWeightGradCall image = call;
+                 Acc *x = static_cast<Acc*>(memory), *dy = x + x_elements;
+                 image.x = {x, accumulate_dtype(call.dtype), {1, kLanes, c.H, c.W}, {0, 1, c.W * kLanes, kLanes}};
+                 image.dy = {dy, accumulate_dtype(call.dtype), {1, kLanes, c.P, c.Q}, {0, 1, c.Q * kLanes, kLanes}};
+                 for (int64_t unit = begin; unit < end; ++unit) {
+                   const int64_t n = unit / vectors, k = unit % vectors * kLanes, lanes = min(kLanes, c.K - k);
+                   transpose_image<T>(call.x, n, k, lanes, x);
+                   transpose_image<T>(call.dy, n, k, lanes, dy);
+                   Acc* out = sums + unit * partial;
+                   for (int64_t i = 0; i < partial; ++i) out[i] = 0;
+                   for (int64_t p = 0; p < c.P; ++p) weight_grad_row<Acc>(image, 0, p, 0, kLanes, out);
+                 }
+               });
+  add_partials<T>(call, sums, c.N);
+}
+
+template <class T>
+bool prefers_transposed(const ConvProblem& c) {
+  using V = Vec<accumulate_t<T>>;
+  const int64_t bytes = (c.H * c.W + c.P * c.Q) * kVectorBytes;
+  return c.Q <= 2 * V::kLanes && bytes <= kScratchBytes && c.K >= V::kLanes;
 }
 
 // Column lanes, any strides: units are (image, filter). Rows of x are staged by phase as in the forward pass, so that
@@ -223,10 +285,13 @@ inline void conv2d_input_grad_depthwise(const Conv2dInputGradCall& call, const C
 inline void conv2d_weight_grad_depthwise(const Conv2dWeightGradCall& call, const CallContext& ctx) {
   const ConvProblem& c = call.problem;
   if (c.K * c.R * c.S == 0) return;
-  const bool channels_dense = call.x.stride[1] == 1 && call.dy.stride[1] == 1 && c.K == c.C;
+  const bool channels_dense = call.x.stride[1] == 1 && call.dy.stride[1] == 1;
   visit_dtype(call.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    channels_dense ? depthwise::weight_grad_channels<T>(call, ctx) : depthwise::weight_grad_planes<T>(call, ctx);
+    if (c.K != c.C) return depthwise::weight_grad_planes<T>(call, ctx);
+    if (channels_dense) return depthwise::weight_grad_channels<T>(call, ctx);
+    depthwise::prefers_transposed<T>(c) ? depthwise::weight_grad_transposed<T>(call, ctx)
+                                        : depthwise::weight_grad_planes<T>(call, ctx);
   });
 }
 
