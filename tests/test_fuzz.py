@@ -132,6 +132,33 @@ def test_elementwise(data: st.DataObject) -> None:
         same(lambda: ours(x), lambda: theirs(x), unsupported(x))  # noqa: B023  called at once
 
 
+@given(st.data())
+@EXAMPLES
+def test_batch_norm(data: st.DataObject) -> None:
+    shape = data.draw(st.one_of(image, st.lists(extent, min_size=1, max_size=5).map(tuple)))
+    wide = dtypes.filter(lambda dtype: dtype is not torch.bfloat16)  # whose roundings differ by more than `same` allows
+    x = tensor(shape, data.draw(wide), data.draw(memory))
+    channels = x.shape[1] if x.dim() > 1 else 1
+    dtype = x.dtype if x.is_floating_point() else torch.float32
+
+    def vector(optional: bool = True) -> Tensor | None:
+        count = data.draw(st.sampled_from([channels] * 9 + [0, 1, channels + 1]))
+        return None if optional and data.draw(st.booleans()) else tensor((count,), dtype).abs() + 0.5
+
+    training, kept = data.draw(st.booleans()), data.draw(st.booleans())
+    mean, var = (vector(False), vector(False)) if kept else (None, None)
+    args, rest = (vector(), vector(), training), (data.draw(st.sampled_from([0.1, 1.0])), 1e-5)
+
+    def run(function: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        statistics = [None if t is None else t.clone() for t in (mean, var)]
+        y = function(x, *statistics, *args, *rest)
+        return y, *(t for t in statistics if t is not None)
+
+    # torch's CPU kernels let statistics of any length pass where x is empty, and take an x without channels.
+    lax = x.numel() == 0 or unsupported(x)
+    same(lambda: run(functional.batch_norm_act), lambda: run(torch_f.batch_norm), lax)
+
+
 HUGE = (2**31 - 1, 2**31, 2**32 + 1, 2**62, 2**63 - 1, 2**63, -(2**31), -(2**63), 2**100)
 
 

@@ -83,6 +83,8 @@ def image_of(x: Tensor) -> Tensor:
     """x with four dimensions."""
     if x.dim() == 4:
         return x
+    if x.dim() < 2:
+        raise ValueError("no channels")  # the checks find better words
     return x.reshape(*x.shape, *[1] * (4 - x.dim())) if x.dim() < 4 else x.reshape(*x.shape[:2], x.shape[2], -1)
 
 

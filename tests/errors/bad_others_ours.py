@@ -105,6 +105,8 @@ OURS: dict[str, tuple[Call, type, str]] = {
     "im2col huge padding": (lambda f, r: f.im2col(r(*X), 2, padding=2**40), ValueError, "below"),
     "col2im integer": (lambda f, r: f.col2im(r(1, 12, 16).long(), 5, 2), NotImplementedError, DTYPES),
     "batch_norm 1-D": (lambda f, r: f.batch_norm_act(r(3), r(3), r(3)), ValueError, "at least 2 dimensions.*1"),
+    "batch_norm 0-D": (lambda f, r: f.batch_norm_act(r(()), r(1), r(1)), ValueError, "at least 2 dimensions.*0"),
+    "batch_norm one sample": (lambda f, r: f.batch_norm_act(r(3), r(1), r(1)), ValueError, "at least 2 dimensions.*1"),
     "batch_norm no input": (lambda f, r: f.batch_norm_act(None, r(3), r(3)), TypeError, "input"),
     "batch_norm no statistics": (lambda f, r: f.batch_norm_act(r(*X), None, None), RuntimeError, "running_mean"),
     "batch_norm mean": (lambda f, r: f.batch_norm_act(r(*X), r(4), r(3)), RuntimeError, "running_mean .*3 .*4"),
