@@ -112,7 +112,7 @@ def _check(
     act_param: Any,
 ) -> None:
     op = "batch_norm_act"
-    checks.tensors(op, input=x)
+    checks.tensors("batch_norm", input=x)  # as torch calls it
     for name, number in (("momentum", momentum), ("eps", eps)):
         checks.require(
             hasattr(number, "__float__") and not isinstance(number, Tensor),
