@@ -99,6 +99,24 @@ class ViewsRows(nn.Module):
         return self.c(F.adaptive_max_pool2d(x, 2).reshape(x.size(0), -1))
 
 
+class SqueezeView(nn.Module):
+    """Squeeze and excitation with linear layers, whose views ask for the number of channels."""
+
+    def __init__(self, odd: bool = False) -> None:
+        super().__init__()
+        self.a, self.bn, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+        self.fc = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8), nn.Sigmoid())
+        self.odd = odd
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.a(x)))
+        n, c, _, _ = x.size()
+        y = self.fc(F.adaptive_avg_pool2d(x, 1).view(n, c))
+        if self.odd:  # the view is of other channels than those counted
+            y = torch.cat([y, y], 1).view(n, c, 2)[:, :, 0]
+        return self.b(x * y.view(n, c, 1, 1).expand_as(x))
+
+
 NETWORKS: dict[str, Callable[[], Any]] = {
     "chain": chain,
     "chain_without_padding": lambda: chain(0),
@@ -117,5 +135,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "residual": lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), BasicBlock(6, 6), BasicBlock(6, 8, 2)),
     "inverted_residual": InvertedResidual,
     "squeeze_excite": SqueezeExcite,
+    "squeeze_view": SqueezeView,
+    "squeeze_view_odd": lambda: SqueezeView(True),
     "u_net": UNet,
 }

@@ -143,6 +143,18 @@ def test_linear_columns_follow_the_channels() -> None:
     assert kept(converted) == {"0": (8, 3), "3": (4, 8), "7": (7, 4), "9": (4, 7)}
 
 
+def test_views_may_ask_for_the_channels_that_are_left() -> None:
+    model = randomise(pruned.SqueezeView())
+    zero(model.a, filters=[1, 3])
+    with torch.no_grad():
+        model.bn.bias.fill_(-9)
+        model.bn.weight.fill_(1)
+        model.a.bias.zero_()
+    converted = convert(model)
+    assert_like(model, converted, torch.randn(2, 3, 9, 9))
+    assert kept(converted) == {"a": (6, 3), "fc.0": (4, 6), "fc.2": (6, 4), "b": (4, 6)}
+
+
 def test_outputs_keep_their_channels() -> None:
     model = randomise(pruned.Outputs())
     zero(model.a, filters=[0])

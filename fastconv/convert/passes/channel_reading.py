@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
-from fastconv import nn as fnn
 from fastconv.convert import ir
-from fastconv.convert.calls import arguments_of, is_constant, operation_of
+from fastconv.convert.calls import arguments_of, is_constant
 from fastconv.convert.capture import is_scalar
 from fastconv.convert.channels import Carry, Join, Layer, Numbers, Operation, activated
 from fastconv.convert.ir import Context
+from fastconv.convert.passes import channelwise
 from fastconv.nn.weights import has_hooks
 
 
@@ -48,11 +47,16 @@ class ChannelReader:
         self._context = context
         self._forms: dict[Any, _Form] = {}
         self._images: set[fx.Node] = set()  # of 4 dimensions
+        self._counts: dict[Any, fx.Node] = {}  # a number of channels that only views ask for -> of which value
         for node in graph.nodes:
             if node.op != "output" and is_scalar(node):
                 self._read_scalar(node)
                 continue
             found = None if node.meta.get("pinned") else self._read(node)
+            if found is None:
+                for value in node.all_input_nodes:
+                    if value in self._counts:
+                        self._whole(self._counts[value])
             op = found[0] if found else Operation(None, self._at(*self._followed(node)))
             self.positions[node] = len(self.operations)
             self.operations.append(op)
@@ -79,8 +83,12 @@ class ChannelReader:
         if source not in self._images:
             return False
         if node.op == "call_module":
-            return type(self._context.module(node)) in (*_SPATIAL_MODULES, *_POINTWISE_MODULES, *_NORMS)
-        return _name_of(node) in _RANK_KEEPING
+            return type(self._context.module(node)) in (
+                *channelwise.SPATIAL_MODULES,
+                *channelwise.POINTWISE_MODULES,
+                *channelwise.NORMS,
+            )
+        return channelwise.name_of(node) in channelwise.RANK_KEEPING
 
     def _read_scalar(self, node: fx.Node) -> None:
         """Extents of the batch and of the image stay what they are; who asks for another gets the whole value."""
@@ -88,13 +96,26 @@ class ChannelReader:
             asked = node.args[1:] if node.target in ("size", getattr) else ()
             if node.target is getattr and asked[0] in ("dtype", "device", "ndim"):
                 continue
-            if node.target == "size" and len(asked) == 1 and self._is_outer(value, asked[0]):
+            if node.target == "size" and len(asked) == 1 and self._may_ask(value, asked[0], node):
                 continue
             shape = asked == ("shape",) or (node.target == "size" and not asked)
             if not shape or not all(
-                user.target is operator.getitem and self._is_outer(value, user.args[1]) for user in node.users
+                user.target is operator.getitem and self._may_ask(value, user.args[1], user) for user in node.users
             ):
                 self._whole(value)
+
+    def _may_ask(self, value: fx.Node, index: Any, number: fx.Node) -> bool:
+        """Whether an extent is one that stays, or the number of channels for views that follow it."""
+        if self._is_outer(value, index):
+            return True
+        views = all(
+            user.target in ("view", "reshape") and user.args.count(number) == 1 and user.args.index(number) == 2
+            for user in number.users
+        )
+        if index == 1 and self._forms[value].ranked and views:
+            self._counts[number] = value
+            return True
+        return False
 
     def _is_outer(self, value: fx.Node, index: Any) -> bool:
         form = self._forms[value]
@@ -111,7 +132,7 @@ class ChannelReader:
         if isinstance(spec, ir.Add):
             return self._both(ir.inputs_of(node), np.add)
         if isinstance(spec, ir.ZeroPad | ir.Upsample):
-            number = _zeros_only if isinstance(spec, ir.ZeroPad) else _same
+            number = channelwise.zeros_only if isinstance(spec, ir.ZeroPad) else channelwise.same
             return self._carry(ir.inputs_of(node)[0], number, image=True)
         if node.op == "call_module":
             return self._read_module(node, self._context.module(node))
@@ -124,7 +145,7 @@ class ChannelReader:
         if isinstance(spec, ir.Pool) and not spec.arguments.get("return_indices"):
             uneven = any(spec.arguments.get(name) for name in ("padding", "ceil_mode", "divisor_override"))
             average = spec.function == "avg_pool2d" and uneven
-            return self._carry(inputs[0], _zeros_only if average else _same, image=True)
+            return self._carry(inputs[0], channelwise.zeros_only if average else channelwise.same, image=True)
         if isinstance(spec, ir.Act) and form is not None and (form.ranked or spec.act.name != "prelu"):
             act = spec.act
             made = Carry(form.channels, self._at(inputs[0]), number=lambda given: activated(act, given), spec=spec)
@@ -178,15 +199,19 @@ class ChannelReader:
             return None
         if type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             return self._flatten(node.args[0])
-        if type(module) in _SPATIAL_MODULES:
-            return self._carry(node.args[0], _unknown, image=True)
-        return self._carry(node.args[0], _unknown, image=False) if type(module) in _POINTWISE_MODULES else None
+        if type(module) in channelwise.SPATIAL_MODULES:
+            return self._carry(node.args[0], channelwise.unknown, image=True)
+        return (
+            self._carry(node.args[0], channelwise.unknown, image=False)
+            if type(module) in channelwise.POINTWISE_MODULES
+            else None
+        )
 
     def _read_function(self, node: fx.Node) -> Read | None:
-        name, x = _name_of(node), node.args[0] if node.args else None
+        name, x = channelwise.name_of(node), node.args[0] if node.args else None
         rest = node.args[1:]
-        if name in _ARITHMETIC and not node.kwargs and len(rest) == 1:
-            function, other = _ARITHMETIC[name], rest[0]
+        if name in channelwise.ARITHMETIC and not node.kwargs and len(rest) == 1:
+            function, other = channelwise.ARITHMETIC[name], rest[0]
             if isinstance(other, int | float):
                 return self._carry(x, lambda given: function(given, other), image=False)
             return self._both((x, other), function)
@@ -196,20 +221,43 @@ class ChannelReader:
             return self._flatten(x)
         if name in ("view", "reshape"):
             shape = rest[0] if len(rest) == 1 else rest
+            if len(rest) > 1 and rest[1] in self._counts:
+                return self._view(x, self._counts[rest[1]], rest[2:])
             return self._flatten(x) if isinstance(shape, tuple | list) and len(shape) == 2 and shape[1] == -1 else None
         if name in ("mean", "amax"):
             return self._reduce(x, rest, dict(node.kwargs))
+        if name == "expand_as":
+            return self._both((x, rest[0]), lambda given, _: given)
         if name in ("interpolate", "pad"):
             amounts: Any = arguments_of(node, "pad").get("pad") if name == "pad" else ()
             sides = is_constant(amounts) and isinstance(amounts, tuple | list) and len(amounts) <= 4
-            return self._carry(x, _unknown, image=True) if sides else None
-        return self._carry(x, _unknown, image=False) if name in _POINTWISE and len(node.all_input_nodes) == 1 else None
+            return self._carry(x, channelwise.unknown, image=True) if sides else None
+        return (
+            self._carry(x, channelwise.unknown, image=False)
+            if name in channelwise.POINTWISE and len(node.all_input_nodes) == 1
+            else None
+        )
+
+    def _view(self, value: Any, counted: fx.Node, rest: tuple[Any, ...]) -> Read | None:
+        """view(n, c) and view(n, c, 1, 1), with c the channels of a value that has as many."""
+        form = self._forms.get(value)
+        if (
+            form is None
+            or not form.ranked
+            or form.channels != self._forms[counted].channels
+            or rest not in ((), (1, 1))
+        ):
+            return None
+        op = Carry(form.channels, self._at(value, counted), number=lambda given, _: given)
+        return op, _Form(form.channels, image=bool(rest), ranked=True)
 
     def _flatten(self, value: Any) -> Read | None:
         form = self._forms.get(value)
         if form is None or not form.ranked:
             return None
-        return Carry(form.channels, self._at(value), number=_same), _Form(form.channels, image=False, ranked=True)
+        return Carry(form.channels, self._at(value), number=channelwise.same), _Form(
+            form.channels, image=False, ranked=True
+        )
 
     def _cat(self, node: fx.Node, parts: Any, dim: Any) -> Read | None:
         forms = [self._forms.get(part) for part in parts] if isinstance(parts, tuple | list) else []
@@ -229,53 +277,4 @@ class ChannelReader:
         if not all(isinstance(dim, int) for dim in dims) or sorted(dim % 4 for dim in dims) != [2, 3]:
             return None
         made = form if keep else _Form(form.channels, image=False, ranked=True)
-        return Carry(form.channels, self._at(value), number=_same), made
-
-
-def _same(given: Numbers) -> Numbers:
-    return given
-
-
-def _zeros_only(given: Numbers) -> Numbers:
-    """For what puts zeros beside the values."""
-    return np.where(given == 0, 0.0, np.nan)
-
-
-def _unknown(given: Numbers) -> Numbers:
-    return np.full_like(given, np.nan)
-
-
-def _product(first: Numbers, second: Numbers) -> Numbers:
-    return np.where((first == 0) | (second == 0), 0.0, first * second)
-
-
-_ARITHMETIC: dict[str, Callable[..., Numbers]] = {
-    "add": np.add, "sub": np.subtract, "mul": _product, "truediv": np.divide, "div": np.divide,
-}  # fmt: skip
-
-
-def _name_of(node: fx.Node) -> str:
-    """The operation's name, whether function, method or operator."""
-    known = operation_of(node)
-    if known is not None:
-        return known
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target._opname
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
-_SPATIAL_MODULES: tuple[type[nn.Module], ...] = (
-    nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d,
-)  # fmt: skip
-_POINTWISE_MODULES: tuple[type[nn.Module], ...] = (
-    nn.Mish, nn.Softplus, nn.SELU, nn.CELU, nn.GELU, nn.Hardtanh, nn.Softsign, nn.LogSigmoid, nn.Hardshrink,
-)  # fmt: skip
-_NORMS: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, fnn.BatchNorm2d, nn.GroupNorm, nn.InstanceNorm2d)
-_POINTWISE = {
-    "gelu", "mish", "softplus", "selu", "celu", "hardtanh", "clamp", "clamp_min", "abs", "neg", "exp", "sqrt", "square",
-    "relu", "relu6", "sigmoid", "tanh", "silu", "hardswish", "hardsigmoid", "leaky_relu", "elu", "float", "contiguous",
-}  # fmt: skip
-_RANK_KEEPING = _POINTWISE | {
-    "add", "sub", "mul", "div", "truediv", "pad", "interpolate", "cat", "concat", "chunk", "split", "to", "clone",
-    "permute", "transpose", "batch_norm", "raw_batch_norm",
-}  # fmt: skip
+        return Carry(form.channels, self._at(value), number=channelwise.same), made
