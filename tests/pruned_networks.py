@@ -106,15 +106,15 @@ class SqueezeView(nn.Module):
         super().__init__()
         self.a, self.bn, self.b = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
         self.fc = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 8), nn.Sigmoid())
-        self.odd = odd
+        self.scale = nn.Parameter(torch.randn(8)) if odd else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.a(x)))
         n, c, _, _ = x.size()
         y = self.fc(F.adaptive_avg_pool2d(x, 1).view(n, c))
-        if self.odd:  # the view is of other channels than those counted
-            y = torch.cat([y, y], 1).view(n, c, 2)[:, :, 0]
-        return self.b(x * y.view(n, c, 1, 1).expand_as(x))
+        y = self.b(x * y.view(n, c, 1, 1).expand_as(x))
+        # A view of something else by that number: then all channels have to be there to be counted.
+        return y if self.scale is None else y + self.scale.view(1, c, 1, 1).sum()
 
 
 NETWORKS: dict[str, Callable[[], Any]] = {
