@@ -120,6 +120,8 @@ Blocking choose_blocking(const SimplifiedTask& t, const Shares& shares, int64_t 
   b.r = larger(t.R, 1);
   const int64_t pixels =
       t.groups * t.K * t.C * t.R * t.S * item <= kSmallWeightBytes ? kFewerBlockPixels : kBlockPixels;
+  // Where channels or taps may be divided, not a share's columns: the order of additions must not depend on threads.
+  if (t.R * t.S > 1) columns = t.Q;
   b.q = balanced(columns, pixels);
   if (b.q < columns) b.q = ceil_div(b.q, kTileRows) * kTileRows;
 
@@ -159,7 +161,8 @@ Blocking choose_blocking(const SimplifiedTask& t, const Shares& shares, int64_t 
       break;
     }
   }
-  b.c = balanced(t.C, b.c);
+  // Of a matrix product, whole chains: its blocks depend on the number of rows, and its sums must not.
+  b.c = t.R * t.S == 1 && b.c < t.C && b.c >= kChain ? b.c / kChain * kChain : balanced(t.C, b.c);
   b.r = balanced(t.R, b.r);
   b.p = 1;
   while (b.p < rows && b.p * b.q < pixels && bytes(b.p + 1) <= kBandBytes) ++b.p;

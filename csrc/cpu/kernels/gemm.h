@@ -20,7 +20,7 @@ namespace gemm_detail {
 // divided at kReduction rows it is a quarter of a MiB, and B's block may be larger: the more columns, the less often
 // rows of A are fetched.
 constexpr int64_t kPackBytes = 256 << 10, kDividedPackBytes = 512 << 10;
-constexpr int64_t kReduction = 256;
+constexpr int64_t kReduction = kChain;  // whole chains of additions: the sums are those of an undivided reduction
 
 // b as filters: column n is k, row k is c.
 template <class T>
@@ -137,7 +137,7 @@ void run(const GemmCall& g, const CallContext& context) {
     step.batches = larger(1, smaller(g.batch, budget / larger(1, rounded * g.K * item)));
   } else {
     // Whole columns while d cannot hold partial sums, and narrow blocks of them suffice.
-    if (sums_fit_d || g.K * width * item > budget) step.depth = balanced(g.K, kReduction);
+    if (sums_fit_d || g.K * width * item > budget) step.depth = smaller(g.K, kReduction);
     if (sums_fit_d) budget = kDividedPackBytes * threads;
     step.columns = larger(width, budget / (step.depth * item) / width * width);
     step.columns = ceil_div(balanced(g.N, step.columns), width) * width;
