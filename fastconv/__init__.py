@@ -22,18 +22,20 @@ except ImportError:
 
 from typing import Any
 
-from . import backends, functional, introspection, nn
+from . import backends, compiler, functional, introspection, nn
 from .backends import backend
 from .convert import convert, replace
 from .introspection import algorithms, build_info
 
 backends.check_process_default()
+compiler.register()
 
 __all__ = [
     "algorithms",
     "backend",
     "backends",
     "build_info",
+    "compiler",
     "convert",
     "explain",
     "functional",

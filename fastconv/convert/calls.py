@@ -46,7 +46,7 @@ _TABLE: dict[str, tuple[str, tuple[Any, ...], tuple[str, ...]]] = {
         (F.adaptive_max_pool2d, F.adaptive_max_pool2d_with_indices),
         (),
     ),
-    "pad": ("input pad mode value", (F.pad, aten.pad.default), ()),
+    "pad": ("input pad mode value", (F.pad, torch._C._nn.pad, aten.pad.default), ()),
     "interpolate": (
         "input size scale_factor mode align_corners recompute_scale_factor antialias",
         (F.interpolate,),
@@ -95,7 +95,10 @@ def operation_of(node: fx.Node) -> str | None:
 
 def arguments_of(node: fx.Node, operation: str) -> dict[str, Any]:
     """The call's arguments by name; those not given are absent."""
-    return {**dict(zip(_PARAMETERS[operation], node.args, strict=False)), **node.kwargs}
+    given = {**dict(zip(_PARAMETERS[operation], node.args, strict=False)), **node.kwargs}
+    if getattr(node.target, "__name__", "").endswith("_with_indices"):
+        given["return_indices"] = True  # whatever its argument of that name says
+    return given
 
 
 def is_constant(value: Any) -> bool:

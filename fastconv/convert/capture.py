@@ -97,6 +97,8 @@ def is_scalar(node: Any) -> bool:
     """Whether a value is a number or a shape and not a tensor, judged by how it was made."""
     if not isinstance(node, fx.Node):
         return not isinstance(node, Tensor)
+    if node.op == "placeholder":
+        return bool(node.meta.get("scalar"))
     if node.op == "call_method":
         return node.target in _SCALAR_METHODS
     if node.op != "call_function":

@@ -6,6 +6,7 @@ import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fastconv import introspection
@@ -110,8 +111,9 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
     """Says which kernel serves what, and why.
 
     Args:
-        subject: a module made by `fastconv.convert`, a module given to `fastconv.replace`, or the name of an
-            operation such as "conv2d", whose problem follows: then every algorithm is listed with the reasons against.
+        subject: a module made by `fastconv.convert`, one given to `fastconv.replace`, one made by
+            ``torch.compile(model, backend="fastconv")`` (the graphs compiled so far), or the name of an operation such
+            as "conv2d", whose problem follows: then every algorithm is listed with the reasons against.
 
     Returns:
         An object to print; for modules an `Explanation` with `.rows` and `.left`. Kernels depend on shapes: those of
@@ -124,6 +126,10 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
         explanation = Explanation(f"{name}, converted by fastconv")
         _explain_region(subject.region, "", explanation.rows)
         return explanation
+    if isinstance(subject, torch._dynamo.OptimizedModule):
+        from fastconv.compiler.explained import explain_compiled
+
+        return explain_compiled(subject)
     if isinstance(subject, nn.Module):
         return _explain_layers(subject)
     raise TypeError(f"explain: expected a module or the name of an operation, but got {type(subject).__name__}")
@@ -142,13 +148,14 @@ def _explain_region(region: Region, prefix: str, rows: list[LayerRow]) -> None:
     except (RuntimeError, ValueError, NotImplementedError):
         read = None  # an opaque part refused random numbers
     for node in program.graph.nodes:
-        rows.extend(_explain_node(program, node, prefix, None if read is None else read.get(node, ())))
+        rows.extend(explain_node(program, node, prefix, None if read is None else read.get(node, ())))
         inner = region.children.get(node.meta.get("module", ""))
         if inner is not None and (inner.last is not None or inner.children):
             _explain_region(inner, f"{prefix}{node.meta['module']}.", rows)
 
 
-def _explain_node(program: Program, node: fx.Node, prefix: str, read: tuple[Tensor, ...] | None) -> list[LayerRow]:
+def explain_node(program: Program, node: fx.Node, prefix: str, read: tuple[Tensor, ...] | None) -> list[LayerRow]:
+    """The rows of one node of a program, given the tensors that it reads."""
     if node.op in ("placeholder", "output", "get_attr") or node.meta.get("read"):
         return []
     function = function_of(program, node)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from fastconv.convert.layout import LayoutPlan
 from fastconv.convert.passes import PASSES
 from fastconv.convert.passes.drop_channels import Dropping, drop_channels
 from fastconv.convert.passes.functions import weight_of
-from fastconv.nn.fold import Sources
+from fastconv.nn.fold import Slot, Sources
 from fastconv.nn.weights import Weight, find_weight
 
 # Names of the steps among the graph's modules: no model has such a child.
@@ -74,6 +75,16 @@ class WeightStore:
         self._sources, self._isa = sources, isa
         self.generation += 1
 
+    def slots(self) -> list[Slot]:
+        """Where all the tensors live that decide the weights, those included that are not there yet."""
+        return [slot for prepared in self._prepared.values() for slot in (*prepared.slots, *prepared.absent)]
+
+    def renew(self) -> None:
+        """Remakes all weights, and keeps no hold on the tensors they came from: the caller watches those."""
+        for prepared in self._prepared.values():
+            prepared.renew()
+        self.generation += 1
+
 
 def _key(spec: Any, channels_last: bool) -> Any:
     def of(part: Any) -> Any:
@@ -110,14 +121,18 @@ class Program:
 
     def __call__(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> Any:
         self.store.refresh()
-        self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
-        if _is_plain(tensors):
-            if self._direct is None or self._generation != self.store.generation:
-                self._bind()
-            outputs = self.run(self._direct, *tensors)
-        else:
-            outputs = self.run(self.functions, *tensors)
+        outputs = self.outputs(tensors, tensors)
         return outputs[0] if self.single else pytree.tree_unflatten(outputs, self.output_spec)
+
+    def outputs(self, values: Sequence[Any], inputs: Sequence[Any]) -> tuple[Any, ...]:
+        """The flat outputs, with the weights as they were made last; `inputs` are the values that are no weights."""
+        tensors = [x for x in inputs if isinstance(x, Tensor)]
+        self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
+        if not _is_plain(tensors):
+            return self.run(self.functions, *values)
+        if self._direct is None or self._generation != self.store.generation:
+            self._bind()
+        return self.run(self._direct, *values)
 
     def _bind(self) -> None:
         self._direct = SimpleNamespace()
@@ -129,7 +144,7 @@ class Program:
         self._generation = self.store.generation
 
 
-def _is_plain(tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
+def _is_plain(tensors: list[Tensor]) -> bool:
     """Whether the operators can be called with nothing around them: no gradient, autocast, backend or compiler."""
     if torch._C._is_any_autocast_enabled() or backends.forced() or forward_ad._current_level >= 0:
         return False

@@ -14,9 +14,15 @@ from fastconv.convert.lower import Program
 Visit = Callable[[fx.Node, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
-def walk(program: Program, tensors: list[Any] | tuple[Any, ...], visit: Visit) -> tuple[Any, ...]:
-    """The program's outputs, each step through `visit`; values are freed after their last reader as in a plain run."""
-    program.store.refresh()
+def walk(
+    program: Program, tensors: list[Any] | tuple[Any, ...], visit: Visit, *, refresh: bool = True
+) -> tuple[Any, ...]:
+    """The program's outputs, each step through `visit`; values are freed after their last reader as in a plain run.
+
+    With `refresh` the weights are those of now; without, as they were made last.
+    """
+    if refresh:
+        program.store.refresh()
     values: dict[fx.Node, Any] = {}
     inputs = iter(tensors)
     last_reader = {value: node for node in program.graph.nodes for value in node.all_input_nodes}
@@ -47,8 +53,13 @@ def function_of(program: Program, node: fx.Node) -> Callable[..., Any]:
 
 def example_values(program: Program) -> dict[fx.Node, tuple[torch.Tensor, ...]] | None:
     """The tensors that each step reads in a run on random inputs of the last call's shapes; None before any call."""
-    if program.seen is None:
-        return None
+    return None if program.seen is None else values_read(program, list(random_inputs(program)))
+
+
+def values_read(
+    program: Program, inputs: list[Any], *, refresh: bool = True
+) -> dict[fx.Node, tuple[torch.Tensor, ...]]:
+    """The tensors that each step reads in a run on these inputs."""
     read: dict[fx.Node, tuple[torch.Tensor, ...]] = {}
 
     def visit(node: fx.Node, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -56,12 +67,13 @@ def example_values(program: Program) -> dict[fx.Node, tuple[torch.Tensor, ...]] 
         return function(*args, **kwargs)
 
     with torch.no_grad():
-        walk(program, list(_random(program.seen)), visit)
+        walk(program, inputs, visit, refresh=refresh)
     return read
 
 
-def _random(seen: list[tuple[torch.Size, torch.dtype, torch.device]]) -> Iterator[torch.Tensor]:
-    for shape, dtype, device in seen:
+def random_inputs(program: Program) -> Iterator[torch.Tensor]:
+    """Tensors like those of the last call."""
+    for shape, dtype, device in program.seen or ():
         if dtype.is_floating_point:
             yield torch.rand(shape, dtype=dtype, device=device)
         else:

@@ -49,6 +49,12 @@ class Prepared:
         self._sources = sources
         self._packs.clear()
 
+    def renew(self) -> None:
+        """Remakes the weights, without watching where they came from."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._make()
+        self._packs.clear()
+
     def packed(self, key: Any, pack: Callable[[], Tensor]) -> Tensor | None:
         """The weight in a kernel's own order; None where that kernel wants none.
 

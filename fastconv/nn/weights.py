@@ -126,8 +126,8 @@ def forward_is_stock(module: nn.Module, kind: type[nn.Module]) -> bool:
     )
 
 
-_COUNTER = "num_batches_tracked"
-UNCOUNTED = f"without {_COUNTER} nothing tells when its statistics have changed"
+COUNTER = "num_batches_tracked"
+UNCOUNTED = f"without {COUNTER} nothing tells when its statistics have changed"
 NORM_TYPES: tuple[type[nn.Module], ...] = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -146,12 +146,12 @@ class Norm:
         parts = (self.mean, self.var, self.weight, self.bias)
         slots = [slot for part in parts if part is not None for slot in part.slots]
         # In training torch writes the running statistics without a new version (pytorch#108863); the counter has one.
-        return (*slots, *((owner, _COUNTER) for owner, _ in self.mean.slots))
+        return (*slots, *((owner, COUNTER) for owner, _ in self.mean.slots))
 
     @property
     def counted(self) -> bool:
         """Whether changes of the running statistics can be noticed."""
-        return all(owner.get(_COUNTER) is not None for owner, _ in self.mean.slots)
+        return all(owner.get(COUNTER) is not None for owner, _ in self.mean.slots)
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -185,7 +185,7 @@ def reason_not_to_fold(bn: nn.Module) -> str | None:
     """Why a BatchNorm in evaluation mode is not a scale and a shift that can be kept."""
     if bn.running_mean is None or bn.running_var is None:
         return "it normalises by the statistics of the batch"
-    if bn._buffers.get(_COUNTER) is None:
+    if bn._buffers.get(COUNTER) is None:
         return UNCOUNTED
     if not any(forward_is_stock(bn, kind) for kind in NORM_TYPES):
         return f"{type(bn).__name__} has a forward of its own"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ _POOLS = {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2
 def read_function(node: fx.Node, context: Context) -> None:
     """Gives a function, method or operator call its spec, or says in `meta["why"]` what is in the way."""
     operation = operation_of(node)
-    if operation is None or (node.meta.get("pinned") and _writes(node, operation)):
+    if operation is None or "why" in node.meta or (node.meta.get("pinned") and _writes(node, operation)):
         return
     arguments = arguments_of(node, operation)
     if not isinstance(arguments.get("input"), fx.Node):
@@ -44,7 +45,7 @@ def weight_of(value: Any, context: Context) -> Weight | None:
     evaluate = _evaluator(value, context, slots)
     if evaluate is None or not slots:
         return None
-    label = str(value.target) if value.op == "get_attr" else value.name
+    label = str(value.target) if value.op in ("get_attr", "placeholder") else value.name
     return Weight(label, tuple(slots.values()), evaluate)
 
 
@@ -54,6 +55,10 @@ def _evaluator(value: Any, context: Context, slots: dict[tuple[int, str], Slot])
         return (lambda: value) if is_constant(value) else None
     if value.meta.get("pinned"):
         return None
+    if value.op == "placeholder" and "slot" in value.meta:
+        owner, name = value.meta["slot"]
+        slots[id(owner), name] = (owner, name)
+        return functools.partial(owner.__getitem__, name)
     if value.op == "get_attr":
         path, _, name = str(value.target).rpartition(".")
         owner = context.root.get_submodule(path)
