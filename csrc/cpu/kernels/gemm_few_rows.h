@@ -4,8 +4,8 @@
 //   rows of B contiguous     eight of them at a time, added onto the sums of a stretch of columns (L1)
 //   columns of B contiguous  a panel of columns in pieces of 64 rows, transposed in L1
 //
-// Sums are those of the register tiles: chains of kChain FMAs along the reduction, added up in order. A row has the same
-// bits whether it comes alone or among many, and whether B is packed or not.
+// Sums are those of the register tiles: chains of kChain FMAs along the reduction, added up in order. A row has the
+// same bits whether it comes alone or among many, and whether B is packed or not.
 #pragma once
 
 #include "blocking.h"
