@@ -48,7 +48,7 @@ def call(operator: Any, *arguments: Any) -> Any:
 
 def recorded(operator: Any, *arguments: Any) -> Any:
     """An operator whose call autograd records."""
-    return operator(*arguments) if is_compiling() else ops.recorded(operator, *arguments)
+    return operator(*arguments) if is_compiling() else ops.recorder(operator)(*arguments)
 
 
 def records_in_place(act: str, param: float) -> bool:

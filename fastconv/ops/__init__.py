@@ -32,8 +32,8 @@ __all__ = [
     "operator_names",
     "operators",
     "operators_of",
-    "recorded",
     "recorded_in_place",
+    "recorder",
     "reference",
     "transforming",
     "triton",
@@ -47,11 +47,9 @@ _applies: dict[Any, Any] = {}
 _in_place: dict[Operators, type[torch.autograd.Function]] = {}
 
 
-def recorded(operator: Any, *arguments: Any) -> Any:
-    """Calls an operator of any namespace so that autograd records it, in eager mode."""
-    if transforming():
-        return transformable[operator].apply(*arguments)
-    return _applies[operator](*arguments)
+def recorder(operator: Any) -> Any:
+    """An operator of any namespace as autograd, or a transform of torch.func, records it in eager mode."""
+    return transformable[operator].apply if transforming() else _applies[operator]
 
 
 def recorded_in_place(operators: Operators, x: Any, act: str, param: float, backend: str) -> Any:

@@ -39,10 +39,10 @@ def bias_grad(ops: Operators, dy: Tensor, channels: int, backend: str) -> Tensor
 
 
 def conv2d_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _bias, *geometry = inputs[:7]
+    x, weight = inputs[:2]
     require_plain("conv2d", inputs[10], *inputs[7:10])
     ctx.save_for_backward(x, weight)
-    ctx.geometry, ctx.backend, ctx.channels_last = geometry, inputs[14], writes_channels_last(x, weight)
+    ctx.geometry, ctx.backend, ctx.channels_last = inputs[3:7], inputs[14], writes_channels_last(x, weight)
 
 
 def conv2d_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
