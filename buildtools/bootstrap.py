@@ -19,8 +19,9 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_TO_INSTALL = "torch==2.13.0"  # the newest release this package is tested with
 OLDEST_TORCH = (2, 11)
-# Its own requirements pin an old torch; only the weights inside the package are needed.
-WITHOUT_DEPENDENCIES = ["facenet-pytorch==2.6.0"]
+# The requirements of one pin an old torch, where only the weights inside the package are needed; the other's want
+# torchvision, which the networks that are used do not.
+WITHOUT_DEPENDENCIES = ["facenet-pytorch==2.6.0", "pytorchcv>=0.0.74"]
 
 
 def torch_version(python: str) -> "tuple[int, int] | None":
@@ -50,7 +51,7 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     requirements = list(project["build-system"]["requires"])
     requirements += project["project"]["dependencies"]
-    for extra in ("demo", "bench", "triton", "test", "dev"):
+    for extra in ("demo", "bench", "zoo", "triton", "test", "dev"):
         requirements += project["project"]["optional-dependencies"][extra]
     pip(python, *[r for r in dict.fromkeys(requirements) if not r.startswith(("torch", "fastconv", "facenet"))])
     pip(python, "--no-deps", *WITHOUT_DEPENDENCIES)

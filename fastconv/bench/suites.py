@@ -18,6 +18,7 @@ SUITES = {
     "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products, gradients",
     "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
     "training": "ResNet-18 and MobileNetV2, batch 8, torch's layers against fastconv.replace, forward and backward",
+    "zoo": "networks that others wrote through convert and replace, torch eager beside them (needs fastconv[zoo])",
     "gpu": "layers, depthwise, pooling, upsample + conv and matrix products in bfloat16, batch 32",
 }
 

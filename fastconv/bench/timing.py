@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,12 @@ def interleave(contenders: Mapping[str, Call], effort: Effort, device: str = "cp
                 flush.fill_(float(index))
             samples[name].append(_sample(contenders[name], repeats[name], device))
     return {name: Timing.from_samples(samples[name], repeats[name]) for name in names}
+
+
+def geometric_mean(ratios: Iterable[float | None]) -> float | None:
+    """Of the ratios that are there; None where none is."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    return math.exp(sum(map(math.log, known)) / len(known)) if known else None
 
 
 def _warm_up(call: Call, device: str) -> float:

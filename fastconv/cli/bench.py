@@ -62,6 +62,11 @@ def add_parser(commands: Any) -> None:
         help="folder of the JSON and HTML files (default for a suite: bench/results/MACHINE in a checkout, else "
         "fastconv-results; for one kernel: none)",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="with --suite zoo: compare every network and time it only briefly, as a gate does; writes no files",
+    )
     parser.add_argument("--update-readme", action="store_true", help="rewrite the table in the checkout's README.md")
     add_measuring_arguments(parser)
     parser.set_defaults(run=run)
@@ -69,8 +74,12 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures what was asked for; 1 where an output was wrong or no algorithm served."""
-    settings = _settings(arguments)
     console = Console()
+    if arguments.suite == "zoo":
+        from fastconv.cli import zoo
+
+        return zoo.run(arguments, console)
+    settings = _settings(arguments)
     measured = _measure(arguments, settings)
     console.table(report.TABLE_HEADERS, report.table_rows(measured.rows), left=4)
     for note in report.notes(measured.rows):
@@ -124,6 +133,8 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> Run:
     if arguments.suite is not None:
         if arguments.op is not None:
             raise CommandError("expected either OP PROBLEM or --suite, but got both", USAGE)
+        if arguments.check:
+            raise CommandError("--check goes with --suite zoo: every other run fails on a wrong output anyway", USAGE)
         choose("suite", arguments.suite, tuple(SUITES))
         with Progress("measuring") as progress:
             return run_suite(arguments.suite, settings, arguments.quick, progress.show)

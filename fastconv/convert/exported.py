@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,7 +26,7 @@ def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) 
     refuse_hooks_inside(root)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             module: Any = torch.export.export(root, tuple(args), dict(kwargs)).module()
     except Exception as error:
@@ -42,6 +46,19 @@ def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) 
         elif node.op == "get_attr":
             _name_in(root, module, node)
     return Captured(graph, root, output_spec, {})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Export prints and logs the graph as far as it got, where it refuses: its error says enough."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _name_in(root: nn.Module, module: Any, node: Any) -> None:

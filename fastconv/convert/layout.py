@@ -98,9 +98,17 @@ class LayoutPlan:
 
     def _restore(self, value: fx.Node, reader: fx.Node) -> fx.Node:
         if value not in self._restored:
-            flag = self._flag(value, reader)
-            with self._graph.inserting_before(reader):
-                self._restored[value] = self._graph.call_function(steps.restore, (value, flag))
+            whole = _viewed(value)
+            if whole is not None and whole in self._own:
+                # A view's strides are those of what it is a view of.
+                base = self._restore(whole, reader)
+                with self._graph.inserting_before(reader):
+                    again = self._graph.node_copy(value, lambda node: base if node is whole else node)
+                self._restored[value] = again
+            else:
+                flag = self._flag(value, reader)
+                with self._graph.inserting_before(reader):
+                    self._restored[value] = self._graph.call_function(steps.restore, (value, flag))
         return self._restored[value]
 
     def _flag(self, value: fx.Node, reader: fx.Node) -> fx.Node:
@@ -125,6 +133,8 @@ class LayoutPlan:
             parts = tuple(self._flag(part, following) for part in value.all_input_nodes if not is_scalar(part))
             with self._graph.inserting_before(following):
                 flags.append(self._graph.call_function(steps.all_of, parts))
+        elif (spec := ir.spec_of(value, ir.Conv)) and spec.norms and _is_one_pixel(ir.inputs_of(value)[0]):
+            pass  # torch's BatchNorm gives such images strides that read as NCHW
         else:
             inputs = value.all_input_nodes
             if isinstance(value.meta.get("spec"), ir.Conv):
@@ -144,3 +154,30 @@ class LayoutPlan:
             anchor = anchor.next
         with self._graph.inserting_after(anchor):
             return make()
+
+
+def _viewed(value: fx.Node) -> fx.Node | None:
+    """What a slice or a part is taken from; None for other values."""
+    whole = value.args[0] if value.args else None
+    if not isinstance(whole, fx.Node):
+        return None
+    if value.target is operator.getitem:
+        # With a number it may take one of several results; those of chunk and split are views.
+        return whole if not isinstance(value.args[1], int) or _is_split(whole) else None
+    return whole if _is_split(value) else None
+
+
+def _is_split(value: fx.Node) -> bool:
+    return value.target in ("chunk", "split", torch.chunk, torch.split)
+
+
+def _is_one_pixel(value: fx.Node) -> bool:
+    """Whether images are known to be pooled to a pixel."""
+    spec = value.meta.get("spec")
+    if isinstance(spec, ir.Pool) and spec.function.startswith("adaptive"):
+        return spec.arguments["output_size"] in (1, (1, 1), [1, 1])
+    if value.target in ("mean", torch.mean):
+        dims = value.args[1] if len(value.args) > 1 else value.kwargs.get("dim")
+        return value.kwargs.get("keepdim") is True and dims in ((2, 3), [2, 3], (-2, -1), [-2, -1], (-1, -2), [-1, -2])
+    inputs = value.all_input_nodes
+    return isinstance(spec, ir.Act | ir.Conv) and len(inputs) == 1 and _is_one_pixel(inputs[0])

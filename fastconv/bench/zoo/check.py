@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,16 +32,17 @@ class Verdict:
 
 
 class Truth:
-    """A model's outputs in float64 and in float32, for one set of arguments.
-
-    Torch's own error is the larger one of its two memory formats where the model takes both: one run is a matter of
-    luck where a network has few outputs.
-    """
+    """A model's outputs in float64, and in float32 by torch in each of its ways: both memory formats, and its own
+    kernels in place of oneDNN's. The largest error of these is torch's: that of one run is a matter of luck where a
+    network has few outputs."""
 
     def __init__(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         self.args = args
         self.like, self.spec = pytree.tree_flatten(_run(model, args))
         runs = [self.like]
+        with warnings.catch_warnings(), torch.backends.mkldnn.flags(enabled=False):
+            warnings.simplefilter("ignore")  # TF32 on GPUs that are not here
+            runs.append(pytree.tree_leaves(_run(model, args)))
         last = torch.channels_last
         try:
             swapped = copy.deepcopy(model).to(memory_format=last)  # type: ignore[call-overload]
@@ -50,7 +52,7 @@ class Truth:
         wide = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, args)
         self.exact = pytree.tree_leaves(_run(copy.deepcopy(model).double(), wide))
         self.torch_errors = [
-            max(_distance(run[index], exact) for run in runs) if _is_float(exact) else 0.0
+            max(_distance(run[index], exact) for run in runs) / _scale(exact) if _is_float(exact) else 0.0
             for index, exact in enumerate(self.exact)
         ]
 
@@ -70,32 +72,33 @@ class Truth:
         return verdict
 
     def _judge_tensor(self, index: int, y: Tensor, like: Tensor) -> Verdict:
-        problems = []
-        for name, ours, theirs in (
-            ("shape", y.shape, like.shape),
-            ("dtype", y.dtype, like.dtype),
-            ("device", y.device, like.device),
-        ):
+        for name in ("shape", "dtype", "device"):
+            ours, theirs = getattr(y, name), getattr(like, name)
             if ours != theirs:
                 return Verdict(float("inf"), problems=[f"output {index}: expected {name} {theirs}, but got {ours}"])
-        if y.stride() != like.stride():
-            problems.append(
-                f"output {index} of {tuple(y.shape)}: expected strides {like.stride()}, but got {y.stride()}"
-            )
+        problems = []
+        shape = tuple(y.shape)
+        # The stride of an extent of 1 means nothing, and torch's differs from operation to operation.
+        if any(n > 1 and a != b for n, a, b in zip(shape, y.stride(), like.stride(), strict=True)):
+            problems.append(f"output {index} of {shape}: expected strides {like.stride()}, but got {y.stride()}")
         if not _is_float(like):
             if not torch.equal(y, like):
                 problems.append(f"output {index}: {like.dtype} values differ")
             return Verdict(problems=problems)
         exact = self.exact[index]
         if not like.numel() or not bool(like.isfinite().all()) or (like.numel() > 1 and not float(like.std()) > 0):
-            problems.append(f"output {index} says nothing: {tuple(like.shape)}, constant or not finite")
-        scale = max(float(exact.abs().max()), torch.finfo(torch.float32).tiny) if exact.numel() else 1.0
-        error, own = _distance(y, exact), self.torch_errors[index]
-        if not error <= 2 * own + SLACK * scale:
-            problems.append(
-                f"output {index}: off by {error / scale:.2g} of its largest value, torch by {own / scale:.2g}"
-            )
-        return Verdict(error / scale, own / scale, problems)
+            problems.append(f"output {index} of {tuple(like.shape)} says nothing: it is constant or not finite")
+        error, own = _distance(y, exact) / _scale(exact), self.torch_errors[index]
+        if not error <= 2 * own + SLACK:
+            problems.append(f"output {index}: off by {error:.2g} of its largest value, torch by {own:.2g}")
+        return Verdict(error, own, problems)
+
+
+def pool(truths: list[Truth]) -> None:
+    """Takes torch's error on each output as the largest of the errors on several inputs of one network."""
+    errors = [max(of_one) for of_one in zip(*(truth.torch_errors for truth in truths), strict=True)]
+    for truth in truths:
+        truth.torch_errors = errors
 
 
 def in_format(args: tuple[Any, ...], memory_format: torch.memory_format) -> tuple[Any, ...]:
@@ -123,3 +126,8 @@ def _distance(y: Tensor, exact: Tensor) -> float:
     difference[(y.isnan() & exact.isnan()) | (y == exact)] = 0.0
     largest = float(difference.max()) if y.numel() else 0.0
     return largest if largest == largest else float("inf")
+
+
+def _scale(exact: Tensor) -> float:
+    """The largest value."""
+    return max(float(exact.abs().max()), torch.finfo(torch.float32).tiny) if exact.numel() else 1.0

@@ -1,4 +1,4 @@
-"""Networks of MONAI (Apache-2.0), facenet-pytorch (MIT) and efficientnet-lite-pytorch (Apache-2.0)."""
+"""Networks of MONAI (Apache-2.0) and efficientnet-lite-pytorch (Apache-2.0)."""
 
 from __future__ import annotations
 
@@ -38,17 +38,12 @@ NETWORKS = (
     ZooNetwork("attention_unet", "monai", "U-Net whose skips are gated",
                _monai("attentionunet", "AttentionUnet", in_channels=3, out_channels=4, channels=(8, 16, 32),
                       strides=(2, 2)), (256, 256), (64, 64)),
-    ZooNetwork("unet_plus_plus", "monai", "nested U-Net: dense skips, several outputs, instance norm, leaky ReLU",
-               _monai("basic_unetplusplus", "BasicUNetPlusPlus", in_channels=3, out_channels=4,
-                      features=(8, 8, 16, 32, 64, 8), deep_supervision=True), (256, 256), (64, 64)),
     ZooNetwork("segresnet", "monai", "residual U-Net, group norm, upsampling of its own",
                _monai("segresnet", "SegResNet", in_channels=3, out_channels=4, init_filters=8), (256, 256), (64, 64)),
     ZooNetwork("diffusion_unet", "monai", "two inputs: image and time step; SiLU, group norm, attention",
                _monai("diffusion_model_unet", "DiffusionModelUNet", in_channels=3, out_channels=3,
                       channels=(16, 32), attention_levels=(False, True), num_res_blocks=1, num_head_channels=16,
                       norm_num_groups=8), (128, 128), (32, 32), inputs=_image_and_time),
-    ZooNetwork("inception_resnet_v1", "facenet_pytorch", "inception with residuals scaled before the sum",
-               _build("facenet_pytorch.models.inception_resnet_v1", "InceptionResnetV1"), (160, 160), (96, 96)),
     ZooNetwork("efficientnet_lite0", "efficientnet_lite_pytorch", "Conv2d subclass: TensorFlow's padding, ReLU6",
                _efficientnet_lite, (224, 224), (64, 64)),
 )  # fmt: skip

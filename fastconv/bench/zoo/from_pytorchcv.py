@@ -31,9 +31,11 @@ def _cifar(name: str, family: str, traits: str) -> ZooNetwork:
     return ZooNetwork(name, "pytorchcv", traits, _build(family, name), (32, 32), (32, 32), fixed=True)
 
 
-def _dense(name: str, family: str, traits: str, *, small: Size = (64, 64), size: Size = (256, 256)) -> ZooNetwork:
+def _dense(
+    name: str, family: str, traits: str, *, small: Size = (64, 64), size: Size = (256, 256), **arguments: Any
+) -> ZooNetwork:
     """Predicts for each pixel, box or key point."""
-    return ZooNetwork(name, "pytorchcv", traits, _build(family, name), size, small)
+    return ZooNetwork(name, "pytorchcv", traits, _build(family, name, **arguments), size, small)
 
 
 def _of_one_size(name: str, family: str, traits: str, size: Size) -> ZooNetwork:
@@ -51,7 +53,6 @@ NETWORKS = (
     _classifier("sharesnet18", "sharesnet", "convolutions shared between units under different BatchNorms"),
     _classifier("regnety002", "regnet", "grouped, squeeze-excite"),
     _classifier("octresnet10_ad2", "octresnet", "two resolutions in every layer, nearest upsampling, pooling"),
-    _classifier("drnc26", "drn", "dilated residual"),
     _classifier("diracnet18v2", "diracnetv2", "no skips, scaled convolutions, no BatchNorm"),
     _classifier("darknet_tiny", "darknet", "leaky ReLU, max pooling"),
     _classifier("bninception", "bninception", "inception: branches, torch.cat, average pooling"),
@@ -85,13 +86,12 @@ NETWORKS = (
     _dense("segnet_cityscapes", "segnet", "encoder and decoder joined by max-pooling indices"),
     _dense("erfnet_cityscapes", "erfnet", "dilated 3x1 and 1x3 factors, torch.cat of pooling and convolution"),
     _dense("cgnet_cityscapes", "cgnet", "local and dilated context side by side, PReLU after torch.cat"),
-    _dense("sinet_cityscapes", "sinet", "channel shuffle, softmax and max in the decoder", small=(64, 64)),
+    _of_one_size("sinet_cityscapes", "sinet", "channel shuffle, softmax and max in the decoder", (128, 128)),
     _dense("ctxnet_cityscapes", "contextnet", "two resolutions of the input, upsampling by factors of the size"),
-    _of_one_size("pspnet_resnetd50b_voc", "pspnet", "dilated, pyramid pooling, auxiliary head", (64, 64)),
     _of_one_size("deeplabv3_resnetd50b_voc", "deeplabv3", "dilated, atrous pyramid, auxiliary head", (64, 64)),
     _classifier("hrnet_w18_small_v1", "hrnet", "four resolutions at once, nearest upsampling, sums"),
-    _dense("lffd20x5s320v2_widerface", "lffd", "single-shot face detector: heads on five scales"),
-    _dense("centernet_resnet18_voc", "centernet", "transposed convolutions, several heads, view", small=(64, 64)),
+    _dense("lffd20x5s320v2_widerface", "lffd", "single-shot face detector: heads on five scales", small=(128, 128)),
+    _dense("centernet_resnet18_voc", "centernet", "transposed convolutions, several heads", return_heatmap=True),
     _dense("lwopenpose2d_mobilenet_cmupan_coco", "lwopenpose_cmupan", "refinement stages, ELU, outputs sliced"),
     _dense("simplepose_resnet18_coco", "simplepose_coco", "transposed convolutions, key points by argmax and gather"),
 )

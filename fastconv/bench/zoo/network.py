@@ -16,8 +16,7 @@ from fastconv.bench.networks.randomise import calibrate
 PACKAGES = {
     "pytorchcv": "--no-deps pytorchcv",
     "transformers": "transformers",
-    "monai": "monai",
-    "facenet_pytorch": "--no-deps facenet-pytorch",
+    "monai": "monai einops",
     "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
 }
 
