@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -137,3 +139,92 @@ def test_a_network_converted_on_the_gpu_gives_torchs_answers() -> None:
         with in_full_precision():
             y = fastconv.convert(model, (x,))(x)
         torch.testing.assert_close(y.double(), truth, rtol=1e-3, atol=1e-4)
+
+
+def _network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(16, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 5),
+    ).cuda()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "make", [fastconv.convert, lambda m: torch.compile(m, backend="fastconv")], ids=["convert", "compile"]
+)
+def test_whole_networks_are_captured(make: Callable[[nn.Module], nn.Module]) -> None:
+    """Neither looking for changed weights nor Dynamo's guards wait for the GPU."""
+    model = _network().eval()
+    x = images(2, 16, 14, 14)
+    with torch.inference_mode(), in_full_precision():
+        run = make(model)
+        run(x)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            run(x)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = run(x)
+        x.mul_(-0.5)
+        graph.replay()
+        torch.testing.assert_close(y, model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "how", [{"backend": "fastconv"}, {"mode": "reduce-overhead"}], ids=["fastconv", "inductor with graphs"]
+)
+def test_compiled_training(how: dict[str, str]) -> None:
+    model = fastconv.replace(_network())
+    x = images(4, 16, 14, 14)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, **how)
+    for _ in range(3):  # inductor captures at the second call
+        with in_full_precision():
+            ours = torch.autograd.grad(compiled(x).square().sum(), list(model.parameters()))
+            ours = [g.clone() for g in ours]
+            theirs = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+        torch.testing.assert_close(ours, list(theirs), rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_lowers_what_torchs_lowers(dtype: torch.dtype) -> None:
+    x = images(2, 16, 8, 8)
+    w, m, a = images(8, 16, 3, 3), images(5, 64), torch.full((16,), 0.1, device="cuda")
+    calls: list[Callable[[object], Tensor]] = [
+        lambda f: f.conv2d(x, w),
+        lambda f: f.conv_transpose2d(x, images(16, 4, 3, 3)),
+        lambda f: f.linear(x[0, 0], m[:, :8]),
+        lambda f: f.prelu(x, a),
+        lambda f: f.max_pool2d(x, 2),
+        lambda f: f.relu6(x),
+    ]
+    for call in calls:
+        with torch.autocast("cuda", dtype):
+            ours, theirs = call(functional), call(torch.nn.functional)
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=2e-2)
+
+
+def test_transforms_on_the_gpu() -> None:
+    x, w = images(4, 3, 8, 8), images(5, 3, 3, 3)
+    results = []
+    for f in (functional, torch.nn.functional):
+        with in_full_precision():
+            each = torch.vmap(torch.func.grad(lambda w, x, f=f: f.conv2d(x[None], w).square().sum()), (None, 0))(w, x)
+            moved = torch.func.jvp(lambda x, f=f: f.silu(f.conv2d(x, w)), (x,), (x,))[1]
+        results.append((each, moved))
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
+def test_the_older_switch_turns_tf32_off() -> None:
+    """In a process of its own: torch does not let it be mixed with fp32_precision."""
+    code = (
+        "import torch, fastconv.functional as F\n"
+        "x, w = torch.randn(1, 64, 14, 14, device='cuda'), torch.randn(64, 64, 3, 3, device='cuda')\n"
+        "torch.backends.cudnn.allow_tf32 = False\n"
+        "exact = torch.nn.functional.conv2d(x.double(), w.double(), padding=1)\n"
+        "assert (F.conv2d(x, w, padding=1) - exact).abs().max() < 1e-3"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
