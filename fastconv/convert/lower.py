@@ -117,7 +117,7 @@ class Program:
 
     def takes(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
         """Where channels were dropped they are dimension 1: an image without a batch needs another program."""
-        return not self.dropping or all(x.dim() != 3 for x in tensors)
+        return self.dropping is None or not self.dropping.drops_any or all(x.dim() != 3 for x in tensors)
 
     def __call__(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> Any:
         self.store.refresh()

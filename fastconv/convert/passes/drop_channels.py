@@ -25,8 +25,8 @@ class Dropping:
     slots: tuple[Slot, ...]
     sources: Sources
 
-    def __bool__(self) -> bool:
-        return any(kept is not None for kept in self.kept)
+    def __post_init__(self) -> None:
+        self.drops_any = any(kept is not None for kept in self.kept)
 
     def check(self) -> None:
         """For weights that changed.
