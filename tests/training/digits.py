@@ -91,7 +91,7 @@ class Run:
     accuracy: float = 0.0
 
 
-def train(model: nn.Module, steps: int, dtype: torch.dtype = torch.float32, rate: float = 0.05) -> Run:
+def train(model: nn.Module, steps: int, dtype: torch.dtype = torch.float32, rate: float = 0.1) -> Run:
     """SGD with momentum and a rate that falls to 0, on batches of 50: the same ones in the same order every time."""
     x, y, test_x, test_y = digits()
     model = model.to(dtype).train()

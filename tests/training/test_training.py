@@ -16,22 +16,29 @@ from fastconv.nn import ConvBNAct2d
 
 pytest.importorskip("sklearn")
 
-# Rounding grows from step to step, and faster once the loss is small: so long both runs are at torch's own rounding.
-TIGHT = 20
 STEPS = 168  # six epochs
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_every_loss_is_torchs_in_float64(name: str) -> None:
+    """Over three epochs, through every weight's updates: nothing is nearly right."""
+    ours, theirs = (train(build(name), 84, torch.float64).losses for build in (replaced, made))
+    assert ours[-1] < 0.7 * ours[0]
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_losses_track_torchs_to_the_same_accuracy(name: str) -> None:
+    """In float32 a value that rounds to the other side of a ReLU's kink parts two runs for good, on average after some
+    20 steps, torch's from float64's as ours. Before, they agree to rounding; after, they are as good."""
     ours, theirs = train(replaced(name), STEPS), train(made(name), STEPS)
-    truth = train(made(name), TIGHT, torch.float64)
-    exact = torch.tensor(truth.losses, dtype=torch.float64)
-    limit = 2 * (torch.tensor(theirs.losses[:TIGHT]) - exact).abs().max() + 1e-6
-    assert ((torch.tensor(ours.losses[:TIGHT]) - exact).abs() <= limit).all()
-    # Later the runs are two samples of the same training.
+    exact = torch.tensor(train(made(name), 3, torch.float64).losses)
+    limit = 2 * (torch.tensor(theirs.losses[:3]) - exact).abs().max() + 1e-6
+    assert ((torch.tensor(ours.losses[:3]) - exact).abs() <= limit).all()
+    assert max(abs(a - b) for a, b in zip(ours.losses[:20], theirs.losses[:20], strict=True)) < 0.05
     late = [torch.tensor(run.losses[-28:]).mean() for run in (ours, theirs)]
     assert ours.losses[-1] < 0.2 * ours.losses[0] and abs(late[0] - late[1]) < 0.02
-    assert theirs.accuracy > 0.93 and abs(ours.accuracy - theirs.accuracy) <= 0.01
+    assert theirs.accuracy > 0.93 and abs(ours.accuracy - theirs.accuracy) <= 0.0125  # 5 of 397 images
 
 
 def gradients(model: nn.Module, form: torch.memory_format, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -66,11 +73,9 @@ def test_blocks_that_fuse_train_too() -> None:
         block = ConvBNAct2d.from_torch(stem[0], stem[1], stem[2])
         return nn.Sequential(block, nn.Identity(), nn.Identity(), *list(stem)[3:])
 
-    ours = train(fuse(replaced("mobilenet")), TIGHT)
-    theirs, truth = train(made("mobilenet"), TIGHT), train(made("mobilenet"), TIGHT, torch.float64)
-    exact = torch.tensor(truth.losses, dtype=torch.float64)
-    limit = 2 * (torch.tensor(theirs.losses) - exact).abs().max() + 1e-6
-    assert ((torch.tensor(ours.losses) - exact).abs() <= limit).all()
+    ours = train(fuse(replaced("mobilenet")), 28, torch.float64)
+    theirs = train(made("mobilenet"), 28, torch.float64)
+    torch.testing.assert_close(torch.tensor(ours.losses), torch.tensor(theirs.losses), rtol=1e-7, atol=1e-9)
 
 
 def test_running_statistics_after_training() -> None:
