@@ -100,7 +100,7 @@ OPERATORS: dict[str, tuple[str, Callable[[re.Match], str]]] = {
         r"\?([^?:;]+):\s*(?:T\{\}|0\.0f|0|Acc\(0\)|T\(0\))(?=[;,)])",
         lambda match: f"? {match[1].strip()} : {match[1].strip()}",
     ),
-    "always_copy": (rf"\b(cp_async_(?:4|8|16))({_ARGUMENTS})", _always_valid),
+    "always_copy": (rf"\b(cp_async_(?:4|16))({_ARGUMENTS})", _always_valid),
     "swap_axis": (rf"(\b[a-z]\w*?)({_ENDINGS})\b(?!\()", _swapped(_AXES)),
     "plus_one_less": (r" ([+-]) 1\b(?!\.)", lambda match: f" {match[1]} 0"),
     "swap_sign": (r"(?<=[\w)\]]) ([+-]) (?=[a-z(])", lambda match: " - " if match[1] == "+" else " + "),

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "device.h"
+#include "requirements.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -82,12 +82,7 @@ void add_mma_reasons(Reasons& reasons, DType dtype, bool tf32) {
     reasons.push_back(std::string("needs ") + (tf32 ? "float32" : "float16 or bfloat16") + ", but the tensors are " +
                       dtype_name(dtype));
   }
-  // 0: no device here, which explain may be asked on.
-  const int architecture = current_device().architecture;
-  if (architecture != 0 && architecture < 80) {
-    reasons.push_back("needs compute capability 8.0, but this GPU has " + std::to_string(architecture / 10) + "." +
-                      std::to_string(architecture % 10));
-  }
+  refuse_without_mma(reasons);
 }
 
 void add_conv_mma_reasons(Reasons& reasons, const ConvMmaProblem& problem) {

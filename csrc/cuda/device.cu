@@ -16,12 +16,13 @@ namespace fastconv::cuda {
 #if defined(FASTCONV_EMULATED)
 
 const DeviceInfo& current_device() {
-  static const DeviceInfo turing{75, 68, 64 << 10}, ampere{80, 108, 163 << 10}, hopper{90, 132, 227 << 10};
+  static const DeviceInfo turing{75, 68, 64 << 10}, ampere{80, 108, 163 << 10}, hopper{90, 132, 227 << 10}, none;
   const char* wanted = std::getenv("FASTCONV_EMULATED_ARCH");
   if (!wanted || !*wanted || !std::strcmp(wanted, "90")) return hopper;
   if (!std::strcmp(wanted, "80")) return ampere;
   if (!std::strcmp(wanted, "75")) return turing;
-  throw std::invalid_argument(std::string("FASTCONV_EMULATED_ARCH: expected one of 75, 80, 90, but got '") + wanted +
+  if (!std::strcmp(wanted, "0")) return none;
+  throw std::invalid_argument(std::string("FASTCONV_EMULATED_ARCH: expected one of 0, 75, 80, 90, but got '") + wanted +
                               "'");
 }
 

@@ -4,6 +4,7 @@
 #include "../common/algorithm_table.h"
 #include "device.h"
 #include "primitives/launch.h"
+#include "requirements.h"
 #include "tuning/gemm_plan.h"
 
 namespace fastconv::cuda {
@@ -23,13 +24,6 @@ inline Reasons gemm_extent_reasons(const GemmCall& call) {
     reasons.push_back(std::to_string(tiles) + " tiles are more than one grid holds");
   }
   return reasons;
-}
-
-inline void refuse_without_mma(Reasons& reasons) {
-  const int architecture = current_device().architecture;
-  if (architecture < 80) {
-    reasons.push_back("the GPU is sm_" + std::to_string(architecture) + ": mma.sync and cp.async need sm_80");
-  }
 }
 
 inline void refuse_unsplittable(Reasons& reasons, const GemmCall& call, int tile_k) {

@@ -62,7 +62,9 @@ void refuse_layout(Reasons& reasons, const GemmCall& call) {
 Reasons wgmma_reasons(const GemmCall& call) {
   Reasons reasons = gemm_extent_reasons(call);
   const int architecture = current_device().architecture;
-  if (architecture != 90) {
+  if (architecture == 0) {
+    reasons.push_back("there is no CUDA device");
+  } else if (architecture != 90) {
     reasons.push_back("the GPU is sm_" + std::to_string(architecture) + ": wgmma is sm_90a's");
   } else if (!compiled_for_this_gpu()) {
     reasons.push_back("this build has no code for sm_90a");

@@ -241,5 +241,17 @@ def test_reasons(monkeypatch):
     with pytest.raises(NotImplementedError, match="needs float16 or bfloat16, but the tensors are float32"):
         emulated(functional.conv2d, x.float(), w.float(), algo="mma")
     monkeypatch.setenv("FASTCONV_EMULATED_ARCH", "75")
-    with pytest.raises(NotImplementedError, match=r"needs compute capability 8\.0, but this GPU has 7\.5"):
+    with pytest.raises(NotImplementedError, match=r"the GPU is sm_75: mma\.sync and cp\.async need sm_80"):
         emulated(functional.conv2d, x, w[:, :, :3], algo="mma")
+
+
+def test_without_a_gpu_no_tensor_core_row_serves(monkeypatch):
+    """explain may be asked on a machine without one, and no row may answer differently from the others."""
+    monkeypatch.setenv("FASTCONV_EMULATED_ARCH", "0")
+    conv = {"N": 1, "C": 32, "H": 8, "W": 8, "K": 32, "R": 3, "S": 3, "dtype": "float16"}
+    for op, problem in {"conv2d": conv, "gemm": {"M": 64, "N": 64, "K": 64, "dtype": "float16"}}.items():
+        rows = fastconv.explain(op, backend="cuda_emulated", **problem).candidates
+        needing = [row for row in rows if "mma" in row.name]
+        assert needing
+        for row in needing:
+            assert "there is no CUDA device" in row.reasons, row

@@ -41,6 +41,15 @@ def test_exact_on_integers(kernels, shape, transpose, dtype):  # noqa: F811
     check_exact(kernels, shape, transpose, dtype)
 
 
+@pytest.mark.parametrize(
+    ("shape", "transpose"),
+    [((1, 1, 8, 20), "nn"), ((3, 1, 16, 64), "nt"), ((1, 8, 1, 72), "nt"), ((1, 16, 8, 1), "tn")],
+)
+def test_extents_of_one(kernels, shape, transpose):  # noqa: F811
+    """A dimension of one entry has any stride; a tensor map takes multiples of 16 bytes that reach past the others."""
+    check_exact(kernels, shape, transpose, "float16")
+
+
 @pytest.mark.parametrize("transpose", TRANSPOSES)
 def test_wide_tile(kernels, transpose):  # noqa: F811
     """More narrow tiles than multiprocessors, so that the 128 x 256 tile is chosen; N is ragged."""
@@ -153,3 +162,5 @@ def test_refusals_tell_the_values(kernels, monkeypatch):  # noqa: F811
     assert "K = 0" in refusal(kernels, half(1, 16, 0), half(1, 0, 16), "float16")
     monkeypatch.setenv("FASTCONV_EMULATED_ARCH", "80")
     assert "the GPU is sm_80: wgmma is sm_90a's" in refusal(kernels, half(1, 16, 16), half(1, 16, 16), "float16")
+    monkeypatch.setenv("FASTCONV_EMULATED_ARCH", "0")
+    assert "there is no CUDA device" in refusal(kernels, half(1, 16, 16), half(1, 16, 16), "float16")

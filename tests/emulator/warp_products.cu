@@ -34,10 +34,10 @@ __global__ void warp_product_16(const T* a, const T* b, float* d, int K) {
     __syncwarp();
     load(step + kStages - 1);
     const int stage = step % kStages;
-    uint32_t fragment_a[4], fragment_b[2];
+    uint32_t fragment_a[4], fragment_b[4];  // B's 16 rows are two matrices; the other two repeat them
     ldmatrix_x4(fragment_a, &tile_a[stage][lane % 16][lane / 16 * 8]);
-    ldmatrix_x2_trans(fragment_b, &tile_b[stage][lane % 16][0]);
-    mma_m16n8k16<T>(acc, fragment_a, fragment_b);
+    ldmatrix_x4_trans(fragment_b, &tile_b[stage][lane % 16][0]);
+    mma_m16n8k16<T>(acc, fragment_a, {fragment_b[0], fragment_b[1]});
   }
   cp_async_wait<0>();
   for (int i = 0; i < 4; ++i) d[(lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] = acc[i];

@@ -311,13 +311,17 @@ struct WgmmaOperand {
   int64_t outer_stride;  // of the other direction, in elements
 };
 
+constexpr int64_t kTmaStride = 8;  // strides are multiples of 16 bytes
+
 inline WgmmaOperand wgmma_operand(int64_t rows, int64_t K, int64_t stride_row, int64_t stride_k) {
-  constexpr int64_t kAligned = 8;  // 16 bytes
-  // An extent of 1 has no stride to speak of.
-  const auto outer = [](int64_t extent, int64_t stride) { return extent == 1 ? kAligned : stride; };
-  const auto good = [](int64_t stride) { return stride > 0 && stride % kAligned == 0; };
-  if ((stride_k == 1 || K == 1) && good(outer(rows, stride_row))) return {true, false, outer(rows, stride_row)};
-  if ((stride_row == 1 || rows == 1) && good(outer(K, stride_k))) return {true, true, outer(K, stride_k)};
+  // A single row has no stride to speak of: the first multiple beyond its end.
+  const auto outer = [](int64_t extent, int64_t stride, int64_t inner) {
+    return extent == 1 ? (inner + kTmaStride - 1) / kTmaStride * kTmaStride : stride;
+  };
+  const auto good = [](int64_t stride) { return stride > 0 && stride % kTmaStride == 0; };
+  const int64_t over_rows = outer(rows, stride_row, K), over_k = outer(K, stride_k, rows);
+  if ((stride_k == 1 || K == 1) && good(over_rows)) return {true, false, over_rows};
+  if ((stride_row == 1 || rows == 1) && good(over_k)) return {true, true, over_k};
   return {false, false, 0};
 }
 
@@ -333,7 +337,7 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     spec.extent[0] = extent(layout.mn_major ? rows : call.K), spec.extent[1] = extent(layout.mn_major ? call.K : rows);
     spec.extent[2] = shared ? 1 : extent(call.batch);
     spec.stride[1] = extent(layout.outer_stride);
-    spec.stride[2] = extent(shared ? layout.outer_stride : batch_stride);
+    spec.stride[2] = shared ? spec.extent[1] * spec.stride[1] : extent(batch_stride);
     spec.box[0] = kBlock, spec.box[1] = layout.mn_major ? kBlock : tile_rows, spec.box[2] = 1;
     return make_tensor_map(name, spec);
   };
@@ -358,7 +362,7 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     TensorMapSpec spec{call.d, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
     spec.extent[0] = extent(call.N), spec.extent[1] = extent(call.M), spec.extent[2] = extent(call.batch);
     spec.stride[1] = extent(d.outer_stride);
-    spec.stride[2] = extent(call.batch == 1 ? d.outer_stride : call.d_stride_batch);
+    spec.stride[2] = call.batch == 1 ? spec.extent[1] * spec.stride[1] : extent(call.d_stride_batch);
     spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
     params.d = make_tensor_map("d", spec);
   }

@@ -24,19 +24,6 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bo
 #endif
 }
 
-// 8 bytes, through the L1 cache.
-__device__ __forceinline__ void cp_async_8(void* shared, const void* global, bool valid) {
-#if defined(FASTCONV_EMULATED)
-  emulator::copy_async(shared, global, 8, valid);
-#elif __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared_address(shared)), "l"(global),
-               "r"(valid ? 8 : 0)
-               : "memory");
-#else
-  __trap();
-#endif
-}
-
 // 4 bytes, through the L1 cache: the smallest copy there is.
 __device__ __forceinline__ void cp_async_4(void* shared, const void* global, bool valid) {
 #if defined(FASTCONV_EMULATED)

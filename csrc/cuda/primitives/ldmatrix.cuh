@@ -21,15 +21,6 @@ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared_row,
                                        emulator::Caller caller = emulator::Caller::here()) {
   emulator::load_matrices(r, 4, true, shared_row, caller);
 }
-// Lanes 16 to 31 pass any address.
-__forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* shared_row,
-                                 emulator::Caller caller = emulator::Caller::here()) {
-  emulator::load_matrices(r, 2, false, shared_row, caller);
-}
-__forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* shared_row,
-                                       emulator::Caller caller = emulator::Caller::here()) {
-  emulator::load_matrices(r, 2, true, shared_row, caller);
-}
 
 #else
 
@@ -42,18 +33,6 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void* shared
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void* shared_row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(shared_row))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* shared_row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(shared_row))
-               : "memory");
-}
-__device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], const void* shared_row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
                : "r"(shared_address(shared_row))
                : "memory");
 }

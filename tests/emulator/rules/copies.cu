@@ -117,7 +117,7 @@ template <bool kBroken>
 __global__ void misaligned_copy_target(const float* in, float* out, int shift) {
   __shared__ __align__(16) float values[64];
   if (threadIdx.x < 4)
-    cp_async_8(values + threadIdx.x * 2 + (kBroken ? shift : 0), in, true);  // breaks: misaligned_copy_target
+    cp_async_16(values + threadIdx.x * 4 + (kBroken ? shift : 0), in, true);  // breaks: misaligned_copy_target
   cp_async_commit();
   cp_async_wait<0>();
   out[threadIdx.x] = 1.0f;

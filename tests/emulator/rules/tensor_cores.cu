@@ -20,10 +20,10 @@ __global__ void matrix_row_misaligned(float* out, int shift) {
   __shared__ __align__(16) Rows rows;
   fill(rows);
   __syncwarp();
-  uint32_t r[2];
+  uint32_t r[4];
   const float* row = &rows[threadIdx.x / 32][threadIdx.x % 16][0] + (kBroken ? shift : 0);
-  ldmatrix_x2(r, row);  // breaks: matrix_row_misaligned
-  out[threadIdx.x] = static_cast<float>(r[0] + r[1]);
+  ldmatrix_x4(r, row);  // breaks: matrix_row_misaligned
+  out[threadIdx.x] = static_cast<float>(r[0] + r[3]);
 }
 
 template <bool kBroken>
@@ -41,9 +41,9 @@ __global__ void matrix_row_uninitialised(float* out) {
   __shared__ __align__(16) Rows rows;
   if (!kBroken || threadIdx.x % 32 != 9) fill(rows);
   __syncwarp();
-  uint32_t r[2];
-  ldmatrix_x2_trans(r, rows[threadIdx.x / 32][threadIdx.x % 32]);  // breaks: matrix_row_uninitialised
-  out[threadIdx.x] = static_cast<float>(r[0] + r[1]);
+  uint32_t r[4];
+  ldmatrix_x4_trans(r, rows[threadIdx.x / 32][threadIdx.x % 32]);  // breaks: matrix_row_uninitialised
+  out[threadIdx.x] = static_cast<float>(r[0] + r[3]);
 }
 
 template <bool kBroken>
@@ -62,10 +62,10 @@ __global__ void matrix_from_global(const float* in, float* out) {
   __shared__ __align__(16) Rows rows;
   fill(rows);
   __syncwarp();
-  uint32_t r[2];
+  uint32_t r[4];
   const float* row = kBroken ? in : rows[threadIdx.x / 32][threadIdx.x % 32];
-  ldmatrix_x2(r, row);  // breaks: matrix_from_global
-  out[threadIdx.x] = static_cast<float>(r[0] + r[1]);
+  ldmatrix_x4(r, row);  // breaks: matrix_from_global
+  out[threadIdx.x] = static_cast<float>(r[0] + r[3]);
 }
 
 template <bool kBroken>
