@@ -152,6 +152,7 @@ def _activation(x: Tensor, act: str, param: float, alpha: Any, _: str) -> None:
     from fastconv.functional import checks
 
     op = "activation"
+    checks.dense(op, "x", x)
     checks.float_dtype(op, x)
     checks.epilogue(op, x.shape, x, 1, x.shape[1] if x.dim() > 1 else 1, fused(None, None, None, act, alpha))
     require(
