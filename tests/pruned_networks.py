@@ -62,6 +62,21 @@ class Dense(nn.Module):
         return self.head(torch.cat(seen, dim=-3).mean((2, 3)))
 
 
+class NormsFirst(nn.Module):
+    """BatchNorm and activation before each convolution, also of what is concatenated or added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norms = nn.Conv2d(3, 6, 3), nn.ModuleList(nn.BatchNorm2d(c) for c in (6, 6, 12))
+        self.a, self.b, self.c = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1), nn.Conv2d(12, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = x + self.a(F.relu(self.norms[0](x)))
+        z = self.b(torch.tanh(self.norms[1](y)))
+        return self.c(F.relu(self.norms[2](torch.cat([z, y], 1))))
+
+
 class Outputs(nn.Module):
     """What is returned keeps all channels, though nothing in the network may read them."""
 
@@ -129,6 +144,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "transposed_grouped": lambda: transposed(4),
     "twice": Twice,
     "dense": Dense,
+    "norms_first": NormsFirst,
     "outputs": Outputs,
     "asks_for_channels": AsksForChannels,
     "views_rows": ViewsRows,

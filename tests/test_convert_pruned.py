@@ -143,6 +143,19 @@ def test_linear_columns_follow_the_channels() -> None:
     assert kept(converted) == {"0": (8, 3), "3": (4, 8), "7": (7, 4), "9": (4, 7)}
 
 
+def test_norms_before_convolutions() -> None:
+    model = randomise(pruned.NormsFirst())
+    zero(model.b, filters=[0, 2])
+    zero(model.c, channels=[6, 7])  # of the other part of the concatenation, which a sum keeps
+    with torch.no_grad():
+        model.b.bias.zero_()
+        model.norms[2].weight[4] = 0
+    converted = convert(model)
+    assert_like(model, converted, torch.randn(2, 3, 9, 9))
+    # One of the three constant channels that the padded convolution reads carries the other two.
+    assert kept(converted) == {"stem": (6, 3), "a": (6, 6), "b": (4, 6), "norms.2": (10, 10), "c": (4, 10)}
+
+
 def test_views_may_ask_for_the_channels_that_are_left() -> None:
     model = randomise(pruned.SqueezeView())
     zero(model.a, filters=[1, 3])

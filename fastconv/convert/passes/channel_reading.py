@@ -16,7 +16,7 @@ from fastconv.convert.capture import is_scalar
 from fastconv.convert.channels import Carry, Join, Layer, Numbers, Operation, activated
 from fastconv.convert.ir import Context
 from fastconv.convert.passes import channelwise
-from fastconv.nn.weights import has_hooks
+from fastconv.nn.weights import Weight, has_hooks
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class ChannelReader:
         self.operations: list[Operation] = []
         self.positions: dict[fx.Node, int] = {}
         self.readable = True  # no weight is without values
+        self.norms: dict[fx.Node, ir.Conv] = {}  # BatchNorms on their own, as the convolutions that they are
         self._context = context
         self._forms: dict[Any, _Form] = {}
         self._images: set[fx.Node] = set()  # of 4 dimensions
@@ -134,6 +135,8 @@ class ChannelReader:
         if isinstance(spec, ir.ZeroPad | ir.Upsample):
             number = channelwise.zeros_only if isinstance(spec, ir.ZeroPad) else channelwise.same
             return self._carry(ir.inputs_of(node)[0], number, image=True)
+        if isinstance(spec, ir.BatchNorm):
+            return self._read_norm(node, spec)
         if node.op == "call_module":
             return self._read_module(node, self._context.module(node))
         return self._read_function(node) if node.op in ("call_function", "call_method") else None
@@ -151,6 +154,16 @@ class ChannelReader:
             made = Carry(form.channels, self._at(inputs[0]), number=lambda given: activated(act, given), spec=spec)
             return made, form
         return None
+
+    def _read_norm(self, node: fx.Node, spec: ir.BatchNorm) -> Read | None:
+        x = ir.inputs_of(node)[0]
+        form = self._forms.get(x)
+        if form is None or not form.image or not form.ranked:
+            return None
+        norm, channels = spec.norm, form.channels
+        ones = Weight(f"{norm.mean.label}:ones", (), lambda: norm.mean.read().new_ones(channels, 1, 1, 1))
+        self.norms[node] = ir.Conv(spec.labels, ones, None, (1, 1), (0, 0, 0, 0), (1, 1), channels, norms=(norm,))
+        return self._read_layer(self.norms[node], (x,), form)
 
     def _read_layer(self, spec: Any, inputs: tuple[fx.Node, ...], form: _Form | None) -> Read | None:
         weight = spec.weight.read()

@@ -63,7 +63,9 @@ def drop_channels(graph: fx.Graph, context: Context) -> Dropping | None:
     kept = _decide(reader.operations)
     for node, position in reader.positions.items():
         narrowed = kept[position]
-        if narrowed is not None:
+        if narrowed is not None and node in reader.norms:
+            ir.put(node, _narrow(reader.norms[node], narrowed), *ir.inputs_of(node))
+        elif narrowed is not None:
             node.meta["spec"] = _narrow(node.meta["spec"], narrowed)
     return Dropping(reader.operations, kept, slots, sources)
 
