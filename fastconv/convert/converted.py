@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fastconv import ops
 from fastconv.convert.capture import shell
 from fastconv.convert.region import Region
 from fastconv.convert.steps import Stale
@@ -89,9 +88,8 @@ class ConvertedModule(nn.Module):
         region.prepare_default_call()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or ops.transforming():
-            # A compiler's graph would keep today's folded weights for good, and a transform of torch.func may
-            # differentiate by the weights: both get the model itself.
+        if torch.compiler.is_compiling():
+            # A compiler's graph would keep today's folded weights for good: it gets the model itself.
             return self.region.unchanged(*args, **kwargs)
         if not self._structure.unchanged():
             self._build()

@@ -46,6 +46,7 @@ class Region:
         self._shaped: OrderedDict[Any, Program | None] = OrderedDict()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # A transform of torch.func may differentiate by the weights, which folded ones have no part in.
         if torch.compiler.is_compiling() or ops.transforming():
             return self.unchanged(*args, **kwargs)
         # The whole overhead of the usual call: tensors only, shapes open.

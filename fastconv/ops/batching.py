@@ -68,8 +68,6 @@ def batched(name: str, call: Call, extent: int, dims: Dims, arguments: tuple[Any
 def _can_fold(name: str, fold: Fold, dims: Dims, arguments: tuple[Any, ...]) -> bool:
     if any(d is not None for index, d in enumerate(dims) if index not in fold.tensors):
         return False
-    if name == "batch_norm_act":
-        return not arguments[5]  # in training each call has statistics of its own
     if name.startswith("activation"):
         first = next(index for index in fold.tensors if dims[index] is not None)
         alpha = arguments[3 if name == "activation" else 4]

@@ -38,6 +38,7 @@ def _graph_of(*parameters: Tensor) -> CompiledGraph:
 
 
 def _specs(graph: CompiledGraph) -> list[Any]:
+    """What its steps compute, where it has one set of weights."""
     (binding,) = graph.converted.bindings()
     return [node.meta["spec"] for node in binding.program.graph.nodes if "spec" in node.meta]
 
@@ -157,6 +158,7 @@ def test_blocks_of_one_class_keep_their_weights_apart() -> None:
                 y = block(y.clone())
             close(y, blocks(x.clone()))
     assert graphs() == 1
+    assert len(_graph_of(blocks[0].conv1.weight).converted.bindings()) == 3
 
 
 @torch.no_grad()

@@ -110,6 +110,37 @@ def test_a_fused_block_in_evaluation(net: nn.Module, recording: bool) -> None:
         torch.testing.assert_close(jvp(block, (x[0],), (x[1],)), jvp(plain, (x[0],), (x[1],)))
 
 
+@torch.no_grad()
+def test_a_fused_block_by_its_parameters(net: nn.Module) -> None:
+    """Nothing of a transform is kept among the folded weights, and nothing of its tangents lost there."""
+    x = _images(2)
+
+    def of(model: nn.Module) -> Any:
+        state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        weights = {name: t for name, t in state.items() if t.is_floating_point()}
+        moved = jvp(lambda p: functional_call(model, p, (x,)), (weights,), (weights,))[1]
+        stacked = {name: torch.stack([t, 2 * t]) for name, t in weights.items()}
+        return moved, vmap(lambda p: functional_call(model, p, (x,)))(stacked), model(x)
+
+    block = _blocks(net)[0].eval()
+    conv, norm = block.conv, block.bn
+    spread = (-1, 1, 1)
+
+    class Plain(nn.Module):
+        """BatchNorm written out: torch's has no derivative by its statistics."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = conv, norm
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, n = nn.functional.conv2d(x, self.conv.weight, self.conv.bias, padding=1), self.bn
+            y = (y - n.running_mean.view(spread)) * (n.running_var + n.eps).rsqrt().view(spread)
+            return nn.functional.silu(y * n.weight.view(spread) + n.bias.view(spread))
+
+    torch.testing.assert_close(of(block), of(Plain()))
+
+
 def test_a_fused_block_in_training(net: nn.Module) -> None:
     x = _images(4)
 
