@@ -107,7 +107,8 @@ class _Weights:
     def __init__(self, layer: Layer) -> None:
         spec, g = layer.spec, layer.groups
         weight = spec.weight.read().detach()
-        bias = None if spec.bias is None else spec.bias.read().detach().cpu().double()
+        given: Tensor | None = None if spec.bias is None else spec.bias.read()  # None too once it was taken away
+        bias = None if given is None else given.detach().cpu().double()
         if isinstance(spec, ir.ConvTranspose):
             c, k = weight.shape[:2]
             blocks = weight.reshape(g, c // g, k, -1).transpose(1, 2)
