@@ -3,7 +3,8 @@
 An entry is found by the identity of its weight, and valid while that has the same `_version` and `data_ptr`. It is
 dropped when the weight dies, when the total exceeds the capacity (least recently used first), or when the instruction
 set changes. The steps of torch's fused optimizers, which leave the version, are seen by a hook (`edits`). What nothing
-records the cache cannot see: an edit through `.data` or through NumPy's view of the same memory needs `clear()`.
+records the cache cannot see: an edit through `.data`, through NumPy's view of the same memory or by a collective of
+torch.distributed needs `torch.autograd.graph.increment_version(weight)`, which torch has for this, or `clear()`.
 Tensors made in inference mode have no counter and are not cached.
 """
 

@@ -260,6 +260,28 @@ def test_exchanging_tensors_by_hand_needs_an_empty_cache() -> None:
         torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
 
 
+@each_holder
+def test_an_edit_that_is_announced(holder: str) -> None:
+    """Through `.data` nothing records it; torch's way to say so reaches every fold and pack."""
+    pair, x = Pair(holder), torch.randn(2, C, 5, 5)
+    before = pair.check(x)
+    for model in pair.both:
+        for parameter in model.parameters():
+            parameter.data.mul_(1.5)
+            torch.autograd.graph.increment_version(parameter)
+    assert not torch.equal(before, pair.check(x))
+
+
+def test_torchs_own_fold_of_our_layers() -> None:
+    plain = randomise(nn.Sequential(nn.Conv2d(C, K, 3), nn.BatchNorm2d(K)))
+    ours, x = fastconv.replace(copy.deepcopy(plain)), torch.randn(2, C, 5, 5)
+    with torch.no_grad():
+        ours(x)
+        folded = nn.utils.fusion.fuse_conv_bn_eval(ours[0], ours[1])  # type: ignore[index]
+        assert type(folded) is fnn.Conv2d
+        torch.testing.assert_close(folded(x), plain(x), atol=1e-4, rtol=1e-4)
+
+
 def test_edits_through_data_are_the_documented_limit() -> None:
     """They leave no trace: a fold may be that of before. Any edit that is recorded, or a copy, brings the new one."""
     block = fused(net()).block
