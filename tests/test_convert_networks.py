@@ -91,7 +91,7 @@ def test_mtcnn_with_its_real_weights() -> None:
         assert_like(model, converted, torch.randn(2, 3, size, size))
         acts = [spec.act.name for spec in served(converted) if isinstance(spec, ir.Weighted)]
         assert acts == ["prelu"] * layers + ["identity"] * 2
-        assert {row.operation for row in explain(converted).left} == {"Softmax"}
+        assert not explain(converted).left
 
 
 def test_graph_modules() -> None:

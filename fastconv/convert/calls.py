@@ -67,6 +67,8 @@ _TABLE: dict[str, tuple[str, tuple[Any, ...], tuple[str, ...]]] = {
     "leaky_relu": ("input negative_slope inplace", (F.leaky_relu, aten.leaky_relu.default), ()),
     "prelu": ("input weight", (F.prelu, torch.prelu, aten.prelu.default), ("prelu",)),
     "sigmoid": ("input", (F.sigmoid, torch.sigmoid, torch.special.expit, aten.sigmoid.default), ("sigmoid",)),
+    "softmax": ("input dim dtype", (torch.softmax, aten.softmax.int), ("softmax",)),
+    "named_softmax": ("input dim _stacklevel dtype", (F.softmax,), ()),
     "tanh": ("input", (F.tanh, torch.tanh, aten.tanh.default), ("tanh",)),
     "silu": ("input inplace", (F.silu, aten.silu.default), ()),
     "hardswish": ("input inplace", (F.hardswish, aten.hardswish.default), ()),

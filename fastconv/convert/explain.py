@@ -26,6 +26,33 @@ _RESHAPING = {
     "chunk", "split", "expand", "detach", "clone", "unflatten", "to", "movedim", "getattr", "restore",
 }  # fmt: skip
 
+# Why torch computes what has no kernel here, by the names of functions, methods and modules.
+_LEFT = {
+    "a concatenation copies each part once; kernels do not write into parts of a larger tensor": {
+        "cat", "concat", "stack", "hstack", "vstack",
+    },
+    "arithmetic by itself: there is no kernel to merge it into": {
+        "add", "sub", "rsub", "mul", "truediv", "div", "neg", "pow", "abs", "exp", "log", "sqrt", "rsqrt", "clamp",
+        "maximum", "minimum", "where", "square",
+    },
+    "it normalises by statistics of its input, which no weight can take in": {
+        "LayerNorm", "layer_norm", "GroupNorm", "group_norm", "InstanceNorm2d", "instance_norm", "normalize",
+        "BatchNorm1d",
+        "LocalResponseNorm",
+    },
+    "products of two computed tensors, as attention has them": {
+        "matmul", "bmm", "einsum", "baddbmm", "scaled_dot_product_attention", "MultiheadAttention",
+    },
+    "a sum over part of the tensor; pooling by windows or to a size is what kernels do": {
+        "mean", "sum", "amax", "max", "min", "argmax", "var", "std", "linalg_vector_norm",
+    },
+    "it moves values and computes nothing": {
+        "PixelShuffle", "pixel_shuffle", "PixelUnshuffle", "pixel_unshuffle", "repeat", "roll", "flip", "gather",
+        "index_select", "unbind", "expand_as", "reshape_as", "view_as", "meshgrid", "ChannelShuffle", "tile",
+        "index_fill", "masked_fill", "unfold", "fold", "MaxUnpool2d", "max_unpool2d",
+    },
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class LayerRow:
@@ -186,13 +213,12 @@ def _why_left(node: fx.Node) -> str:
     spec = node.meta.get("spec")
     if isinstance(spec, ir.Add):
         return "no convolution to merge it into: its operands are read elsewhere, or activated before"
-    if isinstance(spec, ir.BatchNorm):
-        return "no convolution before it that nothing else reads"
     if isinstance(spec, ir.ZeroPad | ir.Upsample):
         return "no convolution after it"
     if node.meta.get("pinned"):
         return "it writes to memory that is read under another name"
-    return "not one of the operations that convert takes over"
+    name = node.meta.get("module_type") or getattr(node.target, "__name__", str(node.target))
+    return next((why for why, names in _LEFT.items() if name in names), "not one of the operations that convert serves")
 
 
 def spec_operation(spec: ir.Spec) -> str:
@@ -203,6 +229,8 @@ def spec_operation(spec: ir.Spec) -> str:
         return "conv_transpose2d"
     if isinstance(spec, ir.Pool):
         return spec.function
+    if isinstance(spec, ir.Normalise | ir.Softmax):
+        return "batch_norm_act" if isinstance(spec, ir.Normalise) else "softmax"
     return "linear" if isinstance(spec, ir.Linear) else f"{spec.act.name}" if isinstance(spec, ir.Act) else "?"
 
 
@@ -222,6 +250,8 @@ def describe(spec: ir.Spec) -> str:
         return " ".join(parts) + _describe_kept(spec.kept)
     if isinstance(spec, ir.Linear):
         return "linear" + (f" +{spec.act.name}" if spec.act.name != "identity" else "") + _describe_kept(spec.kept)
+    if isinstance(spec, ir.Normalise):
+        return "bn" + (f" +{spec.act.name}" if spec.act.name != "identity" else "")
     return spec_operation(spec)
 
 

@@ -100,6 +100,19 @@ class Act(Spec):
     kept: Kept | None = field(default=None, kw_only=True)
 
 
+@dataclass(frozen=True)
+class Normalise(Spec):
+    """y = act(norm(x)): a BatchNorm with running statistics that no convolution takes over."""
+
+    norm: Norm
+    act: Activation = IDENTITY
+
+
+@dataclass(frozen=True)
+class Softmax(Spec):
+    dim: int
+
+
 # The rest have no kernel of their own: they are merged into a convolution, or stay the torch node that they were.
 @dataclass(frozen=True)
 class BatchNorm(Spec):
@@ -121,7 +134,7 @@ class Add(Spec):
     pass
 
 
-SERVED = (Conv, ConvTranspose, Linear, Pool, Act)
+SERVED = (Conv, ConvTranspose, Linear, Pool, Act, Normalise, Softmax)
 
 
 def operation(*inputs: Any) -> Any:

@@ -24,7 +24,9 @@ def choose(spec: ir.Spec, step: Any, read: tuple[Tensor, ...]) -> Choice:
     """What runs for the tensors that a step reads."""
     asked = _problem(spec, step, read)
     if asked is None:
-        name = spec.function if isinstance(spec, ir.Pool) else spec.act.name if isinstance(spec, ir.Act) else "?"
+        name = spec.function if isinstance(spec, ir.Pool) else spec.act.name if isinstance(spec, ir.Act) else "softmax"
+        if isinstance(spec, ir.Normalise):
+            name = "batch_norm_act"
         return Choice(name, "one kernel for every problem")
     return choose_algorithm(*asked, backends.resolve(read[0].device))
 

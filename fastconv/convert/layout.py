@@ -66,8 +66,9 @@ class LayoutPlan:
             if node.op == "output" or (own_inputs and not self._takes_any_layout(node)):
                 for value in own_inputs:
                     node.replace_input_with(value, self._restore(value, node))
-            elif (own_inputs or self._makes_channels_last(node)) and not is_scalar(node):
-                self._own.add(node)
+            elif own_inputs or self._makes_channels_last(node):
+                if not is_scalar(node) and not self._makes_contiguous(node):
+                    self._own.add(node)
             if node in self._own and node.meta.get("pinned"):
                 # Written to in place later, under this or another name: the one tensor that all of them mean.
                 readers = list(node.users)
@@ -78,6 +79,12 @@ class LayoutPlan:
 
     def _makes_channels_last(self, node: fx.Node) -> bool:
         return ir.spec_of(node, ir.Conv) is not None
+
+    def _makes_contiguous(self, node: fx.Node) -> bool:
+        """Whether the result is contiguous whatever is read, torch's as ours."""
+        if ir.spec_of(node, ir.Softmax) is not None or node.target in ("softmax", torch.softmax, F.softmax):
+            return True
+        return node.op == "call_module" and isinstance(self._context.module(node), nn.Softmax)
 
     def _takes_any_layout(self, node: fx.Node) -> bool:
         if isinstance(node.meta.get("spec"), ir.SERVED) and node.target is ir.operation:

@@ -251,4 +251,8 @@ def _make_step(spec: Any, prepared: Any, dtype: torch.dtype | None) -> Any:
         return steps.ConvTransposeStep(spec, prepared, dtype)
     if isinstance(spec, ir.Linear):
         return steps.LinearStep(spec, prepared, dtype)
+    if isinstance(spec, ir.Normalise):
+        return steps.NormaliseStep(spec, dtype)
+    if isinstance(spec, ir.Softmax):
+        return steps.SoftmaxStep(spec)
     return steps.ActStep(spec, prepared) if isinstance(spec, ir.Act) else steps.PoolStep(spec)

@@ -21,8 +21,24 @@ from fastconv.functional.dispatch import below_autograd
 from fastconv.nn.weights import Activation, Weight
 from fastconv.ops import native
 
-__all__ = ["ActStep", "ConvStep", "ConvTransposeStep", "FormatStep", "LinearStep", "OwnTypeStep", "PoolStep",
-           "Prepared", "ReadStep", "Stale", "activate", "all_of", "is_channels_last", "restore"]  # fmt: skip
+__all__ = [
+    "ActStep",
+    "ConvStep",
+    "ConvTransposeStep",
+    "FormatStep",
+    "LinearStep",
+    "NormaliseStep",
+    "OwnTypeStep",
+    "PoolStep",
+    "Prepared",
+    "ReadStep",
+    "SoftmaxStep",
+    "Stale",
+    "activate",
+    "all_of",
+    "is_channels_last",
+    "restore",
+]
 
 
 class ConvStep:
@@ -174,6 +190,33 @@ class PoolStep:
 
     def __call__(self, x: Tensor) -> Any:
         return self._function(x, **self.spec.arguments)
+
+
+class NormaliseStep:
+    """act(norm(x)) by the running statistics, which are read at each call."""
+
+    def __init__(self, spec: ir.Normalise, dtype: torch.dtype | None) -> None:
+        self.spec, self.dtype = spec, dtype
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x if self.dtype is None else x.to(self.dtype)
+        try:
+            norm, alpha = self.spec.norm.read(), self.spec.act.argument()
+        except KeyError as error:
+            raise Stale(f"the tensor {error} is gone") from error
+        weight, bias = (None if part is None else part.detach() for part in (norm.weight, norm.bias))
+        alpha = alpha.detach() if isinstance(alpha, Tensor) else alpha
+        return functional.batch_norm_act(
+            x, norm.mean, norm.var, weight, bias, eps=norm.eps, act=self.spec.act.name, act_param=alpha
+        )
+
+
+class SoftmaxStep:
+    def __init__(self, spec: ir.Softmax) -> None:
+        self.spec = spec
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.softmax(x, dim=self.spec.dim)
 
 
 def activate(x: Tensor, act: Activation, param: float | Tensor | None) -> Tensor:

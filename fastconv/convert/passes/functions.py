@@ -189,6 +189,14 @@ def _add(node: fx.Node, operation: str, arguments: dict[str, Any], context: Cont
     return None
 
 
+def _softmax(node: fx.Node, operation: str, arguments: dict[str, Any], context: Context) -> str | None:
+    dim = arguments.get("dim")
+    if not isinstance(dim, int) or arguments.get("dtype") is not None:
+        return "only softmax along one known dimension, in its own type, is a kernel"
+    ir.put(node, ir.Softmax((ir.label_of(node),), dim), arguments["input"])
+    return None
+
+
 def _activation_name(operation: str) -> bool:
     return operation in _SIMPLE or operation in ("leaky_relu", "elu", "prelu", "gelu", "hardtanh", "clamp", "clamp_min")
 
@@ -237,5 +245,7 @@ _READERS: dict[str, Any] = {
     "upsample": _interpolate,
     "upsample_nearest": _interpolate,
     "add": _add,
+    "softmax": _softmax,
+    "named_softmax": _softmax,
     **dict.fromkeys(_POOLS, _pool),
 }

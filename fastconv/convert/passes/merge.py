@@ -27,6 +27,14 @@ def merge_norms(graph: fx.Graph, context: Context) -> None:
         ir.drop(producer)
 
 
+def serve_norms(graph: fx.Graph, context: Context) -> None:
+    """A BatchNorm that no convolution takes over has a kernel of its own, with an activation after it."""
+    for node in list(graph.nodes):
+        norm = ir.spec_of(node, ir.BatchNorm)
+        if norm is not None:
+            ir.put(node, ir.Normalise(norm.labels, norm.norm), *ir.inputs_of(node))
+
+
 def merge_pads(graph: fx.Graph, context: Context) -> None:
     """zero pad -> conv. Each convolution takes the pad along, so other readers of the padded tensor do not matter."""
     for node in list(graph.nodes):
@@ -88,13 +96,13 @@ def merge_residuals(graph: fx.Graph, context: Context) -> None:
 
 
 def merge_activations(graph: fx.Graph, context: Context) -> None:
-    """conv or linear -> activation, where nothing else reads the value before it."""
+    """conv, linear or BatchNorm -> activation, where nothing else reads the value before it."""
     for node in list(graph.nodes):
         activation = ir.spec_of(node, ir.Act)
         if activation is None:
             continue
         producer = ir.inputs_of(node)[0]
-        spec = ir.spec_of(producer, ir.Conv) or ir.spec_of(producer, ir.Linear)
+        spec = ir.spec_of(producer, ir.Conv) or ir.spec_of(producer, ir.Linear) or ir.spec_of(producer, ir.Normalise)
         if spec is None or spec.act.name != "identity" or not ir.may_merge(producer):
             continue
         if not ir.may_read_later(*ir.inputs_of(producer)):

@@ -160,6 +160,13 @@ def _pad(node: fx.Node, module: Any, path: str) -> str | None:
     return None
 
 
+def _softmax(node: fx.Node, module: Any, path: str) -> str | None:
+    if not isinstance(module.dim, int):
+        return "its dimension depends on the number of dimensions of its input"
+    ir.put(node, ir.Softmax((path,), module.dim), node.args[0])  # type: ignore[arg-type]
+    return None
+
+
 def _upsample(node: fx.Node, module: Any, path: str) -> str | None:
     scale = integer_pair(module.scale_factor)
     if module.mode != "nearest" or module.size is not None or scale is None or module.recompute_scale_factor:
@@ -208,6 +215,7 @@ _READERS: dict[type[nn.Module], Any] = {
     fnn.AdaptiveAvgPool2d: _pool("adaptive_avg_pool2d"),
     nn.AdaptiveMaxPool2d: _pool("adaptive_max_pool2d"),
     fnn.AdaptiveMaxPool2d: _pool("adaptive_max_pool2d"),
+    nn.Softmax: _softmax,
     nn.ZeroPad2d: _pad,
     nn.ConstantPad2d: _pad,
     ConvBNAct2d: _fused_block,
