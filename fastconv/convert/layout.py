@@ -66,9 +66,10 @@ class LayoutPlan:
             if node.op == "output" or (own_inputs and not self._takes_any_layout(node)):
                 for value in own_inputs:
                     node.replace_input_with(value, self._restore(value, node))
+            elif is_scalar(node) or self._makes_contiguous(node):
+                pass
             elif own_inputs or self._makes_channels_last(node):
-                if not is_scalar(node) and not self._makes_contiguous(node):
-                    self._own.add(node)
+                self._own.add(node)
             if node in self._own and node.meta.get("pinned"):
                 # Written to in place later, under this or another name: the one tensor that all of them mean.
                 readers = list(node.users)
