@@ -65,7 +65,7 @@ def test_as_near_to_float64_as_torch(options: dict[str, Any], kind: str, layout:
     assert mine[0].stride() == other[0].stride()
 
 
-@pytest.mark.parametrize("act", [nn.SiLU(), nn.PReLU(6), nn.ReLU6(), nn.Tanh()], ids=lambda act: type(act).__name__)
+@pytest.mark.parametrize("act", [nn.SiLU(), nn.PReLU(6)], ids=lambda act: type(act).__name__)
 @pytest.mark.parametrize("kind", ["conv", "upsample"])
 def test_second_derivatives(kind: str, act: nn.Module) -> None:
     ours, _ = twins(kind, act)
