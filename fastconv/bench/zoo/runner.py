@@ -121,11 +121,11 @@ def _time(row: ZooRow, checked: Checked, args: tuple[Any, ...], effort: Effort) 
     calls: dict[str, Callable[[], object]] = {}
     for name, module in (("torch", checked.model), ("convert", checked.converted), ("replace", checked.replaced)):
         calls[f"{name} nchw"] = _call(module, args)
-        own = module if name == "convert" else copy.deepcopy(module).to(memory_format=_LAST)  # type: ignore[call-overload]
-        call = _call(own, in_format(args, _LAST))
         try:
+            own = module if name == "convert" else copy.deepcopy(module).to(memory_format=_LAST)  # type: ignore[call-overload]
+            call = _call(own, in_format(args, _LAST))
             call()
-        except RuntimeError:
+        except RuntimeError:  # a parameter of five dimensions, or a .view where the format does not allow it
             continue
         calls[f"{name} nhwc"] = call
     with torch.no_grad():
