@@ -113,7 +113,9 @@ OTHERS: dict[str, Callable[[Tensor], Any]] = {
     "gelu": functional.gelu,
     "softmax": lambda x: functional.softmax(x, 1),
     "im2col": lambda x: functional.im2col(x, 3),
-    "batch norm": lambda x: functional.batch_norm_act(x, torch.linspace(0, 1, 8), torch.linspace(1, 2, 8), act="relu"),
+    "batch norm": lambda x: functional.batch_norm_act(
+        x, torch.linspace(0, 1, 8, dtype=x.dtype), torch.linspace(1, 2, 8, dtype=x.dtype), act="relu"
+    ),
     **{
         f"upsample_conv2d {algo}": lambda x, algo=algo: functional.upsample_conv2d(
             x, torch.linspace(-1, 1, 432).to(x.dtype).view(6, 8, 3, 3), padding=1, algo=algo

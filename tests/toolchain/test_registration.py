@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 import fastconv
-from fastconv import _C
 
 ROOT = Path(fastconv.__file__).parents[1]
 
@@ -41,44 +37,35 @@ def test_the_entry_point_needs_no_import(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path})
 
 
-def _set(owner: Any, name: str, value: Any) -> Callable[[], None]:
-    return lambda: setattr(owner, name, value)
-
-
-SETTINGS: dict[str, tuple[Callable[[], None], bool | None, bool | None]] = {
+SETTINGS: dict[str, tuple[str, bool | None, bool | None]] = {
     # What is set; whether convolutions and matrix products may then use TF32.
-    "everything in full": (_set(torch.backends, "fp32_precision", "ieee"), False, False),
-    "everything in TF32": (_set(torch.backends, "fp32_precision", "tf32"), True, True),
-    "convolutions in full": (_set(torch.backends.cudnn.conv, "fp32_precision", "ieee"), False, None),
-    "convolutions in TF32": (_set(torch.backends.cudnn.conv, "fp32_precision", "tf32"), True, None),
-    "products in full": (_set(torch.backends.cuda.matmul, "fp32_precision", "ieee"), None, False),
-    "products in TF32": (_set(torch.backends.cuda.matmul, "fp32_precision", "tf32"), None, True),
+    "everything in full": ("torch.backends.fp32_precision = 'ieee'", False, False),
+    "everything in TF32": ("torch.backends.fp32_precision = 'tf32'", True, True),
+    "convolutions in full": ("torch.backends.cudnn.conv.fp32_precision = 'ieee'", False, None),
+    "convolutions in TF32": ("torch.backends.cudnn.conv.fp32_precision = 'tf32'", True, None),
+    "products in full": ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", None, False),
+    "products in TF32": ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", None, True),
 }
 
 
-@pytest.fixture
-def precision() -> Iterator[None]:
-    owners = (torch.backends, torch.backends.cudnn.conv, torch.backends.cuda.matmul)
-    before = [owner.fp32_precision for owner in owners]
-    yield
-    for owner, value in zip(owners, before, strict=True):
-        owner.fp32_precision = value
-
-
 @pytest.mark.parametrize("name", SETTINGS)
-def test_tf32_follows_torchs_settings(name: str, precision: None) -> None:
-    change, conv, product = SETTINGS[name]
-    change()
-    for use, expected in ((True, conv), (False, product)):
-        if expected is not None:
-            assert _C.tf32_allowed(use) is expected
+def test_tf32_follows_torchs_settings(name: str) -> None:
+    """In a process of their own: torch does not let them be mixed with the older ones, which other tests set."""
+    setting, conv, product = SETTINGS[name]
+    checks = [
+        f"assert c.tf32_allowed({use}) is {expected}"
+        for use, expected in ((True, conv), (False, product))
+        if expected is not None
+    ]
+    code = "\n".join(["import torch, fastconv._C as c", setting, *checks])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize(
     ("setting", "use"), [("torch.backends.cudnn.allow_tf32", True), ("torch.backends.cuda.matmul.allow_tf32", False)]
 )
 def test_tf32_follows_the_older_settings(setting: str, use: bool) -> None:
-    """In a process of their own: torch does not let them be mixed with the newer ones."""
+    """Of which the newer ones are not to be mixed in."""
     code = (
         "import torch, fastconv._C as c\n"
         f"for on in (True, False):\n    {setting} = on\n    assert c.tf32_allowed({use}) is on"

@@ -128,6 +128,8 @@ class ChannelReader:
 
     def _read(self, node: fx.Node) -> Read | None:
         spec = node.meta.get("spec")
+        if isinstance(spec, ir.Normalise):
+            return self._read_norm(node, spec)
         if node.target is ir.operation:
             return self._read_spec(spec, ir.inputs_of(node))
         if isinstance(spec, ir.Add):
@@ -135,8 +137,6 @@ class ChannelReader:
         if isinstance(spec, ir.ZeroPad | ir.Upsample):
             number = channelwise.zeros_only if isinstance(spec, ir.ZeroPad) else channelwise.same
             return self._carry(ir.inputs_of(node)[0], number, image=True)
-        if isinstance(spec, ir.BatchNorm):
-            return self._read_norm(node, spec)
         if node.op == "call_module":
             return self._read_module(node, self._context.module(node))
         return self._read_function(node) if node.op in ("call_function", "call_method") else None
@@ -155,14 +155,16 @@ class ChannelReader:
             return made, form
         return None
 
-    def _read_norm(self, node: fx.Node, spec: ir.BatchNorm) -> Read | None:
+    def _read_norm(self, node: fx.Node, spec: ir.Normalise) -> Read | None:
         x = ir.inputs_of(node)[0]
         form = self._forms.get(x)
         if form is None or not form.image or not form.ranked:
             return None
         norm, channels = spec.norm, form.channels
         ones = Weight(f"{norm.mean.label}:ones", (), lambda: norm.mean.read().new_ones(channels, 1, 1, 1))
-        self.norms[node] = ir.Conv(spec.labels, ones, None, (1, 1), (0, 0, 0, 0), (1, 1), channels, norms=(norm,))
+        self.norms[node] = ir.Conv(
+            spec.labels, ones, None, (1, 1), (0, 0, 0, 0), (1, 1), channels, norms=(norm,), act=spec.act
+        )
         return self._read_layer(self.norms[node], (x,), form)
 
     def _read_layer(self, spec: Any, inputs: tuple[fx.Node, ...], form: _Form | None) -> Read | None:
