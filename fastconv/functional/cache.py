@@ -22,7 +22,9 @@ from fastconv.ops import native
 
 from . import edits
 
-DEFAULT_CAPACITY = 256 << 20  # bytes
+# Bytes. Packed weights are as large as the weights and die with them; a network that does not fit would pack all of them
+# at every call, as the least recently used one is the next to be read. VGG-16 has 528 MiB.
+DEFAULT_CAPACITY = 1 << 30
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -173,7 +175,7 @@ def clear() -> None:
 
 
 def set_capacity(size: int) -> None:
-    """The most bytes to keep (default 256 MiB, or FASTCONV_CACHE_MIB); 0 switches the cache off."""
+    """The most bytes to keep (default 1 GiB, or FASTCONV_CACHE_MIB); 0 switches the cache off."""
     if size < 0:
         raise ValueError(f"set_capacity: expected size to be at least 0, but got {size}")
     _cache.resize(size)
