@@ -22,8 +22,8 @@ from fastconv.ops import native
 
 from . import edits
 
-# Bytes. Packed weights are as large as the weights and die with them; a network that does not fit would pack all of them
-# at every call, as the least recently used one is the next to be read. VGG-16 has 528 MiB.
+# Bytes. Packed weights are as large as the weights and die with them; a network that does not fit would pack all of
+# them at every call, as the least recently used one is the next to be read. VGG-16 has 528 MiB.
 DEFAULT_CAPACITY = 1 << 30
 _PLAIN = (Tensor, torch.nn.Parameter)
 
