@@ -10,6 +10,7 @@ import pytest
 import torch
 from networks import randomise
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import fastconv.nn as fnn
 
@@ -258,3 +259,52 @@ def test_hooks_on_parts_run() -> None:
     block.bn.register_forward_hook(lambda module, args, y: y * 0)
     with torch.no_grad():
         assert float(block(torch.randn(1, 3, 5, 5)).abs().max()) == 0
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_pruned_upsample_conv_trains_as_torchs(bias: bool) -> None:
+    block = fnn.UpsampleConv2d(3, 4, 3, padding=1, bias=bias)
+    prune.l1_unstructured(block.conv, "weight", 0.3)
+    if bias:
+        prune.random_unstructured(block.conv, "bias", 0.5)
+    upsample = nn.Upsample(scale_factor=2)
+    conv = nn.Conv2d(3, 4, 3, padding=1, bias=bias)
+    prune.custom_from_mask(conv, "weight", block.conv.weight_mask)
+    if bias:
+        prune.custom_from_mask(conv, "bias", block.conv.bias_mask)
+    conv.load_state_dict(block.conv.state_dict())
+    theirs = nn.Sequential(upsample, conv)
+    for _ in range(3):
+        x = torch.randn(2, 3, 5, 5)
+        results = []
+        for model in (block, theirs):
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            optimizer.zero_grad()
+            y = model(x)
+            y.square().mean().backward()
+            optimizer.step()
+            results.append(y.detach())
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    for mine, other in zip(block.conv.parameters(), conv.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("act", "attribute", "value"),
+    [
+        (nn.LeakyReLU(0), "negative_slope", 0.5),
+        (nn.LeakyReLU(True), "negative_slope", 0.5),
+        (nn.ELU(2), "alpha", 1),  # type: ignore[arg-type]
+        (nn.Hardtanh(0, 6), "max_val", 1),
+        (nn.GELU(), "approximate", "tanh"),
+    ],
+    ids=["int", "bool", "to_int", "other_kernel", "text"],
+)
+def test_an_attribute_of_the_activation_changes(act: nn.Module, attribute: str, value: Any) -> None:
+    block = fnn.ConvBNAct2d(3, 4, 3, act=act).eval().requires_grad_(False)
+    x = torch.randn(1, 3, 8, 8)
+    block(x)
+    setattr(act, attribute, value)
+    torch.testing.assert_close(block(x), act(block.bn(block.conv(x))), rtol=1e-4, atol=1e-5)

@@ -98,7 +98,11 @@ class FusedBlock(nn.Module):
         decided_by = [(children, name, children[name]) for name in ("conv", "bn", "act")]
         for part in (bn, act):
             state: dict[str, Any] = vars(part) if part is not None else {}
-            decided_by += [(state, name, value) for name, value in state.items() if type(value) is float]
+            decided_by += [
+                (state, name, value)
+                for name, value in state.items()
+                if isinstance(value, int | float | str) and name != "training"  # the plan is for both modes
+            ]
         parametrized: Any = conv._modules.get("parametrizations")
         decided_by.append((cast("dict[str, Any]", conv._modules), "parametrizations", parametrized))
         for chain in () if parametrized is None else parametrized.values():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastconv import functional
 from fastconv.nn import layers
 from fastconv.nn.fused import FusedBlock, PaddingMode, Param, make_activation
-from fastconv.nn.weights import has_hooks
+from fastconv.nn.weights import find_weight, has_hooks
 
 
 class UpsampleConv2d(FusedBlock):
@@ -68,6 +68,11 @@ class UpsampleConv2d(FusedBlock):
     def _convolve_composed(self, x: Tensor) -> Tensor:
         if has_hooks(self.conv):
             return self.conv(F.interpolate(x, scale_factor=self._scales, mode="nearest"))
+        if self.conv._forward_pre_hooks:
+            # Pruning makes `conv.weight` where the module is called, and here it is not.
+            weight, bias = (find_weight(self.conv, name, f"conv.{name}") for name in ("weight", "bias"))
+            if weight is not None:
+                return self._convolve(x, weight.read(), bias.read() if bias else None, "identity", None)
         return self._convolve(x, self.conv.weight, self.conv.bias, "identity", None)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: Param) -> Tensor:
