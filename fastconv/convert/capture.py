@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from torch.utils import _pytree as pytree
 from fastconv.nn.weights import runs_forward_hooks
 
 Forward = Callable[..., Any]
+# fx and torch.export change torch while they run: one capture at a time.
+capturing = threading.RLock()
 # What torch keeps hooks in, by id of their handle.
 HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
                "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks")  # fmt: skip
@@ -141,6 +144,11 @@ class Tracer(fx.Tracer):
         self.output_spec: pytree.TreeSpec | None = None
         self._forward, self._template, self._spec = forward, template, spec
         self._names: dict[int, str] = {}
+        self._thread = threading.get_ident()
+
+    def is_elsewhere(self) -> bool:
+        """Whether another thread is asking: fx patches nn.Module for all of them while one of them traces."""
+        return threading.get_ident() != self._thread
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return RecordingProxy(node, self)
@@ -155,6 +163,8 @@ class Tracer(fx.Tracer):
         )
 
     def call_module(self, m: nn.Module, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.is_elsewhere():
+            return forward(*args, **kwargs)
         last = next(iter(reversed(self.graph.nodes)), None)
         stack = self.module_stack.copy()
         try:
@@ -170,6 +180,8 @@ class Tracer(fx.Tracer):
             return self.create_proxy("call_module", path, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if self.is_elsewhere():
+            return attr_val
         # fx searches all parameters at every access and shares one node, which a rolled-back module may have erased.
         if isinstance(attr_val, Tensor):
             name = self._names.get(id(attr_val))
@@ -243,7 +255,7 @@ def capture(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec, *, given_
     tracer = (ShapedTracer if given_shapes else Tracer)(forward, leaves, spec)
     before = {name for name in vars(root) if name.startswith("_tensor_constant")}
     try:
-        with torch.no_grad():
+        with capturing, torch.no_grad():
             graph = tracer.trace(root)
         refuse_hooks_inside(root)  # again: the forward itself may have registered them
     except Exception as error:

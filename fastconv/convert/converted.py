@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fastconv.convert.capture import shell
+from fastconv.convert.capture import capturing, shell
 from fastconv.convert.region import Region
 from fastconv.convert.steps import Stale
 from fastconv.convert.watch import Structure
@@ -68,6 +68,9 @@ def convert(
 class ConvertedModule(nn.Module):
     """Made by `fastconv.convert`. Its only child is the model itself, so parameters and state_dict are the model's."""
 
+    # Of its own: while another thread captures a model, fx has a wrapper in the place of nn.Module's.
+    __call__ = nn.Module.__call__
+
     source: nn.Module
     region: Region
     _structure: Structure
@@ -92,11 +95,16 @@ class ConvertedModule(nn.Module):
             # A compiler's graph would keep today's folded weights for good: it gets the model itself.
             return self.region.unchanged(*args, **kwargs)
         if not self._structure.unchanged():
-            self._build()
+            with capturing:
+                if not self._structure.unchanged():  # no other thread was first
+                    self._build()
+        region = self.region
         try:
-            return self.region(*args, **kwargs)
+            return region(*args, **kwargs)
         except Stale:
-            self._build()
+            with capturing:
+                if self.region is region:
+                    self._build()
             return self.region(*args, **kwargs)
 
     def train(self, mode: bool = True) -> ConvertedModule:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from fastconv.convert.capture import Captured, CaptureError, first_line, refuse_hooks_inside
+from fastconv.convert.capture import Captured, CaptureError, capturing, first_line, refuse_hooks_inside
 
 
 def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) -> Captured:
@@ -26,7 +26,7 @@ def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) 
     refuse_hooks_inside(root)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     try:
-        with torch.no_grad(), warnings.catch_warnings(), _quiet():
+        with capturing, torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             module: Any = torch.export.export(root, tuple(args), dict(kwargs)).module()
     except Exception as error:

@@ -204,11 +204,19 @@ class NormaliseStep:
             norm, alpha = self.spec.norm.read(), self.spec.act.argument()
         except KeyError as error:
             raise Stale(f"the tensor {error} is gone") from error
-        weight, bias = (None if part is None else part.detach() for part in (norm.weight, norm.bias))
+        mean, var, weight, bias = (
+            None if part is None else self._cast(part.detach())
+            for part in (norm.mean, norm.var, norm.weight, norm.bias)
+        )
         alpha = alpha.detach() if isinstance(alpha, Tensor) else alpha
         return functional.batch_norm_act(
-            x, norm.mean, norm.var, weight, bias, eps=norm.eps, act=self.spec.act.name, act_param=alpha
+            x, mean, var, weight, bias, eps=norm.eps, act=self.spec.act.name, act_param=alpha
         )
+
+    def _cast(self, statistic: Tensor) -> Tensor:
+        # Half precision is normalised by statistics of float32.
+        narrow = self.dtype in (torch.float16, torch.bfloat16)
+        return statistic if self.dtype is None else statistic.to(torch.float32 if narrow else self.dtype)
 
 
 class SoftmaxStep:

@@ -1,0 +1,109 @@
+"""A conversion notices what changes in the model beside its weights, in one thread or several."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from networks import randomise
+from torch import Tensor, nn
+
+import fastconv
+
+
+class Switched(nn.Module):
+    """Numbers, a switch and a plain tensor of the user's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 4, 3, padding=1), nn.LeakyReLU(0)
+        self.gain, self.shifted, self.offset = 1.0, False, torch.zeros(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.conv(x)) * self.gain
+        return y + 1 if self.shifted else y + self.offset
+
+
+def _set(path: str, name: str, value: Any) -> Callable[[nn.Module], None]:
+    return lambda model: setattr(model.get_submodule(path), name, value)
+
+
+def _patch(model: nn.Module) -> None:
+    model.get_submodule("act").forward = torch.tanh  # type: ignore[method-assign]
+
+
+CHANGES: dict[str, Callable[[nn.Module], None]] = {
+    "a slope that was an int": _set("act", "negative_slope", 0.5),
+    "a stride": _set("conv", "stride", (2, 2)),
+    "a number of the user's": _set("", "gain", 3.0),
+    "a switch of the user's": _set("", "shifted", True),
+    "a tensor of the user's": _set("", "offset", torch.ones(4, 1, 1)),
+    "a forward on the object": _patch,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_beside_the_weights(change: str) -> None:
+    model = randomise(Switched())
+    x = torch.randn(1, 3, 6, 6)
+    converted = fastconv.convert(model, x)
+    with torch.no_grad():
+        before = converted(x)
+        CHANGES[change](model)
+        after, wanted = converted(x), model(x)
+    torch.testing.assert_close(after, wanted)
+    assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_a_hook_in_the_place_of_another() -> None:
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
+    handle = model[0].register_forward_hook(lambda module, args, output: output * 2)
+    converted, x = fastconv.convert(model), torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        converted(x)
+        handle.remove()
+        model[0].register_forward_hook(lambda module, args, output: output - 1)
+        torch.testing.assert_close(converted(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_norm_by_itself_in_another_type(dtype: torch.dtype) -> None:
+    model = randomise(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3)))
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        y, wanted = fastconv.convert(model, dtype=dtype)(x), model(x)
+    torch.testing.assert_close(y.float(), wanted, rtol=0.05, atol=0.05)
+
+
+def test_threads_that_find_a_change_together() -> None:
+    """fx patches nn.Module while it captures: other threads must not notice."""
+    x, wrong = torch.randn(1, 3, 6, 6), []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for round_ in range(4):
+            model = randomise(Switched(), seed=round_)
+            converted = fastconv.convert(model, x)
+            model.gain = 2.0 + round_
+            with torch.no_grad():
+                wanted = model(x)
+
+            def call(converted: nn.Module = converted, wanted: Tensor = wanted) -> None:
+                try:
+                    with torch.no_grad():
+                        torch.testing.assert_close(converted(x), wanted)
+                except Exception as error:
+                    wrong.append(error)
+
+            threads = [threading.Thread(target=call) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
