@@ -100,6 +100,8 @@ class _Together(torch.autograd.Function):
         dist.all_gather(list(every.unbind()), own, group)
         means, variances, counts = every[:, :channels], every[:, channels:-1], every[:, -1:]
         total = counts.sum()
+        if int(total) == 1:  # known to every process, so that all of them stop here
+            raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
         mean = (means * counts).sum(0) / total
         # Deviations from the common mean, not a mean of squares: a large mean costs no digits.
         var = ((variances + (means - mean).square()) * counts).sum(0) / total

@@ -3,8 +3,12 @@ conversion has not seen."""
 
 from __future__ import annotations
 
-import pytest
+from importlib.util import find_spec
 
+import pytest
+from torch import nn
+
+import fastconv
 from fastconv.bench.zoo import ZOO
 from fastconv.bench.zoo.runner import check
 
@@ -18,3 +22,10 @@ def test_network(name: str) -> None:
     checked = check(network)
     assert not checked.on_convert.problems
     assert not checked.on_replace.problems
+    if any(isinstance(module, nn.Conv2d) for module in checked.model.modules()):
+        assert any(row.served for row in fastconv.explain(checked.converted).rows)
+
+
+@pytest.mark.skipif(not (find_spec("transformers") and find_spec("pytorchcv")), reason="a collection is not installed")
+def test_the_networks_are_there() -> None:
+    assert sum(not network.missing() for network in ZOO.values()) >= 25
