@@ -22,6 +22,7 @@ from fastconv.convert.capture import Captured, CaptureError
 from fastconv.convert.ir import Context
 from fastconv.convert.lower import Program, WeightStore, lower
 from fastconv.convert.passes.functions import weight_of
+from fastconv.convert.passes.merge import serve_norms
 from fastconv.functional import edits
 from fastconv.nn.fold import Sources
 from fastconv.nn.weights import COUNTER
@@ -132,6 +133,8 @@ class Binding:
         tensors = {index: arguments[index] for index in self._names}
         self._stamps = [(i, t._version, t.data_ptr()) for i, t in tensors.items() if not t.is_inference()]
         self._unversioned = [(i, t.data_ptr()) for i, t in tensors.items() if t.is_inference()]
+        # Kept alive: after `.double()` and `.float()` a freed address could come back under other values.
+        self._storages = [t.untyped_storage() for t in tensors.values()]
         self._counters.note()
         self._fill(arguments)
         self.program.store.renew()
@@ -177,7 +180,9 @@ class Binding:
         outputs: Any = graph.output_node().args[0]
         spec = pytree.tree_structure(tuple(0 for _ in outputs))
         captured = Captured(graph, module, spec, {})
-        return lower(captured, WeightStore(None, drop_zero_channels=False), may_write_inputs=False)
+        # A BatchNorm by itself stays the function that it is: its tensors are arguments of the graph.
+        store = WeightStore(None, drop_zero_channels=False)
+        return lower(captured, store, may_write_inputs=False, without=(serve_norms,))
 
 
 class _Counters:

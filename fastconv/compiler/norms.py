@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from torch import Tensor, fx
@@ -32,8 +33,11 @@ def fuse(graph: fx.Graph) -> None:
         if active is not None and active.target in _ACTIVATIONS and active.args[0] is last:
             act, param = _ACTIVATIONS[active.target], _parameter(active)
             last = active
-        if last is node or any(order[node] < index < order[last] and index != order.get(added) for index in writes):
+        between = range(order[node] + 1, order[last])
+        if last is node or any(index in between and index != order.get(added) for index in writes):
             continue  # nothing follows, or the operands may be overwritten before the end of the chain
+        if any(order[user] in between for statistic in _statistics(node) for user in statistic.users if user in order):
+            continue  # the call updates the running statistics, and would do so after they are read
         with graph.inserting_before(last):
             kwargs = {**node.kwargs, "residual": residual, "act": act, "act_param": param}
             made = graph.call_function(functional.batch_norm_act, node.args, kwargs)
@@ -80,16 +84,24 @@ def _parameter(active: fx.Node) -> Any:
     return None if key is None else active.kwargs.get(key, DEFAULT_PARAM[name])
 
 
+def _statistics(node: fx.Node) -> list[fx.Node]:
+    """The running statistics of a BatchNorm's call."""
+    given = (*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var"))
+    return [value for value in given if isinstance(value, fx.Node)]
+
+
+# operator's functions for `x += y` and its like; all of them write to a tensor on the left.
+_AUGMENTED = {name for name in vars(operator) if name.startswith("i") and f"__{name}__" in vars(operator)} | {"setitem"}
+
+
 def _writes(node: fx.Node) -> bool:
     """Whether a node may write to a tensor that a chain reads; a count of batches is none."""
-    if node.kwargs.get("inplace") is True or getattr(node.target, "__name__", "") in (
-        "iadd",
-        "isub",
-        "imul",
-        "setitem",
-    ):
-        return True
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if node.op == "call_module" or name in _AUGMENTED or "out" in node.kwargs:
+        return True
+    # `inplace`, by name or by position; another argument that is True only keeps a chain apart for nothing.
+    if any(value is True for value in (*node.args, node.kwargs.get("inplace"))):
+        return node.target is not functional.batch_norm_act
     if not name.endswith("_") or name.endswith("__"):
         return False
     written = node.args[0] if node.args else None

@@ -157,15 +157,25 @@ def _is_plain(tensors: list[Tensor]) -> bool:
     )
 
 
-def lower(captured: Captured, store: WeightStore, *, may_write_inputs: bool, may_drop: bool = True) -> Program:
+def lower(
+    captured: Captured,
+    store: WeightStore,
+    *,
+    may_write_inputs: bool,
+    may_drop: bool = True,
+    without: tuple[ir.Pass, ...] = (),
+) -> Program:
     """Fuses and plans a captured graph; with `may_drop` without the channels that its weights make superfluous.
+
+    The passes in `without` are left out.
 
     Raises:
         CaptureError: the graph writes to something that its caller would miss.
     """
     graph, context = captured.graph, ir.Context(captured.root, captured.opaque)
     for run in PASSES:
-        run(graph, context)
+        if run not in without:
+            run(graph, context)
     if context.writes_inputs and not may_write_inputs:
         raise CaptureError("it writes to its input in place, which its caller may rely on")
     _eliminate_dead(graph, context)
