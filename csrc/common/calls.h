@@ -175,4 +175,38 @@ struct BatchNormGradCall {
   void *dweight = nullptr, *dbias = nullptr;  // C elements of the accumulate type
 };
 
+// ---- Blocks: chains of the above, computed band by band of rows, so that the tensors between them never exist ----
+
+// One convolution of a block. `packed_w` is what pack_conv2d_weight gives (cpu: conv2d_pack), or null; residual and
+// full_param of the epilogue only where the stage is the block's last.
+struct ConvStage {
+  ConvProblem problem;
+  TensorView w;  // (K, C / groups, R, S)
+  const void* packed_w = nullptr;
+  EpilogueArgs epilogue;
+};
+
+// y = project(depthwise(expand(x))), 1x1 -> one filter per channel -> 1x1, each with its epilogue. The output's extents
+// of one stage are the input's of the next. The residual is project's.
+struct InvertedResidualCall {
+  DType dtype = DType::kFloat32;
+  TensorView x, y;  // (N, expand.C, H, W), (N, project.K, P, Q)
+  ConvStage expand, depthwise, project;
+};
+
+// y = pointwise(depthwise(x)).
+struct DepthwisePointwiseCall {
+  DType dtype = DType::kFloat32;
+  TensorView x, y;
+  ConvStage depthwise, pointwise;
+};
+
+// y = max_pool(conv(x)). `pool` is over the convolution's output; windows are neither adaptive nor give indices.
+struct ConvMaxPoolCall {
+  DType dtype = DType::kFloat32;
+  TensorView x, y;
+  ConvStage conv;
+  PoolProblem pool;
+};
+
 }  // namespace fastconv
