@@ -8,8 +8,7 @@ import torch.nn.functional as torch_f
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastconv.bench import network_runner, runner, suites, timing, workloads
-from fastconv.bench.networks import NETWORKS, find_network
+from fastconv.bench import runner, suites, timing, workloads
 from fastconv.bench.operations import OPS, Workload, check, make_operands, our_call, torch_call
 from fastconv.bench.problem import GemmProblem, WindowProblem, parse_problem
 from fastconv.bench.results import Run
@@ -209,29 +208,6 @@ def test_an_algorithm_that_refuses_leaves_its_reason(monkeypatch):
 
 
 # ---- networks ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(NETWORKS))
-def test_networks_are_reproducible(name):
-    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    first, second = find_network(name).build(), find_network(name).build()
-    with torch.inference_mode():
-        y = first(x)
-        assert y.shape == (1, 1000) and y.isfinite().all()
-        assert torch.equal(y, second(x))
-    assert not first.training
-
-
-def test_unknown_network_lists_the_known():
-    with pytest.raises(ValueError, match="expected one of efficientnet_lite0, mobilenet"):
-        find_network("vgg")
-
-
-@pytest.mark.parametrize(("name", "gmacs"), [("resnet18", 1.81), ("resnet50", 4.09), ("mobilenet", 0.57)])
-def test_work_of_networks_is_the_published(name, gmacs):
-    flops, traffic = network_runner.count_work(find_network(name).build(), torch.randn(1, 3, 224, 224))
-    assert flops / 2e9 == pytest.approx(gmacs, abs=0.02)
-    assert traffic > 0
 
 
 def test_network_rows():

@@ -42,6 +42,14 @@ def randomize_batch_norms(model: nn.Module) -> None:
                 module.running_var.uniform_(0.8, 1.2)
 
 
+def keep_variances(model: nn.Module) -> None:
+    """Weights of convolutions and linear layers that keep the variance of what passes through a ReLU: torch's own
+    third of it would let the biases of the last layers decide a deep network's outputs, whatever the first compute."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
 def calibrate(model: nn.Module, args: tuple[Any, ...], seed: int = 0) -> nn.Module:
     """Random weights under which every layer of a deep network matters; sets evaluation mode.
 
