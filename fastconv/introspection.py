@@ -41,6 +41,7 @@ class Candidate(NamedTuple):
     summary: str
     reasons: tuple[str, ...]
     preferred: bool
+    cost: float | None = None  # predicted seconds of one image on one thread, where the algorithm has an opinion
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,10 @@ class Explanation:
 
     def __str__(self) -> str:
         lines = [f"{self.op} on {self.backend}: {self.chosen or 'no algorithm serves this problem'}"]
-        for name, summary, reasons, preferred in self.candidates:
+        for name, summary, reasons, preferred, cost in self.candidates:
             why = "; ".join(reasons) if reasons else summary + ("" if preferred else " (not preferred here)")
+            if cost is not None:
+                why += f" [{cost * 1e6:.3g} us predicted for an image on one thread]"
             lines.append(f"  {'*' if name == self.chosen else '-'} {name}: {why}")
         return "\n".join(lines)
 
@@ -129,11 +132,13 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
     if backend in _TRITON:
         _C.reasons(name, "cpu", problem)  # refuses values that make no problem, whatever the backend
         rows = [Candidate(*row) for row in triton_tables.candidates(name, problem)]
+        able = [row for row in rows if not row.reasons]
+        chosen = next((row.name for row in able if row.preferred), able[0].name if able else None)
     else:
         summaries = dict(_C.algorithms(name, backend))
-        rows = [Candidate(n, summaries[n], tuple(r), p) for n, r, p in _C.reasons(name, backend, problem)]
-    able = [row for row in rows if not row.reasons]
-    chosen = next((row.name for row in able if row.preferred), able[0].name if able else None)
+        answers = _C.reasons(name, backend, problem)
+        rows = [Candidate(a.name, summaries[a.name], tuple(a.reasons), a.preferred, a.cost) for a in answers]
+        chosen = next((a.name for a in answers if a.chosen), None)
     return Explanation(op, backend, dict(problem), chosen, tuple(rows))
 
 

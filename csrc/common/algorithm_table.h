@@ -1,5 +1,6 @@
-// Algorithms as an ordered list: the first one with no reason against it serves the call; a name forces one, or fails
-// with its reasons. Tests, benchmarks, `algo=` and `explain` all read the same list. Host only, torch-free.
+// Algorithms as an ordered list. Of those without a reason against them that are preferred, the first serves the call
+// or, where rows predict their cost, the cheapest; a name forces one, or fails with its reasons. Tests, benchmarks,
+// `algo=` and `explain` all read the same list. Host only, torch-free.
 #pragma once
 
 #include <stdexcept>
@@ -19,6 +20,9 @@ struct Algorithm {
   Reasons (*reasons_against)(const Call&);  // every reason why it cannot serve; empty: it can
   bool (*preferred)(const Call&);           // whether to take it unasked; null: always
   void (*run)(const Call&, const CallContext&);
+  // Predicted seconds of one image on one thread; null: no opinion. A function of the extents of one image and of the
+  // machine's constants, never of N or the number of threads: an image has the same bits alone and in a batch.
+  double (*cost)(const Call&) = nullptr;
 };
 
 template <class Call>
@@ -35,25 +39,43 @@ inline std::string join_reasons(const Reasons& reasons) {
   return text;
 }
 
+// The row to take unasked: the first one that can serve and is preferred or, where that one predicts a cost, the
+// cheapest of all such rows that do; else the first that can serve; null if none can. Runs at every call: no text is
+// made here but the reasons themselves.
+template <class Call>
+const Algorithm<Call>* choose_algorithm(const AlgorithmTable<Call>& table, const Call& call) {
+  const Algorithm<Call>*fallback = nullptr, *best = nullptr;
+  double best_cost = 0;
+  for (const Algorithm<Call>& algorithm : table) {
+    if (best && !algorithm.cost) continue;
+    if (!algorithm.reasons_against(call).empty()) continue;
+    if (algorithm.preferred && !algorithm.preferred(call)) {
+      if (!fallback) fallback = &algorithm;
+      continue;
+    }
+    if (!algorithm.cost) return &algorithm;
+    const double cost = algorithm.cost(call);
+    if (!best || cost < best_cost) best = &algorithm, best_cost = cost;
+  }
+  return best ? best : fallback;
+}
+
 // `name` empty: choose. Throws NotServed with every candidate's reasons, std::invalid_argument for an unknown name.
 template <class Call>
 const Algorithm<Call>& select_algorithm(const AlgorithmTable<Call>& table, const Call& call, const std::string& op,
                                         const std::string& name) {
-  const Algorithm<Call>* fallback = nullptr;
+  if (name.empty()) {
+    if (const Algorithm<Call>* chosen = choose_algorithm(table, call)) return *chosen;
+  }
   std::string report, names;
   for (const Algorithm<Call>& algorithm : table) {
-    names += (names.empty() ? "" : ", ") + std::string(algorithm.name);
-    if (!name.empty() && name != algorithm.name) continue;
-    const Reasons reasons = algorithm.reasons_against(call);
-    if (!reasons.empty()) {
+    if (name == algorithm.name || name.empty()) {
+      const Reasons reasons = algorithm.reasons_against(call);
+      if (reasons.empty()) return algorithm;
       report += "\n  " + std::string(algorithm.name) + ": " + join_reasons(reasons);
-    } else if (!name.empty() || !algorithm.preferred || algorithm.preferred(call)) {
-      return algorithm;
-    } else if (!fallback) {
-      fallback = &algorithm;
     }
+    names += (names.empty() ? "" : ", ") + std::string(algorithm.name);
   }
-  if (fallback) return *fallback;
   if (report.empty()) {
     throw std::invalid_argument(op + ": expected algo to be one of " + names + ", but got '" + name + "'");
   }

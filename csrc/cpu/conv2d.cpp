@@ -1,5 +1,7 @@
-// The algorithms of conv2d on the CPU, in order of preference.
+// The algorithms of conv2d on the CPU. Those that may be taken unasked compete by predicted cost; at a tie the first
+// wins.
 #include "algorithms.h"
+#include "cost_model.h"
 #include "cpu_kernels.h"
 
 namespace fastconv::cpu {
@@ -36,16 +38,21 @@ bool never(const Conv2dCall&) { return false; }
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {
       {"depthwise", "one filter per channel: channels or columns in the lanes", unless_depthwise, nullptr,
-       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_depthwise(call, context); }},
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_depthwise(call, context); },
+       cost_of_depthwise},
       {"pointwise", "1x1 filter: a GEMM over the pixels of x where they lie", unless_pointwise, nullptr,
-       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_pointwise(call, context); }},
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_pointwise(call, context); },
+       cost_of_engine},
       {"implicit_gemm", "register tiles of pixels x filters, taps as offsets into input rows, no im2col matrix", none,
        nullptr,
-       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_implicit_gemm(call, context); }},
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_implicit_gemm(call, context); },
+       cost_of_engine},
       {"im2col", "the matrix of all windows in memory, then a GEMM", none, never,
-       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_im2col(call, context); }},
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_im2col(call, context); },
+       cost_of_im2col},
       {"direct", "the definition, one vector of filters at a time", none, never,
-       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_direct(call, context); }},
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_direct(call, context); },
+       cost_of_direct},
   };
   return table;
 }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 
+#include "../cpu/cost_model.h"
 #include "../cpu/cpu_kernels.h"
 #include "conv_geometry.h"
 #include "epilogue_args.h"
@@ -15,7 +16,6 @@ namespace fastconv::ops {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using ReasonRows = std::vector<std::tuple<std::string, std::vector<std::string>, bool>>;
 
 // No kernel runs on these: an address that is not null says "present".
 void* present() {
@@ -105,12 +105,18 @@ ConvViews conv_fields(const Fields& fields, bool upsample) {
 }
 
 template <class Call>
-ReasonRows ask(const AlgorithmTable<Call>& table, const Call& call) {
-  ReasonRows rows;
+std::vector<RowAnswer> ask(const AlgorithmTable<Call>& table, const Call& call) {
+  std::vector<RowAnswer> rows;
+  const Algorithm<Call>* chosen = choose_algorithm(table, call);
   for (const Algorithm<Call>& algorithm : table) {
-    const Reasons reasons = algorithm.reasons_against(call);
-    const bool taken = reasons.empty() && (!algorithm.preferred || algorithm.preferred(call));
-    rows.emplace_back(algorithm.name, reasons, taken);
+    RowAnswer row;
+    row.name = algorithm.name;
+    row.reasons = algorithm.reasons_against(call);
+    const bool able = row.reasons.empty();
+    row.preferred = able && (!algorithm.preferred || algorithm.preferred(call));
+    if (able && algorithm.cost) row.cost = algorithm.cost(call);
+    row.chosen = &algorithm == chosen;
+    rows.push_back(std::move(row));
   }
   return rows;
 }
@@ -139,7 +145,7 @@ std::vector<std::pair<std::string, std::string>> list_algorithms(const std::stri
   unknown(op);
 }
 
-ReasonRows list_reasons(const std::string& op, const std::string& backend, const ProblemFields& problem) {
+std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& backend, const ProblemFields& problem) {
   const Backend b = backend_named(backend);
   const Fields fields(problem);
   if (op == "conv2d" || op == "upsample_conv2d") {
@@ -179,6 +185,28 @@ ReasonRows list_reasons(const std::string& op, const std::string& backend, const
   call.a_stride_batch = call.M * call.K, call.b_stride_batch = call.K * call.N, call.d_stride_batch = call.M * call.N;
   call.epilogue = epilogue_fields(fields, {present(), call.dtype, {call.batch, call.N, call.M, 1}, {0, 1, call.N, 0}});
   return ask(algorithms<GemmCall>(b), call);
+}
+
+std::map<std::string, double> cost_constants() {
+  std::map<std::string, double> constants;
+  for (const auto& [name, member] : cpu::kMachineFields) constants[name] = cpu::machine().*member;
+  return constants;
+}
+
+void set_cost_constants(const std::map<std::string, double>& constants) {
+  cpu::Machine machine = cpu::default_machine(cpu::kernels());
+  std::string names;
+  size_t known = 0;
+  for (const auto& [name, member] : cpu::kMachineFields) {
+    names += (names.empty() ? "" : ", ") + std::string(name);
+    const auto found = constants.find(name);
+    if (found == constants.end()) continue;
+    require(found->second > 0, "set_cost_constants: expected ", name, " to be positive, but got ", found->second);
+    machine.*member = found->second;
+    ++known;
+  }
+  require(known == constants.size(), "set_cost_constants: expected names out of ", names);
+  cpu::set_machine(machine);
 }
 
 std::string isa_in_use() { return cpu::kernels().isa; }

@@ -2,8 +2,8 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -18,9 +18,20 @@ namespace fastconv::ops {
 using ProblemFields = std::map<std::string, std::variant<bool, int64_t, std::string>>;
 
 std::vector<std::pair<std::string, std::string>> list_algorithms(const std::string& op, const std::string& backend);
-std::vector<std::tuple<std::string, std::vector<std::string>, bool>> list_reasons(const std::string& op,
-                                                                                  const std::string& backend,
-                                                                                  const ProblemFields& problem);
+// What a table says of one row for one problem.
+struct RowAnswer {
+  std::string name;
+  Reasons reasons;
+  bool preferred = false;      // it can serve, and may be taken unasked
+  std::optional<double> cost;  // predicted seconds of one image on one thread, where it can serve and has an opinion
+  bool chosen = false;
+};
+std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& backend, const ProblemFields& problem);
+
+// The constants behind predicted costs (csrc/cpu/cost_model.h) by name, for the instruction set in use: those in force,
+// and others (a name that is missing keeps its default).
+std::map<std::string, double> cost_constants();
+void set_cost_constants(const std::map<std::string, double>& constants);
 
 std::string isa_in_use();
 std::vector<std::string> available_isas();

@@ -38,7 +38,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("algorithms", &ops::list_algorithms, py::arg("op"), py::arg("backend"),
         "(name, summary) of every algorithm, in order of preference");
   m.def("reasons", &ops::list_reasons, py::arg("op"), py::arg("backend"), py::arg("problem"),
-        "(name, reasons against it, whether it would be taken unasked) of every algorithm");
+        "what the table says of every algorithm for a problem");
+  py::class_<ops::RowAnswer>(m, "RowAnswer")
+      .def_readonly("name", &ops::RowAnswer::name)
+      .def_readonly("reasons", &ops::RowAnswer::reasons)
+      .def_readonly("preferred", &ops::RowAnswer::preferred)
+      .def_readonly("cost", &ops::RowAnswer::cost)
+      .def_readonly("chosen", &ops::RowAnswer::chosen);
+  m.def("cost_constants", &ops::cost_constants);
+  m.def("set_cost_constants", &ops::set_cost_constants, py::arg("constants"));
   m.def(
       "tf32_allowed", [](bool conv) { return ops::tf32_allowed(conv ? ops::Fp32Use::kConv : ops::Fp32Use::kMatmul); },
       py::arg("conv"), "whether torch's settings allow TF32 in convolutions, else in matrix products");
