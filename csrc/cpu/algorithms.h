@@ -10,8 +10,8 @@ const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms();
 const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms();
 const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms();
-// Blocks (fused_blocks.cpp). Row "depth_first" is the fused kernel, "parts" the block's convolutions one after the other
-// through tensors in the workspace: a planner takes a block where select_algorithm gives it "depth_first".
+// Blocks (fused_blocks.cpp). Row "depth_first" is the fused kernel, "parts" the block's convolutions one after the
+// other through tensors in the workspace: a planner takes a block where select_algorithm gives it "depth_first".
 const AlgorithmTable<InvertedResidualCall>& inverted_residual_algorithms();
 const AlgorithmTable<DepthwisePointwiseCall>& depthwise_pointwise_algorithms();
 const AlgorithmTable<ConvMaxPoolCall>& conv_max_pool_algorithms();

@@ -25,6 +25,11 @@ struct Kernels : OpKernels {
   void (*conv2d_weight_grad)(const Conv2dWeightGradCall&, const CallContext&) = nullptr;
   void (*conv2d_weight_grad_depthwise)(const Conv2dWeightGradCall&, const CallContext&) = nullptr;
 
+  // Fused blocks (kernels/conv_blocks.h, conv_max_pool.h), of float32 and narrower; the last of any type.
+  void (*inverted_residual)(const InvertedResidualCall&, const CallContext&) = nullptr;
+  void (*depthwise_pointwise)(const DepthwisePointwiseCall&, const CallContext&) = nullptr;
+  void (*conv_max_pool)(const ConvMaxPoolCall&, const CallContext&) = nullptr;
+
   // Packed weights: bytes needed, and the packing. One format per function, of the accumulate type.
   size_t (*conv2d_packed_bytes)(const ConvProblem&, DType) = nullptr;
   void (*conv2d_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;

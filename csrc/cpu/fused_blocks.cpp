@@ -63,9 +63,59 @@ Reasons none(const Call&) {
   return {};
 }
 
-template <class Call>
-Reasons not_yet(const Call&) {
-  return {"expected a kernel for this block, but this build has none"};
+// ---- depth first
+
+void unless_pointwise(const ConvStage& stage, const char* name, Reasons& reasons) {
+  const ConvProblem& p = stage.problem;
+  const bool plain = p.R == 1 && p.S == 1 && p.groups == 1 && p.stride_h == 1 && p.stride_w == 1 && !p.has_padding();
+  if (plain) return;
+  reasons.push_back(std::string("expected ") + name + " to be a 1x1 filter of stride 1 without padding or groups, " +
+                    "but got " + std::to_string(p.R) + "x" + std::to_string(p.S) + ", stride " +
+                    std::to_string(p.stride_h) + ", groups " + std::to_string(p.groups));
+}
+
+void unless_inner(const ConvStage& stage, const char* name, Reasons& reasons) {
+  const EpilogueArgs& e = stage.epilogue;
+  if (!e.residual.present() && !e.full_param.present()) return;
+  reasons.push_back(std::string("expected ") + name + " to have per-channel operands only, but got " +
+                    (e.residual.present() ? "a residual" : "a PReLU slope of the output's shape"));
+}
+
+void unless_depthwise(const ConvStage& stage, DType dtype, Reasons& reasons) {
+  const ConvProblem& p = stage.problem;
+  if (!p.is_depthwise() || p.K != p.C) {
+    reasons.push_back("expected the inner stage to have one filter per channel, but got " + std::to_string(p.K) +
+                      " filters, " + std::to_string(p.C) + " channels, groups = " + std::to_string(p.groups));
+  }
+  if (dtype == DType::kFloat64) {
+    reasons.push_back("expected float32, float16 or bfloat16, but got float64 (kept for checks, where parts do)");
+  }
+}
+
+Reasons unless_inverted_residual(const InvertedResidualCall& call) {
+  Reasons reasons;
+  unless_pointwise(call.expand, "expand", reasons);
+  unless_inner(call.expand, "expand", reasons);
+  unless_depthwise(call.depthwise, call.dtype, reasons);
+  unless_inner(call.depthwise, "depthwise", reasons);
+  unless_pointwise(call.project, "project", reasons);
+  return reasons;
+}
+
+Reasons unless_depthwise_pointwise(const DepthwisePointwiseCall& call) {
+  Reasons reasons;
+  unless_depthwise(call.depthwise, call.dtype, reasons);
+  unless_inner(call.depthwise, "depthwise", reasons);
+  unless_pointwise(call.pointwise, "pointwise", reasons);
+  return reasons;
+}
+
+Reasons unless_conv_max_pool(const ConvMaxPoolCall& call) {
+  Reasons reasons;
+  if (call.conv.problem.is_depthwise()) reasons.push_back("expected filters that share channels, but got depthwise");
+  unless_inner(call.conv, "conv", reasons);
+  if (call.pool.adaptive) reasons.push_back("expected windows of one size, but got adaptive ones");
+  return reasons;
 }
 
 constexpr const char* kDepthFirst = "bands of rows through all stages, the tensors between them in the cache";
@@ -75,7 +125,10 @@ constexpr const char* kParts = "the stages one after the other, the tensors betw
 
 const AlgorithmTable<InvertedResidualCall>& inverted_residual_algorithms() {
   static const AlgorithmTable<InvertedResidualCall> table = {
-      {"depth_first", kDepthFirst, not_yet<InvertedResidualCall>, nullptr, inverted_residual_parts},
+      {"depth_first", kDepthFirst, unless_inverted_residual, nullptr,
+       [](const InvertedResidualCall& call, const CallContext& context) {
+         kernels().inverted_residual(call, context);
+       }},
       {"parts", kParts, none<InvertedResidualCall>, nullptr, inverted_residual_parts},
   };
   return table;
@@ -83,7 +136,10 @@ const AlgorithmTable<InvertedResidualCall>& inverted_residual_algorithms() {
 
 const AlgorithmTable<DepthwisePointwiseCall>& depthwise_pointwise_algorithms() {
   static const AlgorithmTable<DepthwisePointwiseCall> table = {
-      {"depth_first", kDepthFirst, not_yet<DepthwisePointwiseCall>, nullptr, depthwise_pointwise_parts},
+      {"depth_first", kDepthFirst, unless_depthwise_pointwise, nullptr,
+       [](const DepthwisePointwiseCall& call, const CallContext& context) {
+         kernels().depthwise_pointwise(call, context);
+       }},
       {"parts", kParts, none<DepthwisePointwiseCall>, nullptr, depthwise_pointwise_parts},
   };
   return table;
@@ -91,7 +147,8 @@ const AlgorithmTable<DepthwisePointwiseCall>& depthwise_pointwise_algorithms() {
 
 const AlgorithmTable<ConvMaxPoolCall>& conv_max_pool_algorithms() {
   static const AlgorithmTable<ConvMaxPoolCall> table = {
-      {"depth_first", kDepthFirst, not_yet<ConvMaxPoolCall>, nullptr, conv_max_pool_parts},
+      {"depth_first", kDepthFirst, unless_conv_max_pool, nullptr,
+       [](const ConvMaxPoolCall& call, const CallContext& context) { kernels().conv_max_pool(call, context); }},
       {"parts", kParts, none<ConvMaxPoolCall>, nullptr, conv_max_pool_parts},
   };
   return table;

@@ -36,15 +36,25 @@ struct EnginePlan {
   static bool adjacent_channels(const TensorView& v) { return !v.present() || stores_directly<Acc>(v); }
 
   EnginePlan(const ConvTask& given, const CallContext& context)
-      : task(simplify(given, allocate<int64_t>(context, simplify_memory(given)))),
-        shares(choose_shares<Acc>(task, thread_pool().threads())),
+      : EnginePlan(given, simplify(given, allocate<int64_t>(context, simplify_memory(given))), context) {
+    shares = choose_shares<Acc>(task, thread_pool().threads());
+    const int64_t rows = shares.columns ? task.P : smaller(task.P, ceil_div(task.N * task.P, shares.pixel));
+    const int64_t columns = shares.columns ? ceil_div(tiles(), shares.pixel) * tile_columns() : task.Q;
+    blocking = choose_blocking<T>(task, shares, rows, smaller(columns, task.Q), in_registers);
+  }
+
+  // For workers that are asked for whole rows, at most `rows` at a time.
+  EnginePlan(const ConvTask& given, int64_t rows, const CallContext& context)
+      : EnginePlan(given, as_it_stands(given, allocate<int64_t>(context, simplify_memory(given))), context) {
+    blocking = choose_blocking<T>(task, shares, rows, task.Q, in_registers);
+  }
+
+  EnginePlan(const ConvTask& given, const SimplifiedTask& simplified, const CallContext& context)
+      : task(simplified),
         epilogue(make_register_epilogue<Acc>(task.epilogue, task.groups * task.K, *context.workspace)),
         filter_taps(given.R * given.S) {
     const EpilogueArgs& e = task.epilogue;
     in_registers = fits_registers(e.act) && adjacent_channels(e.residual) && adjacent_channels(e.full_param);
-    const int64_t rows = shares.columns ? task.P : smaller(task.P, ceil_div(task.N * task.P, shares.pixel));
-    const int64_t columns = shares.columns ? ceil_div(tiles(), shares.pixel) * tile_columns() : task.Q;
-    blocking = choose_blocking<T>(task, shares, rows, smaller(columns, task.Q), in_registers);
     using task_detail::row_follows_row;
     flat_rows = row_follows_row(task.y, task.Q) && row_follows_row(e.residual, task.Q) &&
                 row_follows_row(e.full_param, task.Q) && row_follows_row(task.partial, task.Q);
@@ -66,6 +76,15 @@ class EngineWorker {
   static int64_t memory(const Plan& plan) { return Layout(plan).bytes; }
 
   EngineWorker(const Plan& plan, char* memory) : EngineWorker(plan, Layout(plan), memory) {}
+
+  // Output rows [p0, p1) of image n, all columns and channels, to `y`: the task's view at another place.
+  void run_rows(int64_t n, int64_t p0, int64_t p1, void* y) {
+    first_panel_ = 0;
+    last_panel_ = t_.groups * panel_count<Acc>(t_.K);
+    y_.data = y;
+    for (int64_t q = 0; q < t_.Q; q += b_.q)
+      for (int64_t p = p0; p < p1; p += b_.p) run_block({n, p, smaller(b_.p, p1 - p), q, smaller(b_.q, t_.Q - q)});
+  }
 
   void run(int64_t share) {
     const Shares& s = plan_.shares;
@@ -124,6 +143,7 @@ class EngineWorker {
       : plan_(plan),
         t_(plan.task),
         b_(plan.blocking),
+        y_(plan.task.y),
         table_(reinterpret_cast<const Acc**>(memory + layout.table)),
         segments_(reinterpret_cast<Segment*>(memory + layout.segments)),
         chains_(reinterpret_cast<int64_t*>(memory + layout.chains)),
@@ -226,7 +246,7 @@ class EngineWorker {
     // Whole vectors go to the staging tile, unless operands are read along (they may end with the last channel).
     const bool operands = plan_.in_registers && (t_.epilogue.residual.present() || t_.epilogue.full_param.present());
     tile.tail = static_cast<int>(staged && !operands ? kLanes : channels - (vectors - 1) * kLanes);
-    tile.out_step = staged ? b_.stage_pitch : t_.y.stride[3];
+    tile.out_step = staged ? b_.stage_pitch : y_.stride[3];
 
     if (staged && step.first && t_.partial.present()) load_stage(block, stage, channel, channels);
     const int64_t column_channel = step.channel + (group - step.first_group) * t_.C;
@@ -257,9 +277,9 @@ class EngineWorker {
           tile.out0 = stage + (p * block.columns + q) * b_.stage_pitch;
           tile.out1 = stage + (p1 * block.columns + q1) * b_.stage_pitch;
         } else {
-          Acc* y = t_.y.template as<Acc>();
-          tile.out0 = y + t_.y.offset(block.n, channel, block.p + p, block.q + q);
-          tile.out1 = y + t_.y.offset(block.n, channel, block.p + p1, block.q + q1);
+          Acc* y = y_.template as<Acc>();
+          tile.out0 = y + y_.offset(block.n, channel, block.p + p, block.q + q);
+          tile.out1 = y + y_.offset(block.n, channel, block.p + p1, block.q + q1);
         }
         tile.residual0 = residual.at(block.n, channel, block.p + p, block.q + q);
         tile.residual1 = residual.at(block.n, channel, block.p + p1, block.q + q1);
@@ -309,7 +329,7 @@ class EngineWorker {
   }
 
   void finish_stage(const Block& block, Acc* stage, int64_t channel, int64_t channels) {
-    const TensorView &y = t_.y, &residual = t_.epilogue.residual, &param = t_.epilogue.full_param;
+    const TensorView &y = y_, &residual = t_.epilogue.residual, &param = t_.epilogue.full_param;
     for_runs(block, [&](int64_t pixel, int64_t p, int64_t q, int64_t pixels) {
       Acc* acc = stage + pixel * b_.stage_pitch;
       if (!plan_.in_registers) {
@@ -335,6 +355,7 @@ class EngineWorker {
   const Plan& plan_;
   const SimplifiedTask& t_;
   const Blocking& b_;
+  TensorView y_;
   const Acc** table_;
   Segment* segments_;
   int64_t* chains_;  // where each begins among the segments, and where the last one ends

@@ -100,6 +100,18 @@ FC_INLINE int64_t live_taps(int64_t taps, const int64_t* offsets, int64_t extent
 
 FC_INLINE int64_t simplify_memory(const ConvTask& t) { return 2 * (t.R + t.S) + 2; }
 
+// The task as it stands, for callers that go by its rows. `memory`: as for simplify().
+inline SimplifiedTask as_it_stands(const ConvTask& task, int64_t* memory) {
+  SimplifiedTask t;
+  static_cast<ConvTask&>(t) = task;
+  if (t.epilogue.full_param.size[0] == 1) t.epilogue.full_param.stride[0] = 0;
+  for (int64_t i = 0; i < task.R + task.S; ++i) memory[i] = i < task.R ? i : i - task.R;
+  t.filter_r = memory;
+  t.filter_s = memory + task.R;
+  t.filter_step_r = task.S;
+  return t;
+}
+
 // Without touching data: taps that only meet padding go, narrow images lie down, single taps become plain views, and
 // the pixels of a 1x1 convolution become one long row. `memory`: simplify_memory() numbers that outlive the result.
 inline SimplifiedTask simplify(const ConvTask& task, int64_t* memory) {

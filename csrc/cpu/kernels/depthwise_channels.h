@@ -26,6 +26,8 @@ struct Pixels {
   int64_t column_lo, column_hi;  // virtual columns present
   int64_t column_base, channel_base;
   int64_t insert_h;
+  // Where rows lie in a ring: how many it holds, and the place of row_lo.
+  int64_t ring_rows = INT64_MAX, ring_first = 0;
 
   // Virtual row u, or null where there are only zeros.
   FC_INLINE const Acc* row(int64_t u, int64_t m) const {
@@ -34,7 +36,9 @@ struct Pixels {
       u /= insert_h;
     }
     if (u < row_lo || u >= row_hi) return nullptr;
-    return base + (u - row_lo) * row_pitch + m * collect_pitch - channel_base;
+    int64_t place = u - row_lo + ring_first;
+    if (place >= ring_rows) place -= ring_rows;
+    return base + place * row_pitch + m * collect_pitch - channel_base;
   }
 };
 

@@ -63,6 +63,33 @@ class LaneEpilogue {
   // What accumulators start from: the bias, and the shift unless a scale comes between.
   FC_INLINE V initial(int64_t k) const { return per_channel(initial_, k); }
 
+  // Channel lanes, into scratch: kColumns pixels, `step` elements apart, whole vectors.
+  template <int kColumns>
+  FC_INLINE void finish_row(V (&acc)[kColumns], Acc* out, int64_t step, const TileAt& at) const {
+    if (scaled_) {
+      const V scale = V::load(scale_ + at.k), shift = V::load(shift_ + at.k);
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) acc[j] = fma(acc[j], scale, shift);
+    }
+    if (floor_) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) acc[j] = max_nan(acc[j], V(0));
+    }
+    if (ceiling_) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kColumns; ++j) acc[j] = min_nan(acc[j], V(6));
+    }
+    if (!simple_) {
+      V tile[kColumns];  // a copy: the accumulators themselves must stay in registers
+      for (int j = 0; j < kColumns; ++j) tile[j] = acc[j];
+      activate(tile, kColumns, at);
+      for (int j = 0; j < kColumns; ++j) tile[j].store(out + j * step);
+      return;
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < kColumns; ++j) acc[j].store(out + j * step);
+  }
+
   // y = epilogue(acc) for the tile's first at.rows x at.columns accumulators.
   template <int kRows, int kColumns>
   FC_INLINE void finish(V (&acc)[kRows * kColumns], const TileAt& at) const {

@@ -5,12 +5,14 @@
 #include "../cpu_kernels.h"
 #include "batch_norm.h"
 #include "channel_sum.h"
+#include "conv_blocks.h"
 #include "conv_depthwise.h"
 #include "conv_depthwise_grad.h"
 #include "conv_direct.h"
 #include "conv_im2col.h"
 #include "conv_implicit_gemm.h"
 #include "conv_input_grad.h"
+#include "conv_max_pool.h"
 #include "conv_upsample.h"
 #include "conv_weight_grad.h"
 #include "elementwise.h"
@@ -58,6 +60,9 @@ constexpr Kernels make_table() {
   k.conv2d_im2col = conv2d_im2col;
   k.upsample_conv2d_gather = upsample_conv2d_gather;
   k.upsample_conv2d_phase = upsample_conv2d_phase;
+  k.inverted_residual = inverted_residual;
+  k.depthwise_pointwise = depthwise_pointwise;
+  k.conv_max_pool = conv_max_pool;
   k.conv2d_packed_bytes = conv2d_packed_bytes;
   k.conv2d_pack = conv2d_pack;
   k.upsample_phase_packed_bytes = upsample_phase_packed_bytes;
