@@ -25,6 +25,7 @@ from typing import Any
 from . import backends, compiler, functional, introspection, nn
 from .backends import backend
 from .convert import convert, replace
+from .functional.choice import allow_winograd
 from .introspection import algorithms, build_info
 
 backends.check_process_default()
@@ -32,6 +33,7 @@ compiler.register()
 
 __all__ = [
     "algorithms",
+    "allow_winograd",
     "backend",
     "backends",
     "build_info",

@@ -44,20 +44,20 @@ inline std::string join_reasons(const Reasons& reasons) {
 // made here but the reasons themselves.
 template <class Call>
 const Algorithm<Call>* choose_algorithm(const AlgorithmTable<Call>& table, const Call& call) {
-  const Algorithm<Call>*fallback = nullptr, *best = nullptr;
+  const Algorithm<Call>* best = nullptr;
   double best_cost = 0;
   for (const Algorithm<Call>& algorithm : table) {
     if (best && !algorithm.cost) continue;
+    if (algorithm.preferred && !algorithm.preferred(call)) continue;
     if (!algorithm.reasons_against(call).empty()) continue;
-    if (algorithm.preferred && !algorithm.preferred(call)) {
-      if (!fallback) fallback = &algorithm;
-      continue;
-    }
     if (!algorithm.cost) return &algorithm;
     const double cost = algorithm.cost(call);
     if (!best || cost < best_cost) best = &algorithm, best_cost = cost;
   }
-  return best ? best : fallback;
+  if (best) return best;
+  for (const Algorithm<Call>& algorithm : table)
+    if (algorithm.reasons_against(call).empty()) return &algorithm;
+  return nullptr;
 }
 
 // `name` empty: choose. Throws NotServed with every candidate's reasons, std::invalid_argument for an unknown name.

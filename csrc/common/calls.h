@@ -40,6 +40,14 @@ struct GemmCall {
   EpilogueArgs epilogue;
 };
 
+// What `packed_w` of a convolution holds.
+enum class PackedFormat : int8_t {
+  kPanels,       // the filters themselves: what pack_conv2d_weight gives unasked
+  kWinograd2x2,  // transformed for F(2x2, 3x3)
+  kWinograd4x4,
+  kUndecided,  // a question, not a call: whatever the chosen algorithm reads will be packed beforehand
+};
+
 // y = epilogue(conv(x, w)). With scale_h, scale_w > 1 in the problem: upsample_conv2d.
 struct Conv2dCall {
   ConvProblem problem;
@@ -48,6 +56,7 @@ struct Conv2dCall {
   TensorView w;                    // (K, C / groups, R, S)
   TensorView y;                    // (N, K, P, Q)
   const void* packed_w = nullptr;  // from the matching pack function, when the caller has it
+  PackedFormat packed_format = PackedFormat::kPanels;
   bool allow_tf32 = false;
   EpilogueArgs epilogue;
 };

@@ -30,6 +30,59 @@ Reasons unless_pointwise(const Conv2dCall& call) {
   return reasons;
 }
 
+// The packed weights at hand are those that the algorithm reads.
+bool packed_for(const Conv2dCall& call, PackedFormat format) {
+  return !call.packed_w || call.packed_format == format || call.packed_format == PackedFormat::kUndecided;
+}
+
+Reasons unless_winograd(const Conv2dCall& call, PackedFormat format) {
+  const ConvProblem& p = call.problem;
+  Reasons reasons;
+  if (p.R != 3 || p.S != 3) reasons.push_back("expected a 3x3 filter, but got " + pair_text(p.R, p.S));
+  if (p.stride_h != 1 || p.stride_w != 1) {
+    reasons.push_back("expected stride 1, but got " + pair_text(p.stride_h, p.stride_w));
+  }
+  if (p.dilation_h != 1 || p.dilation_w != 1) {
+    reasons.push_back("expected dilation 1, but got " + pair_text(p.dilation_h, p.dilation_w));
+  }
+  if (call.dtype == DType::kFloat64) reasons.push_back("sums in float32, and the tensors are float64");
+  if (!packed_for(call, format)) reasons.push_back("the packed weights are not transformed for it");
+  return reasons;
+}
+Reasons unless_winograd_2x2(const Conv2dCall& call) { return unless_winograd(call, PackedFormat::kWinograd2x2); }
+Reasons unless_winograd_4x4(const Conv2dCall& call) { return unless_winograd(call, PackedFormat::kWinograd4x4); }
+
+// F(4x4) where it is expected to be faster or the weights are transformed for it, else F(2x2).
+bool takes_4x4(const Conv2dCall& call) {
+  if (call.packed_w && call.packed_format == PackedFormat::kWinograd2x2) return false;
+  if (call.packed_w && call.packed_format == PackedFormat::kWinograd4x4) return true;
+  return cost_of_winograd_4x4(call) < cost_of_winograd_2x2(call);
+}
+Reasons unless_either(const Conv2dCall& call) {
+  return takes_4x4(call) ? unless_winograd_4x4(call) : unless_winograd_2x2(call);
+}
+void run_either(const Conv2dCall& call, const CallContext& context) {
+  (takes_4x4(call) ? kernels().conv2d_winograd_4x4 : kernels().conv2d_winograd_2x2)(call, context);
+}
+
+// The cheap questions first: this is asked at every call. Half precision keeps to what it had. A call that has to
+// transform the filters itself wants an image large enough to earn that back, 70 ns a filter and channel: twice over
+// from 50 x 50 on.
+bool winograd_preferred(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  return p.R == 3 && p.S == 3 && call.dtype == DType::kFloat32 && winograd_allowed() &&
+         (call.packed_w || p.P * p.Q >= 2500);
+}
+
+Reasons unless_panels(const Conv2dCall& call) {
+  if (packed_for(call, PackedFormat::kPanels)) return {};
+  return {"the packed weights are transformed for Winograd's algorithm"};
+}
+Reasons with_panels(Reasons reasons, const Conv2dCall& call) {
+  for (const std::string& reason : unless_panels(call)) reasons.push_back(reason);
+  return reasons;
+}
+
 Reasons none(const Conv2dCall&) { return {}; }
 bool never(const Conv2dCall&) { return false; }
 
@@ -37,20 +90,35 @@ bool never(const Conv2dCall&) { return false; }
 
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {
-      {"depthwise", "one filter per channel: channels or columns in the lanes", unless_depthwise, nullptr,
+      {"depthwise", "one filter per channel: channels or columns in the lanes",
+       [](const Conv2dCall& call) { return with_panels(unless_depthwise(call), call); }, nullptr,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_depthwise(call, context); },
        cost_of_depthwise},
-      {"pointwise", "1x1 filter: a GEMM over the pixels of x where they lie", unless_pointwise, nullptr,
+      {"pointwise", "1x1 filter: a GEMM over the pixels of x where they lie",
+       [](const Conv2dCall& call) { return with_panels(unless_pointwise(call), call); }, nullptr,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_pointwise(call, context); },
        cost_of_engine},
-      {"implicit_gemm", "register tiles of pixels x filters, taps as offsets into input rows, no im2col matrix", none,
-       nullptr,
+      {"implicit_gemm", "register tiles of pixels x filters, taps as offsets into input rows, no im2col matrix",
+       unless_panels, nullptr,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_implicit_gemm(call, context); },
        cost_of_engine},
+      {"winograd_4x4", "3x3 by minimal filtering F(4x4, 3x3): 36 products for 16 outputs; rearranged sums",
+       unless_winograd_4x4, winograd_preferred,
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_winograd_4x4(call, context); },
+       cost_of_winograd_4x4},
+      {"winograd_2x2", "3x3 by minimal filtering F(2x2, 3x3): 16 products for 4 outputs; rearranged sums",
+       unless_winograd_2x2, winograd_preferred,
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_winograd_2x2(call, context); },
+       cost_of_winograd_2x2},
+      {"winograd", "3x3 by minimal filtering, F(4x4) or F(2x2), whichever is expected to be faster; rearranged sums",
+       unless_either, never, run_either,
+       [](const Conv2dCall& call) {
+         return takes_4x4(call) ? cost_of_winograd_4x4(call) : cost_of_winograd_2x2(call);
+       }},
       {"im2col", "the matrix of all windows in memory, then a GEMM", none, never,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_im2col(call, context); },
        cost_of_im2col},
-      {"direct", "the definition, one vector of filters at a time", none, never,
+      {"direct", "the definition, one vector of filters at a time", unless_panels, never,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_direct(call, context); },
        cost_of_direct},
   };

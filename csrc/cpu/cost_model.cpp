@@ -62,6 +62,7 @@ const Machine& machine() {
 // The constants before stay alive: another thread may be reading them, and they are 72 bytes.
 void set_machine(const Machine& constants) {
   slots[slot_of(kernels())].store(new Machine(constants), std::memory_order_release);
+  new_choice_epoch();
 }
 
 double stream_seconds(double bytes, double footprint) {
@@ -79,10 +80,6 @@ double tensor_seconds(const Conv2dCall& call) {
 }
 
 namespace {
-
-// The register tile of the engine, kRows pixels x 2 vectors: cycles of one reduction step, in FMA instructions. A tile
-// of few pixels waits for latency (4 cycles, 2 FMAs each), one of one vector for its broadcasts.
-double tile_step(double rows, double vectors) { return std::max({rows * vectors, rows + vectors, 8.0}); }
 
 // Fused multiply-adds, as instructions at the peak, that the engine's tiles take for one image.
 double engine_steps(const ConvProblem& p, DType dtype) {

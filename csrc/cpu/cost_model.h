@@ -7,6 +7,7 @@
 // must know whose they are.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 
 #include "../common/calls.h"
@@ -42,6 +43,10 @@ const Machine& machine();
 // Replaces them for the instruction set in use. Any thread may, at any time; a call under way keeps what it has read.
 void set_machine(const Machine& constants);
 
+// The register tile of the engine, of `rows` pixels x `vectors` of filters: cycles of one reduction step, in FMA
+// instructions. A tile of few pixels waits for latency (4 cycles, 2 FMAs each), one of one vector for its broadcasts.
+inline double tile_step(double rows, double vectors) { return std::max({rows * vectors, rows + vectors, 8.0}); }
+
 // Pieces that formulas are made of -----------------------------------------------------------------------------------
 
 // Lanes of a vector of the call's accumulate type.
@@ -63,5 +68,7 @@ double cost_of_engine(const Conv2dCall& call);  // implicit_gemm and pointwise
 double cost_of_im2col(const Conv2dCall& call);
 double cost_of_direct(const Conv2dCall& call);
 double cost_of_depthwise(const Conv2dCall& call);
+double cost_of_winograd_2x2(const Conv2dCall& call);  // cost_winograd.cpp
+double cost_of_winograd_4x4(const Conv2dCall& call);
 
 }  // namespace fastconv::cpu

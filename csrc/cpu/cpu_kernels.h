@@ -18,6 +18,8 @@ struct Kernels : OpKernels {
   void (*conv2d_direct)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*conv2d_im2col)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*conv2d_depthwise)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_winograd_2x2)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_winograd_4x4)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*upsample_conv2d_gather)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*upsample_conv2d_phase)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*conv2d_input_grad)(const Conv2dInputGradCall&, const CallContext&) = nullptr;
@@ -33,6 +35,10 @@ struct Kernels : OpKernels {
   // Packed weights: bytes needed, and the packing. One format per function, of the accumulate type.
   size_t (*conv2d_packed_bytes)(const ConvProblem&, DType) = nullptr;
   void (*conv2d_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
+  size_t (*winograd_2x2_packed_bytes)(const ConvProblem&) = nullptr;
+  void (*winograd_2x2_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
+  size_t (*winograd_4x4_packed_bytes)(const ConvProblem&) = nullptr;
+  void (*winograd_4x4_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
   size_t (*upsample_phase_packed_bytes)(const ConvProblem&, DType) = nullptr;
   void (*upsample_phase_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
   size_t (*input_grad_packed_bytes)(const ConvProblem&, DType) = nullptr;
@@ -54,5 +60,14 @@ const Kernels& kernels();
 const Kernels* const* available_kernels(int* count);
 // Selects by name for this process ("" = best); for tests and verify.
 void select_isa(const char* name);
+
+// Whether Winograd's algorithms may be taken unasked: true, unless FASTCONV_WINOGRAD=0 or a call of the second.
+bool winograd_allowed();
+void allow_winograd(bool allowed);
+
+// Grows with everything that may change which algorithm serves a problem: the instruction set, the constants of the
+// cost model, allow_winograd. Who keeps a choice keeps this number with it.
+int64_t choice_epoch();
+void new_choice_epoch();
 
 }  // namespace fastconv::cpu

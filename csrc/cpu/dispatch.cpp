@@ -82,7 +82,36 @@ const Kernels* const* available_kernels(int* count) {
   return tables;
 }
 
-void select_isa(const char* name) { current.store(find(name), std::memory_order_release); }
+void select_isa(const char* name) {
+  current.store(find(name), std::memory_order_release);
+  new_choice_epoch();
+}
+
+namespace {
+
+std::atomic<int64_t> epoch{0};
+
+std::atomic<bool>& winograd_flag() {
+  static std::atomic<bool> flag{[] {
+    const char* wanted = std::getenv("FASTCONV_WINOGRAD");
+    const std::string text = wanted ? wanted : "";
+    if (text.empty() || text == "0" || text == "1") return text != "0";
+    throw std::invalid_argument("FASTCONV_WINOGRAD: expected 0 or 1, but got '" + text + "'");
+  }()};
+  return flag;
+}
+
+}  // namespace
+
+bool winograd_allowed() { return winograd_flag().load(std::memory_order_relaxed); }
+
+void allow_winograd(bool allowed) {
+  winograd_flag().store(allowed, std::memory_order_relaxed);
+  new_choice_epoch();
+}
+
+int64_t choice_epoch() { return epoch.load(std::memory_order_acquire); }
+void new_choice_epoch() { epoch.fetch_add(1, std::memory_order_acq_rel); }
 
 ThreadPool& thread_pool() {
   static ThreadPool pool{run_serially, [] { return 1; }};

@@ -53,8 +53,10 @@ Tensor run_conv2d(const char* op, Tensor x, Tensor w, const Ints* scale_factor, 
   call.w = view_of(w, call.dtype);
   call.y = view_of(y, call.dtype);
   call.epilogue = holder.args;
-  if (packed) {
-    call.packed_w = packed_data(*packed, scale_factor ? PackedKind::kUpsample : PackedKind::kConv2d, p, call.dtype, op);
+  if (packed && scale_factor) {
+    call.packed_w = packed_data(*packed, PackedKind::kUpsample, p, call.dtype, op);
+  } else if (packed) {
+    fill_packed(call, *packed, op);
   }
   fill_tf32(call, backend == Backend::kCuda, Fp32Use::kConv);
   run_algorithm(scale_factor ? upsample_algorithms(backend) : algorithms<Conv2dCall>(backend), call, backend, algo, op,

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 
+#include "../cpu/algorithms.h"
 #include "../cpu/cost_model.h"
 #include "../cpu/cpu_kernels.h"
 #include "conv_geometry.h"
@@ -154,6 +155,7 @@ std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& ba
     call.problem = v.problem, call.dtype = v.dtype;
     call.x = v.x, call.w = v.w, call.y = v.y;
     call.epilogue = epilogue_fields(fields, v.y);
+    if (op == "conv2d" && b == Backend::kCpu) call.packed_w = present(), call.packed_format = PackedFormat::kUndecided;
     return ask(op == "conv2d" ? algorithms<Conv2dCall>(b) : upsample_algorithms(b), call);
   }
   if (op == "conv2d_input_grad" || op == "conv_transpose2d") {
@@ -186,6 +188,29 @@ std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& ba
   call.epilogue = epilogue_fields(fields, {present(), call.dtype, {call.batch, call.N, call.M, 1}, {0, 1, call.N, 0}});
   return ask(algorithms<GemmCall>(b), call);
 }
+
+std::string choose_conv2d(const Ints& input, const Ints& weight, const Ints& stride, const Ints& padding,
+                          const Ints& dilation, int64_t groups, const std::string& dtype, const std::string& algo) {
+  Conv2dCall call;
+  call.problem = make_problem(input, weight, {stride, padding, dilation, groups}, "choose_conv2d");
+  call.dtype = dtype_field(Fields({{"dtype", dtype}}));
+  const ConvProblem& p = call.problem;
+  // In one layout for all: what it costs is nearly the same, and a choice can be kept by extents alone.
+  call.x = dense_view(p.N, p.C, p.H, p.W, call.dtype, true);
+  call.y = dense_view(p.N, p.K, p.P, p.Q, call.dtype, true);
+  call.w = dense_view(p.K, p.channels_per_group(), p.R, p.S, call.dtype, true);
+  call.packed_w = present(), call.packed_format = PackedFormat::kUndecided;
+  if (algo == "winograd") {
+    const bool larger = cpu::cost_of_winograd_4x4(call) < cpu::cost_of_winograd_2x2(call);
+    return larger ? "winograd_4x4" : "winograd_2x2";
+  }
+  const Algorithm<Conv2dCall>* chosen = choose_algorithm(cpu::conv2d_algorithms(), call);
+  return chosen ? chosen->name : "";
+}
+
+int64_t choice_epoch() { return cpu::choice_epoch(); }
+bool winograd_allowed() { return cpu::winograd_allowed(); }
+void allow_winograd(bool allowed) { cpu::allow_winograd(allowed); }
 
 std::map<std::string, double> cost_constants() {
   std::map<std::string, double> constants;

@@ -33,6 +33,16 @@ std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& ba
 std::map<std::string, double> cost_constants();
 void set_cost_constants(const std::map<std::string, double>& constants);
 
+// The algorithm of conv2d that the CPU backend takes for these extents when the caller packs the weights for it, which
+// `algo` "winograd" narrows down to one of the two tile sizes. Good until choice_epoch() has grown.
+std::string choose_conv2d(const std::vector<int64_t>& input, const std::vector<int64_t>& weight,
+                          const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
+                          const std::vector<int64_t>& dilation, int64_t groups, const std::string& dtype,
+                          const std::string& algo);
+int64_t choice_epoch();
+bool winograd_allowed();
+void allow_winograd(bool allowed);
+
 std::string isa_in_use();
 std::vector<std::string> available_isas();
 void select_isa(const std::string& name);

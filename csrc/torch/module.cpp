@@ -45,6 +45,11 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("preferred", &ops::RowAnswer::preferred)
       .def_readonly("cost", &ops::RowAnswer::cost)
       .def_readonly("chosen", &ops::RowAnswer::chosen);
+  m.def("choose_conv2d", &ops::choose_conv2d, py::arg("input"), py::arg("weight"), py::arg("stride"),
+        py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("dtype"), py::arg("algo"));
+  m.def("choice_epoch", &ops::choice_epoch);
+  m.def("winograd_allowed", &ops::winograd_allowed);
+  m.def("allow_winograd", &ops::allow_winograd, py::arg("allowed"));
   m.def("cost_constants", &ops::cost_constants);
   m.def("set_cost_constants", &ops::set_cost_constants, py::arg("constants"));
   m.def(

@@ -29,7 +29,7 @@ Tensor gemm(Tensor a, Tensor b, OptionalTensor bias, bool transpose_a, bool tran
             OptionalTensor packed);
 
 // packed.cpp
-Tensor pack_conv2d_weight(Tensor weight, int64_t groups);
+Tensor pack_conv2d_weight(Tensor weight, int64_t groups, std::string algo);
 Tensor pack_upsample_weight(Tensor weight, Ints scale_factor, Ints stride, Ints padding, Ints dilation, int64_t groups);
 Tensor pack_transpose_weight(Tensor weight, Ints stride, Ints padding, Ints dilation, int64_t groups);
 Tensor pack_gemm_b(Tensor b, bool transpose_b);

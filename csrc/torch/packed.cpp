@@ -78,11 +78,38 @@ const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem
   return data + kHeaderBytes;
 }
 
-Tensor pack_conv2d_weight(Tensor weight, int64_t groups) {
+void fill_packed(Conv2dCall& call, const Tensor& packed, const char* op) {
+  PackedKind kind = PackedKind::kConv2d;
+  if (packed.is_cpu() && packed.numel() * 4 > static_cast<int64_t>(kHeaderBytes)) {
+    Header header;
+    std::memcpy(&header, packed.const_data_ptr(), sizeof header);
+    if (header.kind == static_cast<int32_t>(PackedKind::kWinograd2x2)) {
+      kind = PackedKind::kWinograd2x2, call.packed_format = PackedFormat::kWinograd2x2;
+    } else if (header.kind == static_cast<int32_t>(PackedKind::kWinograd4x4)) {
+      kind = PackedKind::kWinograd4x4, call.packed_format = PackedFormat::kWinograd4x4;
+    }
+  }
+  call.packed_w = packed_data(packed, kind, call.problem, call.dtype, op);
+}
+
+Tensor pack_conv2d_weight(Tensor weight, int64_t groups, std::string algo) {
   const char* op = "pack_conv2d_weight";
   const DType dtype = dtype_of(weight, op);
   const ConvProblem p = weight_problem(weight, groups, op);
   const auto& k = cpu::kernels();
+  if (algo == "winograd_2x2" || algo == "winograd_4x4") {
+    require(p.R == 3 && p.S == 3, op, ": expected weight to have 3x3 filters for ", algo, ", but got ", p.R, "x", p.S);
+    require(dtype != DType::kFloat64, op, ": expected weight to be of at most 32 bits for ", algo, ", but got float64");
+    const bool small = algo == "winograd_2x2";
+    const size_t bytes = weight.numel() == 0 ? 0 : (small ? k.winograd_2x2_packed_bytes : k.winograd_4x4_packed_bytes)(p);
+    return make_packed(small ? PackedKind::kWinograd2x2 : PackedKind::kWinograd4x4, p, dtype, bytes, weight,
+                       [&](void* out) {
+                         (small ? k.winograd_2x2_pack : k.winograd_4x4_pack)(p, view_of(weight, dtype), out);
+                       });
+  }
+  require(algo.empty() || algo == "implicit_gemm" || algo == "pointwise" || algo == "depthwise", op,
+          ": expected algo to be one of winograd_2x2, winograd_4x4, implicit_gemm, pointwise, depthwise, but got '",
+          algo, "' (others read no packed weights)");
   const size_t bytes = k.conv2d_packed_bytes && weight.numel() > 0 ? k.conv2d_packed_bytes(p, dtype) : 0;
   return make_packed(PackedKind::kConv2d, p, dtype, bytes, weight,
                      [&](void* out) { k.conv2d_pack(p, view_of(weight, dtype), out); });

@@ -30,7 +30,7 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "gemm(Tensor a, Tensor b, Tensor? bias, bool transpose_a, bool transpose_b, Tensor? residual, str act, "
       "float act_param, Tensor? alpha, str algo, str backend, Tensor? packed) -> Tensor");
 
-  m.def("pack_conv2d_weight(Tensor weight, SymInt groups) -> Tensor");
+  m.def("pack_conv2d_weight(Tensor weight, SymInt groups, str algo='') -> Tensor");
   m.def(
       "pack_upsample_weight(Tensor weight, SymInt[] scale_factor, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups) -> Tensor");

@@ -16,6 +16,7 @@ from torch import Tensor
 from fastconv import functional
 from fastconv.convert import ir
 from fastconv.convert.prepared import Prepared, Stale, is_channels_last
+from fastconv.functional import choice
 from fastconv.functional.arguments import split_param
 from fastconv.functional.dispatch import below_autograd
 from fastconv.nn.weights import Activation, Weight
@@ -51,18 +52,22 @@ class ConvStep:
         self._operator = native.upsample_conv2d if self._upsample else native.conv2d
         self._geometry = (*self._upsample, spec.stride, spec.padding, spec.dilation, spec.groups)
         self._shapes: dict[torch.Size, tuple[int, ...]] = {}
-        self._tail: tuple[Any, ...] = ()
+        self._act: tuple[Any, ...] = ()
+        # By shape of x and choice.epoch(): the algorithm and the weights packed for it.
+        self._packs: dict[tuple[torch.Size, int], tuple[str, Tensor | None]] = {}
 
     def bind(self) -> None:
         """Readies `direct` for the weights as they are now."""
-        prepared, spec = self.prepared, self.spec
+        self._act = (self.spec.act.name, *split_param(self.spec.act.name, self.prepared.alpha))
+        self._packs = {}
+
+    def _pack(self, x: Tensor) -> tuple[str, Tensor | None]:
+        prepared, geometry, spec = self.prepared, self._geometry, self.spec
         weight = prepared.weight
         if self._upsample:
-            key, pack = self._geometry, lambda: native.pack_upsample_weight(weight, *self._geometry)
-        else:
-            key, pack = (spec.groups,), lambda: native.pack_conv2d_weight(weight, spec.groups)
-        packed = prepared.packed(key, pack)
-        self._tail = (spec.act.name, *split_param(spec.act.name, prepared.alpha), "", "", packed)
+            return "", prepared.packed(geometry, lambda: native.pack_upsample_weight(weight, *geometry))
+        algo = choice.conv2d(x, weight, spec.stride, spec.padding, spec.dilation, spec.groups)
+        return algo, prepared.packed((spec.groups, algo), lambda: native.pack_conv2d_weight(weight, spec.groups, algo))
 
     def direct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.dtype is not None:
@@ -70,12 +75,18 @@ class ConvStep:
             residual = None if residual is None else residual.to(self.dtype)
         if x.dim() != 4 or (residual is not None and self._is_odd(residual, x)):
             return self(x, residual)
-        weights = self.prepared
+        weights, packs, key = self.prepared, self._packs, (x.shape, choice.epoch())
+        packed = packs.get(key)
+        if packed is None:
+            if len(packs) >= 64:
+                packs.clear()
+            packed = packs[key] = self._pack(x)
         try:
             with below_autograd():
                 return self._operator(
-                    x, weights.weight, weights.bias, *self._geometry, None, None, residual, *self._tail
-                )
+                    x, weights.weight, weights.bias, *self._geometry, None, None, residual, *self._act, packed[0], "",
+                    packed[1],
+                )  # fmt: skip
         except (RuntimeError, ValueError, TypeError):
             return self(x, residual)  # for torch's own words
 

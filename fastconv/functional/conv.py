@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cache, checks, conv_checks, dispatch
+from . import cache, checks, choice, conv_checks, dispatch
 from .arguments import ActParam, IntOrPair, four_sides, pair, split_param
 
 Padding = int | Sequence[int] | str
 
 # The algorithms that read the cached weights; the others pack, or do not, in their own way.
-_READ_PACKED = (None, "implicit_gemm", "pointwise", "depthwise", "phase")
+_READ_PACKED = (None, "implicit_gemm", "pointwise", "depthwise", "phase", "winograd", *choice.TRANSFORMED)
 
 
 def conv2d(
@@ -62,8 +62,9 @@ def conv2d(
         NotImplementedError: no algorithm serves the problem, or not the one asked for; with each one's reasons.
 
     Numerics: products and the whole epilogue in float32 (float64 for float64), rounded once at the end; the order of
-    additions is fixed by the problem, not by the number of threads. Where autograd records, the call is taken apart:
-    the scale goes into the weight, then convolution, residual and activation run one after the other.
+    additions is fixed by the problem, not by the number of threads. 3x3 filters at stride 1 may be multiplied by
+    Winograd's algorithm, which rearranges sums: see `fastconv.allow_winograd`. Where autograd records, the call is
+    taken apart: the scale goes into the weight, then convolution, residual and activation run one after the other.
     """
     try:
         return _run(
@@ -186,7 +187,15 @@ def _run(
         return y if act == "identity" else dispatch.recorded(operators.activation, y, act, param, alpha, backend)
     packed = None
     if algo in _READ_PACKED and backend in ("", "cpu") and not dispatch.is_compiling() and weight.is_cpu:
-        packed = cache.upsample_weight(weight, *geometry) if upsample else cache.conv2d_weight(weight, groups)
+        if upsample:
+            packed = cache.upsample_weight(weight, *geometry)
+        else:
+            fitting = algo or ""
+            if algo is None or algo == "winograd":
+                fitting = choice.conv2d(x, weight, stride, sides, dilation, groups, fitting)
+            packed = cache.conv2d_weight(weight, groups, fitting)
+            if packed is not None and fitting:
+                algo = fitting  # else the table chooses, knowing that the call packs
     return dispatch.call(
         operator, x, weight, bias, *geometry, scale, shift, residual, act, param, alpha, algo or "", backend, packed
     )

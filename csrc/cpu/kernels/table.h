@@ -15,6 +15,7 @@
 #include "conv_max_pool.h"
 #include "conv_upsample.h"
 #include "conv_weight_grad.h"
+#include "conv_winograd.h"
 #include "elementwise.h"
 #include "gemm.h"
 #include "im2col.h"
@@ -58,6 +59,8 @@ constexpr Kernels make_table() {
   k.conv2d_pointwise = conv2d_pointwise;
   k.conv2d_direct = conv2d_direct;
   k.conv2d_im2col = conv2d_im2col;
+  k.conv2d_winograd_2x2 = conv2d_winograd<2>;
+  k.conv2d_winograd_4x4 = conv2d_winograd<4>;
   k.upsample_conv2d_gather = upsample_conv2d_gather;
   k.upsample_conv2d_phase = upsample_conv2d_phase;
   k.inverted_residual = inverted_residual;
@@ -65,6 +68,10 @@ constexpr Kernels make_table() {
   k.conv_max_pool = conv_max_pool;
   k.conv2d_packed_bytes = conv2d_packed_bytes;
   k.conv2d_pack = conv2d_pack;
+  k.winograd_2x2_packed_bytes = winograd_packed_bytes<2>;
+  k.winograd_2x2_pack = winograd_pack<2>;
+  k.winograd_4x4_packed_bytes = winograd_packed_bytes<4>;
+  k.winograd_4x4_pack = winograd_pack<4>;
   k.upsample_phase_packed_bytes = upsample_phase_packed_bytes;
   k.upsample_phase_pack = upsample_phase_pack;
   k.gemm = gemm;

@@ -7,71 +7,15 @@
 //   y = A' M A, epilogue
 //
 // A thread owns one tile of one channel. Channels run along the lanes where x and y have them contiguous (NHWC), tiles
-// otherwise. Source of the scheme: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2016); the
-// matrices below follow from the interpolation points by the Lagrange construction.
+// otherwise. The matrices and the source of the scheme: common/winograd.h.
 #pragma once
 
 #include "../../common/calls.h"
+#include "../../common/winograd.h"
 #include "../primitives/epilogue.cuh"
 #include "../primitives/launch.h"
 
 namespace fastconv::cuda {
-
-// One-dimensional transforms; in two dimensions they are applied to the columns, then to the rows.
-template <int kOutputs>
-struct WinogradTransform;
-
-// Points 0, 1, -1 and infinity.
-template <>
-struct WinogradTransform<2> {
-  template <class V>
-  __device__ __forceinline__ static void input(const V (&x)[4], V (&out)[4]) {
-    out[0] = x[0] - x[2];
-    out[1] = x[2] + x[1];
-    out[2] = x[2] - x[1];
-    out[3] = x[3] - x[1];
-  }
-  __device__ __forceinline__ static void filter(const double (&w)[3], double (&out)[4]) {
-    const double even = 0.5 * (w[0] + w[2]), odd = 0.5 * w[1];
-    out[0] = w[0], out[1] = even + odd, out[2] = even - odd, out[3] = w[2];
-  }
-  template <class V>
-  __device__ __forceinline__ static void output(const V (&m)[4], V (&out)[2]) {
-    out[0] = m[0] + m[1] + m[2];
-    out[1] = m[1] - m[2] + m[3];
-  }
-};
-
-// Points 0, 1, -1, 1/2, -2 and infinity: every factor of the transforms of x and y is a short sum of powers of two,
-// exact in float32, and the largest is 8.
-template <>
-struct WinogradTransform<4> {
-  template <class V>
-  __device__ __forceinline__ static void input(const V (&x)[6], V (&out)[6]) {
-    out[0] = x[0] + V(1.5) * (x[3] - x[1]) - V(2) * x[2] + x[4];
-    out[1] = x[4] - x[1] + V(0.5) * x[2] + V(2.5) * x[3];
-    out[2] = x[4] + x[1] - V(2.5) * x[2] + V(0.5) * x[3];
-    out[3] = x[4] - x[2] + V(2) * (x[3] - x[1]);
-    out[4] = x[4] - x[2] + V(0.5) * (x[1] - x[3]);
-    out[5] = x[1] + V(1.5) * (x[4] - x[2]) - V(2) * x[3] + x[5];
-  }
-  __device__ __forceinline__ static void filter(const double (&w)[3], double (&out)[6]) {
-    out[0] = w[0];
-    out[1] = (w[0] + w[1] + w[2]) / 3;
-    out[2] = (w[1] - w[0] - w[2]) / 3;
-    out[3] = -(16 * w[0] + 8 * w[1] + 4 * w[2]) / 15;
-    out[4] = (w[0] - 2 * w[1] + 4 * w[2]) / 15;
-    out[5] = w[2];
-  }
-  template <class V>
-  __device__ __forceinline__ static void output(const V (&m)[6], V (&out)[4]) {
-    const V sum = m[1] + m[2], difference = m[1] - m[2];
-    out[0] = m[0] + sum + m[3] + m[4];
-    out[1] = difference + V(0.5) * m[3] - V(2) * m[4];
-    out[2] = sum + V(0.25) * m[3] + V(4) * m[4];
-    out[3] = difference + V(0.125) * m[3] - V(8) * m[4] + m[5];
-  }
-};
 
 template <class T, int kOutputs_>
 struct WinogradConfig {
