@@ -65,13 +65,16 @@ void run_either(const Conv2dCall& call, const CallContext& context) {
   (takes_4x4(call) ? kernels().conv2d_winograd_4x4 : kernels().conv2d_winograd_2x2)(call, context);
 }
 
+// Multiply-adds of an image below which the few microseconds to be gained are not worth another rounding.
+constexpr int64_t kWinogradWork = 2 << 20;
+
 // The cheap questions first: this is asked at every call. Half precision keeps to what it had. A call that has to
 // transform the filters itself wants an image large enough to earn that back, 70 ns a filter and channel: twice over
 // from 50 x 50 on.
 bool winograd_preferred(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
   return p.R == 3 && p.S == 3 && call.dtype == DType::kFloat32 && winograd_allowed() &&
-         (call.packed_w || p.P * p.Q >= 2500);
+         p.K * p.P * p.Q * p.gemm_k() >= kWinogradWork && (call.packed_w || p.P * p.Q >= 2500);
 }
 
 Reasons unless_panels(const Conv2dCall& call) {
