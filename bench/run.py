@@ -1,6 +1,6 @@
-"""Runs every suite and rewrites the README's tables: what a release does.
+"""Runs every suite and rewrites the tables of README.md and docs: what a release does.
 
-python bench/run.py [--quick]
+python bench/run.py [--quick] [--peers torch,inductor,onnxruntime,openvino]
 """
 
 import sys
@@ -10,8 +10,9 @@ from fastconv.cli.main import main
 
 if __name__ == "__main__":
     readme = [] if "--quick" in sys.argv else ["--update-readme"]
-    # The README shows layers and networks; the suite of operations has its table in bench/results only.
+    # The other suites have their tables in bench/results only.
     codes = [
-        main(["bench", "--suite", s, *sys.argv[1:], *(readme if s in ("layers", "networks") else [])]) for s in SUITES
+        main(["bench", "--suite", s, *sys.argv[1:], *(readme if s in ("layers", "networks", "scaling") else [])])
+        for s in SUITES
     ]
     sys.exit(max(codes))

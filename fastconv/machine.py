@@ -127,7 +127,7 @@ def versions() -> dict[str, str | None]:
         "numpy": numpy.__version__,
         "python": platform.python_version(),
     }
-    for peer in ("onnxruntime", "triton"):
+    for peer in ("onnxruntime", "openvino", "triton"):
         if (version := package_version(peer)) is not None:
             found[peer] = version
     return found

@@ -8,7 +8,7 @@ import torch.nn.functional as torch_f
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastconv.bench import runner, suites, timing, workloads
+from fastconv.bench import memory, runner, suites, timing, workloads
 from fastconv.bench.operations import OPS, Workload, check, make_operands, our_call, torch_call
 from fastconv.bench.problem import GemmProblem, WindowProblem, parse_problem
 from fastconv.bench.results import Run
@@ -141,17 +141,51 @@ def test_contenders_are_timed_in_turn():
     assert calls[-12:] == list("abcbcacababc")
 
 
+def test_turns_are_blocks_where_engines_have_threads_of_their_own(monkeypatch):
+    events = []
+    contenders = {name: (lambda name=name: events.append(name)) for name in "ab"}
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: events.append(seconds))
+    # Samples last as long as the clock says: a block of 0.03 s takes three.
+    monkeypatch.setattr(timing, "_sample", lambda call, repeats, device: (call(), 0.01)[1])
+    monkeypatch.setattr(timing, "_SAMPLE_SECONDS", 0.0)
+    effort = timing.Effort(seconds=0.0, min_rounds=2, max_rounds=2).for_own_threads()
+    measured = timing.interleave(contenders, effort)
+    pause = effort.pause
+    assert pause >= 0.04  # what was measured of the slowest to sleep
+    turns = [pause, *"aaaa", pause, *"bbbb", pause, *"bbbb", pause, *"aaaa"]
+    assert events[-len(turns) :] == turns
+    assert all(len(t.by_round) == t.rounds == 2 for t in measured.values())
+
+
+def test_long_calls_make_a_block_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(timing, "_sample", lambda call, repeats, device: (call(), 0.5)[1])
+    effort = timing.Effort(seconds=0.0, min_rounds=3, max_rounds=3).for_own_threads()
+    timing.interleave({"a": lambda: calls.append(0)}, effort)
+    warm_up = len(calls) - 3 * 2  # in each round one that is not measured, and one that is
+    assert 2 <= warm_up <= 12
+
+
 def test_quantiles():
-    t = timing.Timing.from_samples([5.0, 1.0, 3.0, 2.0, 4.0], repeats=2)
-    assert (t.q20, t.median, t.q80, t.rounds, t.repeats) == (2.0, 3.0, 4.0, 5, 2)
+    t = timing.Timing.from_rounds([[5.0, 1.0, 3.0], [2.0, 4.0]], repeats=2)
+    assert (t.q20, t.median, t.q80, t.rounds, t.repeats) == (2.0, 3.0, 4.0, 2, 2)
+    assert t.by_round == (3.0, 3.0)
+
+
+def test_ratios_are_of_the_same_round():
+    # A slow spell over the second round: the medians' ratio would be 6 / 2.
+    a = timing.Timing.from_rounds([[2.0], [20.0], [6.0]], repeats=1)
+    b = timing.Timing.from_rounds([[1.0], [10.0], [2.0]], repeats=1)
+    assert a.over(b) == 2.0 and b.over(a) == 0.5
 
 
 def test_extra_memory_sees_an_allocation():
-    extra = timing.extra_memory_bytes(lambda: torch.ones(16 << 20, dtype=torch.float32))
+    extra = memory.extra_memory_bytes(lambda: torch.ones(16 << 20, dtype=torch.float32))
     if extra is None:
         pytest.skip("this system cannot reset the high-water mark")
     assert 48 << 20 <= extra <= 96 << 20  # 64 MiB, allowing for what the heap already held
-    assert timing.peak_rss_bytes() > extra
+    assert memory.peak_rss_bytes() > extra
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------

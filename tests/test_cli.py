@@ -60,7 +60,7 @@ def test_module_and_version():
         (["bench", "conv2d", TINY, "--algo", "magic"], "algo: expected one of "),
         (["bench", "conv2d", TINY, "--layout", "nc8hw"], "layout: expected one of nchw, nhwc, all"),
         (["bench", "conv2d", TINY, "--backend", "tpu"], "backend: expected one of cpu, cuda"),
-        (["bench", "conv2d", TINY, "--peers", "torch,tvm"], "peer: expected one of torch, compile"),
+        (["bench", "conv2d", TINY, "--peers", "torch,tvm"], "peer: expected one of torch, inductor, onnx"),
         (["bench", "conv2d", TINY, "--threads", "0"], "expected an integer of at least 1, but got '0'"),
         (["bench", "max_pool2d", "mb1ic8ih9kh3", "--act", "relu"], "no fused epilogue"),
         (["bench", "--suite", "everything"], "suite: expected one of layers, ops, networks"),

@@ -54,6 +54,22 @@ class Workload:
         """Operations of the definition, activation not counted."""
         return self.problem.flops()
 
+    def kind(self) -> str:
+        """What a convolution is to those who make kernels; empty for other operations."""
+        p = self.problem
+        if self.op != "conv2d" or isinstance(p, GemmProblem):
+            return ""
+        size = f"{p.kernel[0]}x{p.kernel[1]}"
+        if p.in_channels < 8:
+            return "stem"
+        if p.groups == p.in_channels:
+            return "depthwise"
+        if p.groups > 1:
+            return f"grouped {size}"
+        if size == "1x1":
+            return size
+        return f"{size} stride {p.stride[0]}" + ("" if p.in_channels >= 64 else ", few channels")
+
     def bytes(self) -> int:
         """The least memory traffic of the call."""
         return self.problem.bytes(DTYPES[self.dtype].itemsize)
@@ -177,6 +193,21 @@ def _torch_gemm(
     if problem.batch:
         return lambda: finish(torch.matmul(o.x, weight).add_(bias))
     return lambda: finish(torch.addmm(bias, o.x, weight))
+
+
+class OneCall(torch.nn.Module):
+    """The call as a network of one layer, for engines that take networks."""
+
+    def __init__(self, workload: Workload, operands: Operands) -> None:
+        super().__init__()
+        self.workload = workload
+        self.names = [name for name, value in vars(operands).items() if name != "x" and value is not None]
+        for name in self.names:
+            self.register_buffer(name, getattr(operands, name))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = {name: self.get_buffer(name) for name in self.names}
+        return torch_call(self.workload, Operands(x, **kept))()
 
 
 def our_call(workload: Workload, operands: Operands, algo: str | None = None) -> Callable[[], torch.Tensor]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastconv import backends, introspection, machine
-from fastconv.bench import gpu, timing
+from fastconv.bench import gpu, memory, peers, timing
 from fastconv.bench.operations import (
     DTYPES,
     LAYOUTS,
+    OneCall,
     Operands,
     Workload,
     check,
@@ -42,6 +45,14 @@ class Settings:
     effort: Effort = field(default_factory=Effort)
     peers: tuple[str, ...] = ("torch",)
     threads: int | None = None
+    dtype: str = "float32"  # of networks; a workload has its own
+    missing_peers: tuple[str, ...] = ()  # asked for, but not installed
+    processes: bool = False  # whether networks are also loaded in processes of their own, for memory and first calls
+
+    @property
+    def turns(self) -> Effort:
+        """The effort, in blocks where a peer has threads of its own."""
+        return self.effort.for_own_threads() if peers.own_threads(self.peers) else self.effort
 
     @property
     def device(self) -> str:
@@ -55,6 +66,9 @@ class Settings:
             "layouts": list(self.layouts),
             "algorithms": [algo or "auto" for algo in self.algorithms],
             "peers": list(self.peers),
+            "missing_peers": list(self.missing_peers),
+            "dtype": self.dtype,
+            "turns": "blocks" if self.turns.pause else "calls",
             "threads": self.threads or torch.get_num_threads(),
             "cache": "cold" if self.effort.cold_cache else "warm",
             "min_rounds": self.effort.min_rounds,
@@ -71,10 +85,10 @@ def forced_backend(name: str) -> Iterator[None]:
 
 @dataclass
 class Contender:
-    """One row in the making."""
+    """One row in the making. A call that raises NotImplementedError leaves its reason in the row."""
 
     row: Row
-    call: Callable[[], torch.Tensor]
+    call: Callable[[], Any]
 
 
 def measure(workload: Workload, settings: Settings) -> list[Row]:
@@ -93,10 +107,11 @@ def measure(workload: Workload, settings: Settings) -> list[Row]:
         for contender in runnable:
             contender.row.scratch_mib = _scratch(contender, settings.device)
         calls = {str(index): contender.call for index, contender in enumerate(runnable)}
-        timings = timing.interleave(calls, settings.effort, settings.device)
+        timings = timing.interleave(calls, settings.turns, settings.device)
         for contender, measured in zip(runnable, timings.values(), strict=True):
             fill_times(contender.row, measured)
             _verify(contender, truth)
+        compare([contender.row for contender in runnable], list(timings.values()))
     rows = [contender.row for contender in contenders]
     finish(rows, workload.flops(), workload.bytes(), settings)
     return rows
@@ -107,10 +122,13 @@ def _contenders(workload: Workload, base: Operands, settings: Settings) -> Itera
     arranged = {layout: base if layout == "row" else in_layout(base, layout) for layout in layouts}
     for layout in layouts:
         yield Contender(_row(workload, layout, "torch", "eager"), torch_call(workload, arranged[layout]))
-    if "compile" in settings.peers:
-        for layout in layouts:
-            compiled = torch.compile(torch_call(workload, arranged[layout]), dynamic=False)
-            yield Contender(_row(workload, layout, "torch.compile", "inductor"), compiled)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in settings.peers:
+            if name != "torch":
+                wide = base.map(torch.Tensor.float)
+                layer, onnx_file = OneCall(workload, wide), Path(folder) / "layer.onnx"
+                call = peers.prepare(name, layer, wide.x, workload.dtype, onnx_file)
+                yield Contender(_row(workload, layouts[0], name, "one layer"), call)
     for layout in layouts:
         if layout != "row" and layout not in settings.layouts:
             continue
@@ -139,6 +157,7 @@ def _row(workload: Workload, layout: str, backend: str, algorithm: str) -> Row:
         name=workload.name or str(workload.problem),
         act=workload.act,
         batch=getattr(workload.problem, "batch", 1),
+        kind=workload.kind(),
     )
 
 
@@ -162,12 +181,12 @@ def _verify(contender: Contender, truth: Truth) -> bool:
 def _scratch(contender: Contender, device: str) -> float | None:
     call = contender.call
     if contender.row.backend == "cpu":
-        taken = timing.workspace_bytes(call)
+        taken = memory.workspace_bytes(call)
         return None if taken is None else taken / _MIB
     output = call()
     size = output.numel() * output.element_size()
     del output
-    extra = timing.extra_memory_bytes(call, device)
+    extra = memory.extra_memory_bytes(call, device)
     return None if extra is None else max(0, extra - size) / _MIB
 
 
@@ -177,13 +196,24 @@ def fill_times(row: Row, measured: Timing) -> None:
     row.rounds = measured.rounds
 
 
+def compare(rows: list[Row], timings: list[Timing]) -> None:
+    """Gives our rows their rivals' times over ours, round by round."""
+    for ours, our_time in zip(rows, timings, strict=True):
+        if ours.is_ours:
+            pairs = zip(rows, timings, strict=True)
+            ours.ratios = {row.label: measured.over(our_time) for row, measured in pairs if not row.is_ours}
+            ours.engine_speedup = min(
+                (ours.ratios[name] for name in peers.ENGINES if name in ours.ratios), default=None
+            )
+
+
 def finish(rows: list[Row], flops: int, traffic: int, settings: Settings) -> None:
     """Adds what is derived from the times: rates, shares of the measured ceilings, speed-up over torch."""
     on_gpu = settings.device == "cuda"
     ceilings = gpu.ceilings() if on_gpu else machine.ceilings(settings.threads or torch.get_num_threads())
     peak, copy = ceilings.get("fma_gflops"), ceilings.get("copy_gbs")
     torch_times = [row.median_ms for row in rows if row.backend == "torch" and row.median_ms is not None]
-    high_water = timing.peak_rss_bytes() / _MIB
+    high_water = memory.peak_rss_bytes() / _MIB
     for row in rows:
         row.peak_memory_mib = high_water
         if row.median_ms is None:

@@ -11,12 +11,14 @@ from fastconv.bench.networks import NETWORKS
 from fastconv.bench.operations import Workload
 from fastconv.bench.results import Run
 from fastconv.bench.runner import Settings, measure
+from fastconv.bench.scaling import measure_scaling
 from fastconv.bench.training import measure_training
 
 SUITES = {
-    "layers": "ResNet-50's and MobileNet's convolutions with bias and ReLU, batch 1",
+    "layers": "ResNet-50's, ResNeXt-50's grouped and MobileNet's convolutions with bias and ReLU, batch 1",
     "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products, gradients",
     "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
+    "scaling": "whole networks on one thread and on all of them, batch 1",
     "training": "ResNet-18 and MobileNetV2, batch 8, torch's layers against fastconv.replace, forward and backward",
     "zoo": "networks that others wrote through convert and replace, torch eager beside them (needs fastconv[zoo])",
     "gpu": "layers, depthwise, pooling, upsample + conv and matrix products in bfloat16, batch 32",
@@ -36,13 +38,26 @@ def run_workloads(suite: str, workloads_: list[Workload], settings: Settings, on
 
 
 def run_networks(names: list[str], batches: list[int], settings: Settings, on_step: OnStep) -> Run:
-    """Measures whole networks."""
+    """Measures whole networks; those in another type than float32 are a suite of their own to the files."""
+    suite = "networks" if settings.dtype == "float32" else f"networks-{settings.dtype}"
     pairs = [(NETWORKS[name], batch) for name in names for batch in batches]
     with machine.torch_threads(settings.threads) as threads:
-        run = Run("networks", settings.to_dict(), _ceilings(settings, threads))
+        run = Run(suite, settings.to_dict(), _ceilings(settings, threads))
         for index, (network, batch) in enumerate(pairs):
             on_step(index, len(pairs), f"{network.title}, batch {batch}")
-            run.rows += measure_network(network, batch, settings)
+            rows, residences = measure_network(network, batch, settings)
+            run.rows += rows
+            run.residences += residences
+    return run
+
+
+def run_scaling(names: list[str], batch: int, settings: Settings, on_step: OnStep) -> Run:
+    """Measures whole networks on one thread and on all."""
+    with machine.torch_threads(settings.threads) as threads:
+        run = Run("scaling", settings.to_dict(), _ceilings(settings, threads))
+        for index, name in enumerate(names):
+            on_step(index, len(names), f"{NETWORKS[name].title}, 1 to {threads} threads")
+            run.rows += measure_scaling(NETWORKS[name], batch, settings)
     return run
 
 
@@ -61,6 +76,10 @@ def run_suite(name: str, settings: Settings, quick: bool, on_step: OnStep) -> Ru
     if name == "networks":
         names = ["mobilenet_v2"] if quick else list(NETWORKS)
         return run_networks(names, [1] if quick else [1, 8], settings, on_step)
+    if name == "scaling":
+        return run_scaling(
+            ["mobilenet_v2"] if quick else ["resnet50", "mobilenet_v2", "vgg16_bn"], 1, settings, on_step
+        )
     if name == "training":
         names = ["mobilenet_v2"] if quick else ["resnet18", "mobilenet_v2"]
         return run_training(names, 1 if quick else 8, settings, on_step)

@@ -1,21 +1,16 @@
-"""Interleaved timing and peak memory, the two measurements every benchmark row is made of.
+"""Interleaved timing.
 
 Contenders are timed in turn, round after round, so that a slow spell of a shared machine falls on all of them alike;
-what is reported is the median over the rounds with its 20 % and 80 % quantiles.
+what is reported is the median over the rounds with its 20 % and 80 % quantiles, and ratios within each round.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,40 +25,62 @@ _GPU_REPEATS = 5
 # Larger than the second-level caches of current CPUs; a last-level cache shared by a whole server is not
 # something one process can flush.
 _FLUSH_BYTES = 96 << 20
+# Engines with threads of their own cannot take turns call by call: after a call the threads of the last engine go on
+# spinning on the cores that the next one needs, so that each is timed on half a machine. Measured on two cores:
+# onnxruntime's spin for 20 to 40 ms, libgomp's (torch's and ours) for 2 to 5, OpenVINO's for less than 2. So turns are
+# blocks: a pause until the last engine's threads sleep, one call that wakes the next one's, then the measured calls.
+_POOL_PAUSE = 0.05
+_POOL_BLOCK = 0.03
+_MAX_BLOCK_SAMPLES = 20
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call: median and quantiles over `rounds` samples of `repeats` calls each."""
+    """Seconds of one call: median and quantiles over the samples, of `repeats` calls each, of `rounds` rounds."""
 
     median: float
     q20: float
     q80: float
     rounds: int
     repeats: int
+    by_round: tuple[float, ...] = ()
 
     @classmethod
-    def from_samples(cls, samples: list[float], repeats: int) -> Timing:
-        """Summarises seconds-per-call samples."""
-        ordered = sorted(samples)
+    def from_rounds(cls, rounds: list[list[float]], repeats: int) -> Timing:
+        """Summarises seconds-per-call samples, a list of them for each round."""
+        ordered = sorted(sample for samples in rounds for sample in samples)
         last = len(ordered) - 1
         return cls(
             median=statistics.median(ordered),
             q20=ordered[round(0.2 * last)],
             q80=ordered[round(0.8 * last)],
-            rounds=len(ordered),
+            rounds=len(rounds),
             repeats=repeats,
+            by_round=tuple(statistics.median(samples) for samples in rounds),
         )
+
+    def over(self, other: Timing) -> float:
+        """The median over the rounds of this one's time divided by the other's in the same round."""
+        return statistics.median(a / b for a, b in zip(self.by_round, other.by_round, strict=True))
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds go on until `seconds` per contender are spent, within the two limits."""
+    """How long to measure: rounds go on until `seconds` per contender are spent, within the two limits.
+
+    A turn is one sample, or with `pause` as many as fill `block` seconds, behind a pause and an unmeasured call.
+    """
 
     seconds: float = 0.5
     min_rounds: int = 9
     max_rounds: int = 200
     cold_cache: bool = False
+    pause: float = 0.0
+    block: float = 0.0
+
+    def for_own_threads(self) -> Effort:
+        """The same where contenders bring threads of their own, which spin for a while after each call."""
+        return replace(self, pause=_POOL_PAUSE, block=_POOL_BLOCK)
 
     @classmethod
     def quick(cls, cold_cache: bool = False) -> Effort:
@@ -91,18 +108,28 @@ def interleave(contenders: Mapping[str, Call], effort: Effort, device: str = "cp
         name: 1 if flush is not None else max(1, min(1000, int(_SAMPLE_SECONDS / max(seconds, 1e-7))))
         for name, seconds in estimates.items()
     }
-    round_seconds = sum(estimates[name] * repeats[name] for name in contenders)
+    turns = {
+        name: max(1, min(_MAX_BLOCK_SAMPLES, round(effort.block / max(seconds * repeats[name], 1e-7))))
+        for name, seconds in estimates.items()
+    }
+    round_seconds = sum(estimates[name] * repeats[name] * turns[name] for name in contenders)
     wanted = int(effort.seconds * len(contenders) / max(round_seconds, 1e-9))
     rounds = max(effort.min_rounds, min(effort.max_rounds, wanted))
     names = list(contenders)
-    samples: dict[str, list[float]] = {name: [] for name in names}
+    samples: dict[str, list[list[float]]] = {name: [] for name in names}
     for index in range(rounds):
         first = index % len(names)
         for name in names[first:] + names[:first]:
-            if flush is not None:
-                flush.fill_(float(index))
-            samples[name].append(_sample(contenders[name], repeats[name], device))
-    return {name: Timing.from_samples(samples[name], repeats[name]) for name in names}
+            if effort.pause:
+                time.sleep(effort.pause)
+                contenders[name]()
+            turn = []
+            for _ in range(turns[name]):
+                if flush is not None:
+                    flush.fill_(float(index))
+                turn.append(_sample(contenders[name], repeats[name], device))
+            samples[name].append(turn)
+    return {name: Timing.from_rounds(samples[name], repeats[name]) for name in names}
 
 
 def geometric_mean(ratios: Iterable[float | None]) -> float | None:
@@ -130,59 +157,3 @@ def _sample(call: Call, repeats: int, device: str) -> float:
     for _ in range(repeats):
         call()
     return (time.perf_counter() - started) / repeats
-
-
-def peak_rss_bytes() -> int:
-    """The process's resident-memory high-water mark."""
-    status = _read("/proc/self/status")
-    for line in status.splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10  # bytes on macOS, KiB elsewhere
-
-
-def extra_memory_bytes(call: Call, device: str = "cpu") -> int | None:
-    """How far resident memory (device memory on a GPU) rises above where it stood while `call` runs once.
-
-    The output counts, and so does scratch. None where the system cannot reset its high-water mark (only Linux can).
-    """
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated()) - before
-    # Memory freed earlier but still held by malloc would hide what the call takes; hand it back first.
-    _trim_heap()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # 5 resets VmHWM to the current VmRSS
-    except OSError:
-        return None
-    before = peak_rss_bytes()
-    call()
-    return max(0, peak_rss_bytes() - before)
-
-
-def workspace_bytes(call: Call) -> int | None:
-    """Scratch that our kernels take while `call` runs once, by their own account; None without the extension."""
-    try:
-        from fastconv import _C
-    except ImportError:
-        return None
-    _C.reset_peak_workspace_bytes()
-    call()
-    return int(_C.peak_workspace_bytes())
-
-
-def _trim_heap() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # not glibc: the figure is then a lower bound
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastconv
-from fastconv.bench import timing
+from fastconv.bench import memory, timing
 from fastconv.bench.network_runner import count_work
 from fastconv.bench.networks import Network
 from fastconv.bench.operations import LAYOUTS
@@ -126,7 +126,7 @@ def _row(network: Network, batch: int, layout: str, direction: str, backend: str
 def _time(contenders: list[Contender], settings: Settings) -> None:
     runnable = [contender for contender in contenders if contender.row.correct]
     for contender in runnable:
-        extra = timing.extra_memory_bytes(contender.call, settings.device)
+        extra = memory.extra_memory_bytes(contender.call, settings.device)
         contender.row.scratch_mib = None if extra is None else extra / _MIB
     calls = {str(index): contender.call for index, contender in enumerate(runnable)}
     measured = timing.interleave(calls, settings.effort, settings.device)

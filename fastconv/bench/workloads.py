@@ -53,6 +53,21 @@ def resnet50_transitions(batch: int = 1) -> list[Workload]:
     ]
 
 
+def resnext50_layers(batch: int = 1) -> list[Workload]:
+    """The grouped 3x3 convolutions of ResNeXt-50 32x4d (Xie et al. 2016, arXiv 1611.05431)."""
+    shapes = ((128, 56, 1), (256, 56, 2), (256, 28, 1), (512, 28, 2), (512, 14, 1), (1024, 14, 2), (1024, 7, 1))
+    return [
+        Workload(
+            "conv2d",
+            _conv(channels, channels, size, 3, stride, 32, batch),
+            act="relu",
+            group="ResNeXt-50",
+            name=f"3x3{'/2' if stride == 2 else ''} {channels}ch {size}px, 32 groups",
+        )
+        for channels, size, stride in shapes
+    ]
+
+
 # (channels in, channels out, input size, stride) of MobileNet's distinct depthwise-separable blocks
 _MOBILENET_BLOCKS = (
     (32, 64, 112, 1),
@@ -178,8 +193,8 @@ def gradients(batch: int = 8) -> list[Workload]:
 def layer_suite(quick: bool = False) -> list[Workload]:
     """`--suite layers`: conv + bias + ReLU, batch 1."""
     if quick:
-        return [*resnet50_layers()[1::6], *mobilenet_layers()[7:9]]
-    return [*resnet50_layers(), *resnet50_transitions(), *mobilenet_layers()]
+        return [*resnet50_layers()[1::6], *mobilenet_layers()[7:9], *resnext50_layers()[-1:]]
+    return [*resnet50_layers(), *resnet50_transitions(), *resnext50_layers(), *mobilenet_layers()]
 
 
 def operation_suite(quick: bool = False) -> list[Workload]:

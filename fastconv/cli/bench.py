@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from fastconv import html
-from fastconv.bench import report
+from fastconv.bench import report, tables
 from fastconv.bench.networks import NETWORKS, find_network
 from fastconv.bench.operations import DTYPES, LAYOUTS, OPS, TORCH_ACTIVATIONS, Workload, check
 from fastconv.bench.peers import PEERS, missing_packages
@@ -25,6 +24,7 @@ _EXAMPLES = """examples:
   fastconv bench gemm m512k512n512
   fastconv bench resnet50 --batch 8
   fastconv bench --suite layers
+  fastconv bench --suite networks --peers torch,inductor,onnxruntime,openvino
 
 A problem is written as oneDNN's benchdnn writes it, keys in any order: g groups, mb batch, ic/oc channels, ih/iw/oh/ow
 sizes, kh/kw filter, sh/sw stride, ph/pw padding, dh/dw skipped pixels (0 is dense), uh/uw upsampling; what is left out
@@ -67,7 +67,9 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="with --suite zoo: compare every network and time it only briefly, as a gate does; writes no files",
     )
-    parser.add_argument("--update-readme", action="store_true", help="rewrite the table in the checkout's README.md")
+    parser.add_argument(
+        "--update-readme", action="store_true", help="rewrite the checkout's tables in README.md and docs"
+    )
     add_measuring_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -79,10 +81,10 @@ def run(arguments: argparse.Namespace) -> int:
         from fastconv.cli import zoo
 
         return zoo.run(arguments, console)
-    settings = _settings(arguments)
+    settings = _settings(arguments, console)
     measured = _measure(arguments, settings)
-    console.table(report.TABLE_HEADERS, report.table_rows(measured.rows), left=4)
-    for note in report.notes(measured.rows):
+    console.table(tables.TABLE_HEADERS, tables.table_rows(measured.rows), left=4)
+    for note in tables.notes(measured.rows):
         console.line(f"refused by {note}")
     _print_summary(console, measured)
     _write(arguments, measured, console)
@@ -94,15 +96,13 @@ def run(arguments: argparse.Namespace) -> int:
     return OK if served and not measured.failures else FAILED
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
+def _settings(arguments: argparse.Namespace, console: Console) -> Settings:
     choose("layout", arguments.layout, (*LAYOUTS, "all"))
-    peers = tuple(arguments.peers.split(","))
-    for peer in peers:
-        choose("peer", peer, tuple(PEERS))
-        if lacking := missing_packages(peer):
-            raise CommandError(
-                f"peer {peer} needs {', '.join(lacking)}, not installed: pip install {' '.join(lacking)}"
-            )
+    asked = tuple(dict.fromkeys(choose("peer", peer, tuple(PEERS)) for peer in arguments.peers.split(",")))
+    missing = tuple(peer for peer in asked if missing_packages(peer))
+    for peer in missing:
+        lacking = missing_packages(peer)
+        console.line(f"without {peer}, which needs {', '.join(lacking)}: pip install {' '.join(lacking)}")
     effort = Effort.quick(arguments.cold_cache) if arguments.quick else Effort(cold_cache=arguments.cold_cache)
     backend = choose_backend(arguments.backend)
     return Settings(
@@ -110,8 +110,11 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         layouts=LAYOUTS if arguments.layout == "all" else (arguments.layout,),
         algorithms=_algorithms(arguments, backend),
         effort=effort,
-        peers=peers,
+        peers=tuple(peer for peer in asked if peer not in missing),
         threads=arguments.threads,
+        dtype=arguments.dtype,
+        missing_peers=missing,
+        processes=not arguments.quick,
     )
 
 
@@ -160,6 +163,8 @@ def _measure(arguments: argparse.Namespace, settings: Settings) -> Run:
 
 
 def _print_summary(console: Console, measured: Run) -> None:
+    if measured.residences:
+        console.table(tables.RESIDENCE_HEADERS, tables.residence_table(measured.residences), left=1)
     rows = [
         (
             line["group"],
@@ -175,6 +180,8 @@ def _print_summary(console: Console, measured: Run) -> None:
     if len(measured.rows) > 4 and rows:
         headers = ("group", "problems", "geomean x torch", "slowest", "slower than torch", "of FMA peak", "of copy")
         console.table(headers, rows)
+    for line in (*tables.engine_lines(measured), *tables.aim_lines(measured)):
+        console.line(line)
     limits = measured.ceilings
     if limits.get("unavailable"):
         console.line(f"ceilings: {limits['unavailable']}")
@@ -185,7 +192,7 @@ def _print_summary(console: Console, measured: Run) -> None:
         )
     peak = max((row.peak_memory_mib or 0.0 for row in measured.rows), default=0.0)
     ours = [row.scratch_mib for row in measured.rows if row.is_ours and row.scratch_mib is not None]
-    if ours and measured.suite not in ("networks", "training"):
+    if ours and not measured.suite.startswith(("networks", "training", "scaling")):
         console.line(f"peak resident memory {peak:.0f} MiB; largest scratch of one fastconv call {max(ours):.2f} MiB")
     else:
         console.line(f"peak resident memory {peak:.0f} MiB")
@@ -211,11 +218,10 @@ def _write(arguments: argparse.Namespace, measured: Run, console: Console) -> No
             console.line(f"report: {folder / f'{measured.suite}.html'}")
     if arguments.update_readme:
         root = checkout_root()
-        readme = (root or Path.cwd()) / "README.md"
-        if not readme.is_file():
-            raise CommandError(f"--update-readme: no {readme.name} here; run it inside the checkout")
+        if root is None:
+            raise CommandError("--update-readme: no README.md here; run it inside the checkout")
         try:
-            report.update_readme(readme, measured)
+            changed = tables.update_documents(root, measured)
         except ValueError as error:
             raise CommandError(str(error)) from error
-        console.line(f"updated {readme.name}")
+        console.line(f"updated {', '.join(path.name for path in changed)}")

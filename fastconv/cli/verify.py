@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastconv import machine
-from fastconv.bench.timing import peak_rss_bytes
+from fastconv.bench.memory import peak_rss_bytes
 from fastconv.cli.common import make_folder
 from fastconv.cli.console import FAILED, OK, CommandError, Console, Progress
 

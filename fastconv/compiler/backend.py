@@ -15,6 +15,7 @@ from fastconv import ops
 from fastconv.compiler.inference import Converted
 from fastconv.compiler.swap import swapped
 from fastconv.convert.capture import CaptureError
+from fastconv.convert.steps import Stale
 
 NAME = "fastconv"
 
@@ -74,7 +75,7 @@ class CompiledGraph:
             return self._recorded(arguments)
         try:
             return self.converted(arguments)
-        except CaptureError as error:
+        except (CaptureError, Stale) as error:
             self.why, self.converted = str(error), None
             return self._recorded(arguments)
 

@@ -52,8 +52,8 @@ class SyncBatchNorm(_BatchNorm):
         if not together:
             return normalise(self, input, "identity", None)
         self._check_input_dim(input)
-        momentum = count_batch(self)
         y, mean, var, total = _Together.apply(image_of(input), self.weight, self.bias, self.eps, group)
+        momentum = count_batch(self)  # behind what can fail: a batch that is refused is not counted
         if self.track_running_stats:
             move_statistics(self.running_mean, self.running_var, mean, var, int(total), momentum)
         return y.view(input.shape)
