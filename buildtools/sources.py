@@ -1,4 +1,5 @@
-"""Which C++ files are compiled, and with which flags. New files in csrc/cpu and csrc/torch are found by themselves.
+"""Which C++ files are compiled, and with which flags. New files in csrc/cpu, csrc/plan and csrc/torch are found by
+themselves.
 
 A file whose name ends in the name of an instruction set (target_avx512.cpp) gets that set's flags, and is left out on
 other processors; every other file must run on any CPU of the architecture.
@@ -41,7 +42,7 @@ def isa_of(source: Path) -> str | None:
 
 def cpu_tasks(build_dir: Path) -> list[Task]:
     tasks = []
-    for source in sorted((ROOT / "csrc" / "cpu").glob("*.cpp")):
+    for source in sorted(path for folder in ("cpu", "plan") for path in (ROOT / "csrc" / folder).glob("*.cpp")):
         isa = isa_of(source)
         if isa is None or is_x86():
             tasks.append(Task.of(source, build_dir, COMMON_FLAGS + ISA_FLAGS.get(isa or "", [])))
@@ -52,9 +53,9 @@ def cpu_tasks(build_dir: Path) -> list[Task]:
 def torch_tasks(build_dir: Path, torch: TorchInstall, with_cuda: bool) -> list[Task]:
     includes = [f"-isystem{path}" for path in torch.include_dirs] + [f"-isystem{sysconfig.get_path('include')}"]
     flags = COMMON_FLAGS + includes + (["-DFASTCONV_WITH_CUDA", "-DUSE_CUDA"] if with_cuda else [])
-    # torch's copy of pybind11 refuses the stable ABI's macro: the one file that includes it includes nothing of torch.
+    # torch's copy of pybind11 refuses the stable ABI's macro: the files that include it include nothing of torch.
     return [
-        Task.of(source, build_dir, flags + ([] if source.stem == "module" else TORCH_FLAGS))
+        Task.of(source, build_dir, flags + ([] if source.stem.endswith("module") else TORCH_FLAGS))
         for source in sorted((ROOT / "csrc" / "torch").glob("*.cpp"))
     ]
 

@@ -35,3 +35,44 @@ def measure_fma_gflops(threads: int) -> float: ...
 def measure_copy_gbs(bytes: int) -> float: ...
 def peak_workspace_bytes() -> int: ...
 def reset_peak_workspace_bytes() -> None: ...
+
+class ArenaPool:
+    bytes: int
+    count: int
+
+class Plan:
+    arena_bytes: int
+    kernels: list[tuple[str, str]]
+    def run(self, inputs: list[int], outputs: list[int]) -> None: ...
+
+class Use:
+    value: int
+    offset: int
+    writes: bool
+    sizes: list[int]
+    strides: list[int]
+
+class Noted:
+    op: str
+    algorithm: str
+    uses: list[Use]
+
+class Recorder:
+    def begin(self) -> None: ...
+    def forget(self) -> None: ...
+    def end(
+        self, known: list[tuple[int, int, int]], weights: list[tuple[int, int, int]], result: int
+    ) -> tuple[list[Noted], str]: ...
+    def combine(self, what: str, operands: list[tuple[int, int, int, list[int], list[int]]]) -> Noted: ...
+    def finish(
+        self,
+        values: list[tuple[int, int, tuple[int, ...]]],
+        left_out: set[int],
+        arena_bytes: int,
+        inputs: int,
+        outputs: int,
+        pool: ArenaPool,
+    ) -> Plan: ...
+    def __len__(self) -> int: ...
+
+def place_blocks(blocks: list[tuple[int, int, int]]) -> tuple[list[int], int]: ...

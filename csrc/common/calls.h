@@ -218,4 +218,13 @@ struct ConvMaxPoolCall {
   PoolProblem pool;
 };
 
+// y = a, a + b or a * b over tensors of the same extents and any strides (0 repeats an operand along an axis). A copy
+// converts between element types; sums and products are of one type. What a network plan needs beside the layers.
+enum class Combine : int8_t { kCopy, kAdd, kMultiply };
+
+struct CombineCall {
+  Combine what = Combine::kCopy;
+  TensorView a, b, y;  // b: sums and products; y may be a
+};
+
 }  // namespace fastconv

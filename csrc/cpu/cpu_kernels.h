@@ -49,6 +49,9 @@ struct Kernels : OpKernels {
   size_t (*gemm_packed_b_bytes)(int64_t K, int64_t N, DType) = nullptr;
   void (*gemm_pack_b)(const GemmCall&, void* packed) = nullptr;
 
+  // Copies, sums and products of whole tensors (kernels/combine.h).
+  void (*combine)(const CombineCall&, const CallContext&) = nullptr;
+
   // Measurement (kernels/machine.h): iterations of independent FMAs on one thread; returns FLOPs done.
   double (*fma_burst)(int64_t iterations) = nullptr;
 };

@@ -9,6 +9,10 @@
 
 namespace py = pybind11;
 
+namespace fastconv::ops {
+void define_plan_classes(py::module_& m);  // plan_module.cpp
+}
+
 namespace {
 
 // The settings as torch's own documentation names them: an attribute read takes about a microsecond.
@@ -60,6 +64,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("select_isa", &ops::select_isa, py::arg("name"));
   m.def("measure_fma_gflops", &ops::measure_fma_gflops, py::arg("threads"), py::call_guard<py::gil_scoped_release>());
   m.def("measure_copy_gbs", &ops::measure_copy_gbs, py::arg("bytes"), py::call_guard<py::gil_scoped_release>());
+  ops::define_plan_classes(m);
   m.def("peak_workspace_bytes", &ops::peak_workspace_bytes);
   m.def("reset_peak_workspace_bytes", &ops::reset_peak_workspace_bytes);
 }

@@ -8,6 +8,7 @@
 
 #include "../common/algorithm_table.h"
 #include "../cpu/cpu_kernels.h"
+#include "../plan/recorder.h"
 #include "describe.h"
 #include "tensor_utils.h"
 #include "workspace.h"
@@ -65,6 +66,7 @@ void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend 
   const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like, backend == Backend::kCpu);
   const Algorithm<Call>& algorithm = select_algorithm(table, call, op, algo);
+  if (plan::Recorder* recorder = plan::Recorder::current()) recorder->note(call, algorithm.run, op, algorithm.name);
   const CallContext context{&workspace, current_stream(like, backend)};
   run_named([&] { algorithm.run(call, context); }, call, backend, op);
 }
@@ -81,6 +83,7 @@ void run_kernel(OpKernels::Kernel<Call> OpKernels::* slot, const Call& call, Bac
   const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like, backend == Backend::kCpu);
   const CallContext context{&workspace, current_stream(like, backend)};
+  if (plan::Recorder* recorder = plan::Recorder::current()) recorder->note(call, kernel, op, "kernel");
   run_named([&] { kernel(call, context); }, call, backend, op);
 }
 

@@ -14,13 +14,14 @@ from torch import Tensor, fx
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
-from fastconv import backends, introspection
+from fastconv import _C, backends, introspection
 from fastconv.convert import ir, steps
 from fastconv.convert.capture import Captured, CaptureError, is_scalar
 from fastconv.convert.layout import LayoutPlan
 from fastconv.convert.passes import PASSES
 from fastconv.convert.passes.drop_channels import Dropping, drop_channels
 from fastconv.convert.passes.functions import weight_of
+from fastconv.convert.plan import Plans
 from fastconv.nn.fold import Slot, Sources
 from fastconv.nn.weights import Weight, find_weight
 
@@ -34,7 +35,9 @@ class WeightStore:
     def __init__(self, dtype: torch.dtype | None, drop_zero_channels: bool = True) -> None:
         self.dtype, self.drop_zero_channels = dtype, drop_zero_channels
         self.generation = 0  # of the weights; a program that was bound to an older one binds anew
+        self.arenas = _C.ArenaPool()
         self._isa = ""
+        self._watched: list[Slot] = []  # of statistics that steps read at each call, and plans once
         self._prepared: dict[Any, steps.Prepared] = {}
         self._sources: Sources | None = None
         self._droppings: weakref.WeakSet[Dropping] = weakref.WeakSet()  # those of programs still in use
@@ -46,6 +49,10 @@ class WeightStore:
             self._droppings.add(dropping)
             self._sources = None
         return dropping
+
+    def watch(self, slots: tuple[Slot, ...]) -> None:
+        self._watched.extend(slots)
+        self._sources = None
 
     def prepare(self, spec: Any, channels_last: bool) -> steps.Prepared:
         key = _key(spec, channels_last)
@@ -69,7 +76,7 @@ class WeightStore:
             dropping.check()
             unique.update({(id(owner), name): (owner, name) for owner, name in dropping.slots})
         absent = [slot for prepared in self._prepared.values() for slot in prepared.absent]
-        sources = Sources((*unique.values(), *absent))
+        sources = Sources((*unique.values(), *absent, *self._watched))
         for prepared in self._prepared.values():
             prepared.refresh()
         self._sources, self._isa = sources, isa
@@ -114,6 +121,7 @@ class Program:
 
     _direct: SimpleNamespace | None = None
     _generation: int = -1
+    _plans: Plans | None = None
 
     def takes(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
         """Where channels were dropped they are dimension 1: an image without a batch needs another program."""
@@ -121,8 +129,23 @@ class Program:
 
     def __call__(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> Any:
         self.store.refresh()
-        outputs = self.outputs(tensors, tensors)
+        outputs = self._planned(tensors)
+        if outputs is None:
+            outputs = self.outputs(tensors, tensors)
         return outputs[0] if self.single else pytree.tree_unflatten(outputs, self.output_spec)
+
+    def _planned(self, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
+        """The flat outputs by a plan for these shapes; None where the steps are to run one by one."""
+        if not _is_plain(tensors) or not all(x.is_cpu for x in tensors):
+            return None
+        generation = self.store.generation
+        if self._direct is None or self._generation != generation:
+            self._bind()
+        if self._plans is None:
+            self._plans = Plans(self, self.store.arenas)
+        self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
+        assert self._direct is not None
+        return self._plans.outputs(tensors, self._direct, generation)
 
     def outputs(self, values: Sequence[Any], inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The flat outputs, with the weights as they were made last; `inputs` are the values that are no weights."""
@@ -144,7 +167,7 @@ class Program:
         self._generation = self.store.generation
 
 
-def _is_plain(tensors: list[Tensor]) -> bool:
+def _is_plain(tensors: Sequence[Tensor]) -> bool:
     """Whether the operators can be called with nothing around them: no gradient, autocast, backend or compiler."""
     if torch._C._is_any_autocast_enabled() or backends.forced() or forward_ad._current_level >= 0:
         return False
@@ -230,7 +253,7 @@ def _place_steps(graph: fx.Graph, context: ir.Context, store: WeightStore, new_s
     for node in list(graph.nodes):
         spec = node.meta.get("spec")
         if node.target is ir.operation:
-            node.op, node.target = "call_module", new_step(_make_step(spec, node.meta.get("prepared"), dtype))
+            node.op, node.target = "call_module", new_step(_make_step(spec, node.meta.get("prepared"), store))
         elif node.op == "get_attr":
             path, _, name = str(node.target).rpartition(".")
             owner = context.root.get_submodule(path)
@@ -254,7 +277,8 @@ def _reads_own_tensor(node: fx.Node) -> bool:
     return any(argument.meta.get("read") for argument in node.all_input_nodes) and not is_scalar(node)
 
 
-def _make_step(spec: Any, prepared: Any, dtype: torch.dtype | None) -> Any:
+def _make_step(spec: Any, prepared: Any, store: WeightStore) -> Any:
+    dtype = store.dtype
     if isinstance(spec, ir.Conv):
         return steps.ConvStep(spec, prepared, dtype)
     if isinstance(spec, ir.ConvTranspose):
@@ -262,6 +286,7 @@ def _make_step(spec: Any, prepared: Any, dtype: torch.dtype | None) -> Any:
     if isinstance(spec, ir.Linear):
         return steps.LinearStep(spec, prepared, dtype)
     if isinstance(spec, ir.Normalise):
+        store.watch(steps.slots_of_norm(spec))
         return steps.NormaliseStep(spec, dtype)
     if isinstance(spec, ir.Softmax):
         return steps.SoftmaxStep(spec)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from fastconv.convert.lower import Program
+if TYPE_CHECKING:
+    from fastconv.convert.lower import Program
 
 # Called with the node, what it runs, and the arguments; returns the value.
 Visit = Callable[[fx.Node, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]

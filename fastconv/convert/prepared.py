@@ -66,6 +66,9 @@ class Prepared:
             self._packs[key] = made if made.numel() else None
         return self._packs[key]
 
+    def packs(self) -> list[Tensor]:
+        return [pack for pack in self._packs.values() if pack is not None]
+
     def forget_packs(self) -> None:
         """Another instruction set reads another order."""
         self._packs.clear()

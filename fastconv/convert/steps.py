@@ -19,6 +19,7 @@ from fastconv.convert.prepared import Prepared, Stale, is_channels_last
 from fastconv.functional import choice
 from fastconv.functional.arguments import split_param
 from fastconv.functional.dispatch import below_autograd
+from fastconv.nn.fold import Slot
 from fastconv.nn.weights import Activation, Weight
 from fastconv.ops import native
 
@@ -228,6 +229,12 @@ class NormaliseStep:
         # Half precision is normalised by statistics of float32.
         narrow = self.dtype in (torch.float16, torch.bfloat16)
         return statistic if self.dtype is None else statistic.to(torch.float32 if narrow else self.dtype)
+
+
+def slots_of_norm(spec: ir.Normalise) -> tuple[Slot, ...]:
+    """Where the tensors live that a NormaliseStep reads."""
+    param = spec.act.param
+    return (*spec.norm.slots, *(param.slots if isinstance(param, Weight) else ()))
 
 
 class SoftmaxStep:

@@ -5,6 +5,7 @@
 #include "../cpu_kernels.h"
 #include "batch_norm.h"
 #include "channel_sum.h"
+#include "combine.h"
 #include "conv_blocks.h"
 #include "conv_depthwise.h"
 #include "conv_depthwise_grad.h"
@@ -77,6 +78,7 @@ constexpr Kernels make_table() {
   k.gemm = gemm;
   k.gemm_packed_b_bytes = gemm_packed_b_bytes;
   k.gemm_pack_b = gemm_pack_b;
+  k.combine = combine;
   k.fma_burst = fma_burst;
   return k;
 }

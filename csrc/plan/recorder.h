@@ -1,0 +1,156 @@
+// Making a plan by watching: while a recorder is installed on a thread, every kernel call of the torch layer is noted
+// with the pointers it has at that moment, and runs as usual. The caller then says which addresses are which values;
+// what a call reads from elsewhere (a copy made on the way, say) makes the recording useless, and is said.
+#pragma once
+
+#include <set>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "../common/algorithm_table.h"
+#include "plan.h"
+#include "pointers.h"
+
+namespace fastconv::plan {
+
+// What a call does to a value: a part of it from `offset` bytes on. `view` is empty, or the extents and strides by
+// which the call walks it, both of which a caller may exchange for others of the same extents.
+struct Use {
+  int64_t value = 0, offset = 0;
+  bool writes = false;
+  std::vector<int64_t> sizes, strides;
+};
+
+struct Noted {
+  std::string op, algorithm;
+  std::vector<Use> uses;
+};
+
+// Memory with a name: bytes [address, address + bytes) are value number `value`.
+struct Named {
+  uintptr_t address = 0;
+  int64_t bytes = 0, value = 0;
+};
+
+// Where a value lies in the finished plan: base 0 is the arena, then the inputs, then the outputs. `strides` is empty
+// where the value keeps those it was recorded with.
+struct Placement {
+  int base = 0;
+  int64_t offset = 0;
+  std::vector<int64_t> strides;
+};
+
+class Recorder {
+ public:
+  // The one that watches this thread; null most of the time.
+  static Recorder*& current();
+
+  void begin();
+  // What was noted since begin(), in terms of the values in `known`; weights lie in `weights`. Value `result` (-1:
+  // none) must have been written. A text instead says why the calls cannot be planned; then they are forgotten.
+  std::pair<std::vector<Noted>, std::string> end(const std::vector<Named>& known, const std::vector<Named>& weights,
+                                                 int64_t result);
+  void forget();
+
+  // A copy, a sum or a product, given by values and not by watching.
+  struct Operand {
+    int64_t value = 0, offset = 0;
+    int dtype = 0;
+    std::vector<int64_t> sizes, strides;
+  };
+  Noted combine(const std::string& what, const std::vector<Operand>& operands);
+
+  size_t size() const { return entries_.size(); }
+
+  // The plan of all calls but those at the positions `left_out`; the recorder is empty then.
+  std::shared_ptr<Plan> finish(const std::vector<Placement>& values, const std::set<size_t>& left_out,
+                               size_t arena_bytes, size_t inputs, size_t outputs, std::shared_ptr<ArenaPool> pool);
+
+  template <class Call>
+  void note(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm);
+
+ private:
+  struct Field {
+    size_t at;
+    bool writes, movable;
+    int64_t value = 0, offset = 0;
+  };
+  struct Entry {
+    std::unique_ptr<Node> node;
+    std::vector<Field> fields;
+    std::vector<size_t> weights;
+  };
+  template <class Call>
+  class Visitor;
+
+  Noted describe(const Entry& entry) const;
+
+  std::vector<Entry> entries_, pending_;
+  std::string refusal_;
+};
+
+// Collects the fields of a call that was copied into a node, and the vectors while they are there.
+template <class Call>
+class Recorder::Visitor {
+ public:
+  Visitor(Entry& entry, Call& call, size_t element) : entry_(entry), call_(call), element_(element) {}
+
+  void tensor(TensorView& view, bool writes) { add(&view, view.data, writes, true); }
+  void rigid(TensorView& view, bool writes) { add(&view, view.data, writes, false); }
+  template <class P>
+  void address(P& pointer, bool writes) {
+    add(&pointer, pointer, writes, false);
+  }
+  template <class P>
+  void weight(P& pointer) {
+    if (pointer) entry_.weights.push_back(place(&pointer));
+  }
+  void vector(const void*& pointer, int64_t elements) {
+    if (!pointer) return;
+    const size_t bytes = static_cast<size_t>(elements) * element_;
+    auto copy = std::make_unique<char[]>(bytes);
+    __builtin_memcpy(copy.get(), pointer, bytes);
+    pointer = copy.get();
+    entry_.node->vectors.push_back(std::move(copy));
+  }
+
+ private:
+  size_t place(const void* field) const {
+    return static_cast<size_t>(static_cast<const char*>(field) - reinterpret_cast<const char*>(&call_));
+  }
+  void add(const void* field, const void* pointer, bool writes, bool movable) {
+    if (pointer) entry_.fields.push_back({place(field), writes, movable});
+  }
+
+  Entry& entry_;
+  Call& call_;
+  const size_t element_;
+};
+
+namespace detail {
+template <class Call>
+DType element_type(const Call& call) {
+  return call.dtype;
+}
+inline DType element_type(const CombineCall& call) { return call.y.dtype; }
+}  // namespace detail
+
+template <class Call>
+void Recorder::note(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm) {
+  if constexpr (!PointersOf<Call>::kKnown) {
+    refusal_ = op + " has no plan";
+  } else {
+    auto node = std::make_unique<CallNode<Call>>(call, run);
+    node->op = op;
+    node->algorithm = algorithm;
+    Call& copy = *reinterpret_cast<Call*>(node->call());
+    Entry entry{std::move(node), {}, {}};
+    Visitor<Call> visitor(entry, copy, dtype_size(accumulate_dtype(detail::element_type(call))));
+    PointersOf<Call>::visit(copy, visitor);
+    pending_.push_back(std::move(entry));
+  }
+}
+
+}  // namespace fastconv::plan

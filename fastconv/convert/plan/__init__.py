@@ -1,0 +1,5 @@
+"""Networks as flat lists of kernel calls: one plan for each set of shapes, all activations in one arena."""
+
+from fastconv.convert.plan.cache import Plans
+
+__all__ = ["Plans"]

@@ -1,0 +1,91 @@
+"""The plans of a program, by the shapes, strides and types of its inputs; the least recently used ones go."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fastconv.convert.plan.planner import Planner
+from fastconv.convert.plan.program import Mismatch, PlannedProgram
+from fastconv.convert.plan.tape import tensors_of
+
+MAX_PLANS = 16
+_disabled = os.environ.get("FASTCONV_PLAN") == "0"
+
+
+class Plans:
+    """Belongs to a program; the arenas belong to all programs of a network."""
+
+    def __init__(self, program: Any, pool: Any) -> None:
+        self._program, self._pool = program, pool
+        self._plans: OrderedDict[Any, PlannedProgram | None] = OrderedDict()
+        self._generation = -1
+        self._lock = threading.Lock()
+        self.last: PlannedProgram | None = None
+        self._possible = not _disabled and not any(_changes_values(node) for node in program.graph.nodes)
+
+    def outputs(self, tensors: Sequence[Tensor], direct: SimpleNamespace, generation: int) -> tuple[Any, ...] | None:
+        """The program's outputs by a plan, made now if these shapes have none; None where there cannot be one."""
+        if not self._possible:
+            return None
+        key = tuple([(x.shape, x.stride(), x.dtype) for x in tensors])
+        if self._generation == generation:
+            plan = self._plans.get(key, self)
+            if plan is not self:
+                return self._run(key, plan, tensors)
+        if torch._C._len_torch_dispatch_stack() or not self._lock.acquire(blocking=False):
+            return None  # another thread is planning: this call goes step by step
+        try:
+            return self._make(key, tensors, direct, generation)
+        finally:
+            self._lock.release()
+
+    def _run(self, key: Any, plan: Any, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
+        self.last = plan
+        if plan is None or torch._C._len_torch_dispatch_stack():
+            return None
+        with contextlib.suppress(KeyError):  # another thread has just dropped it
+            self._plans.move_to_end(key)
+        try:
+            outputs: tuple[Any, ...] = plan(tensors)
+        except Mismatch:
+            self._plans[key] = None
+            return None
+        return outputs
+
+    def _make(self, key: Any, tensors: Sequence[Tensor], direct: Any, generation: int) -> tuple[Any, ...] | None:
+        if self._generation != generation:
+            self._plans.clear()
+            self._generation = generation
+        plan, outputs = None, None
+        if all(x.numel() > 0 and x.is_cpu and not x.is_conj() and not x.is_neg() for x in tensors):
+            with torch.no_grad():
+                traced = Planner(self._program, direct, list(tensors)).run(list(tensors))
+                outputs = traced.results
+                if traced.tape.steps:
+                    plan = PlannedProgram(self._program, traced, direct, self._pool, _weights(self._program))
+        self._plans[key] = self.last = plan
+        while len(self._plans) > MAX_PLANS:
+            self._plans.popitem(last=False)
+        return outputs
+
+    @property
+    def count(self) -> int:
+        return sum(plan is not None for plan in self._plans.values())
+
+
+def _weights(program: Any) -> list[Tensor]:
+    return [t for function in vars(program.functions).values() for t in tensors_of(getattr(function, "prepared", None))]
+
+
+def _changes_values(node: fx.Node) -> bool:
+    """Whether something writes in place: then values are more than results of their nodes."""
+    return bool(node.meta.get("pinned"))

@@ -1,0 +1,131 @@
+"""Where every storage of a tape lies: concatenations in place, results over operands that end there, one arena for the
+rest."""
+
+from __future__ import annotations
+
+from fastconv import _C
+from fastconv.convert.plan.tape import Copy, Tape
+from fastconv.convert.plan.values import Access, Storage, same_view
+
+
+def place(tape: Tape) -> list[set[int]]:
+    """Decides on aliases; returns the calls of each segment that are left out because their copies are none."""
+    left_out: list[set[int]] = [set() for _ in tape.segments]
+    for copy in _largest_first(tape.copies):
+        if _is_never_read(copy.target.storage) or (_join(copy) if copy.joins else _share(copy)):
+            left_out[copy.segment].add(copy.position)
+    _write_over_operands(tape)
+    return left_out
+
+
+def _largest_first(copies: list[Copy]) -> list[Copy]:
+    """The concatenation that contains others before those: its parts lie in it, and theirs with them."""
+    return sorted(copies, key=lambda copy: -copy.target.storage.bytes)
+
+
+def _is_never_read(storage: Storage) -> bool:
+    return not storage.crosses and not storage.external and all(use.writes for use in storage.uses)
+
+
+def _join(copy: Copy) -> bool:
+    """Lets the source be written where the concatenation has it; whether that can be."""
+    source, target = copy.source, copy.target
+    whole, joint = source.storage, target.storage
+    offset = target.offset * target.dtype.itemsize
+    if source.is_whole and whole.alias is not None:
+        return _lies_at(whole, joint, offset, target.stride)
+    if not source.is_whole or not whole.may_move() or whole.segment != joint.segment or whole is joint:
+        return False
+    if not _same_order(whole.stride, target.stride, whole.shape):
+        return False
+    whole.alias = (joint, offset, target.stride)
+    return True
+
+
+def _lies_at(part: Storage, joint: Storage, offset: int, stride: tuple[int, ...]) -> bool:
+    """Whether a part that lies elsewhere is where the concatenation would have it: in a larger one, whose beginning
+    the smaller one then is. (DenseNet's growing list of features.)"""
+    root, at = part.root()
+    step = part.placed_stride()
+    if step is None or part.shape[0] != joint.shape[0]:
+        return False
+    mine, mine_at = joint.root()
+    if joint.alias is not None:
+        return mine is root and mine_at + offset == at and (joint.placed_stride() or joint.stride)[1:] == step[1:]
+    if mine is root:
+        return mine_at + offset == at and same_view(part.shape, step, part.shape, stride)
+    if offset != 0 or not joint.may_move() or joint.segment != root.segment:
+        return False
+    if not _same_order(joint.stride, step, joint.shape) or joint.bytes > root.bytes - at:
+        return False
+    joint.alias = (root, at, step)
+    return True
+
+
+def _share(copy: Copy) -> bool:
+    """Lets readers of a copy read the source as it lies; whether they can."""
+    source, made = copy.source, copy.target.storage
+    base = source.storage
+    if made.alias is not None or not made.may_move() or source.dtype is not made.dtype:
+        return False
+    if sum(use.writes for use in made.uses) != 1 or len(source.shape) != 4:
+        return False
+    if not _same_order(made.stride, source.stride, made.shape):
+        return False
+    if base.alias is not None or (base.segment != made.segment and not base.external):
+        return False
+    base.uses.extend(use for use in made.uses if not use.writes)
+    # The strides are those of the storage as recorded: it stays where it is from now on.
+    base.uses.append(Access(made.segment, made.uses[0].step, writes=False, movable=False))
+    made.alias = (base, source.offset * source.dtype.itemsize, source.stride)
+    return True
+
+
+def _same_order(a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether channels are the fastest dimension in both or in neither, so that a call keeps its way through memory."""
+    if shape[1] == 1:
+        return True
+    return (a[1] == 1) == (b[1] == 1)
+
+
+def _write_over_operands(tape: Tape) -> None:
+    """An elementwise call may write where it reads, if nobody reads that afterwards."""
+    last: dict[int, int] = {}
+    for storage in tape.storages:
+        root, _ = storage.root()
+        steps = [use.step for use in storage.uses]
+        last[root.index] = max([last.get(root.index, 0), *steps])
+    shared = {storage.root()[0].index for storage in tape.storages if storage.alias is not None}
+    for number, segment in enumerate(tape.segments):
+        for made, read, step in segment.elementwise:
+            if made.alias is not None or made.crosses or made.index in shared:
+                continue
+            for operand in read:
+                fits = operand.shape == made.shape and operand.stride == made.stride and operand.dtype is made.dtype
+                free = not operand.external and not operand.crosses and operand.alias is None
+                free = free and operand.index not in shared and operand.segment == number
+                if not fits or not free or last[operand.index] != step:
+                    continue
+                made.alias = (operand, 0, None)
+                last[operand.index] = last[made.index]
+                shared.add(operand.index)
+                break
+
+
+def layout(tape: Tape, segment: int) -> tuple[dict[int, int], int]:
+    """Offsets of the storages that live in the arena of a segment, and its size."""
+    spans: dict[int, tuple[int, int]] = {}
+    roots: dict[int, Storage] = {}
+    for storage in tape.storages:
+        root, _ = storage.root()
+        if root.external or root.crosses or root.segment != segment:
+            continue
+        steps = [use.step for use in storage.uses]
+        if not steps:
+            continue
+        first, last = spans.get(root.index, (steps[0], steps[0]))
+        spans[root.index] = (min(first, *steps), max(last, *steps))
+        roots[root.index] = root
+    order = list(spans)
+    offsets, total = _C.place_blocks([(roots[index].bytes, *spans[index]) for index in order])
+    return dict(zip(order, offsets, strict=True)), total

@@ -1,0 +1,165 @@
+"""What runs at a call whose shapes have a plan: segments of kernel calls, and what torch computes between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fastconv.convert.observe import function_of
+from fastconv.convert.plan import placement
+from fastconv.convert.plan.planner import LeftNode, Traced
+from fastconv.convert.plan.values import Late, Storage, Value
+
+
+class Mismatch(Exception):
+    """Something left to torch made a tensor of other extents than in the planning run."""
+
+
+class _Run:
+    """One segment: which memory it reads and makes, as numbers of storages."""
+
+    def __init__(self, traced: Traced, number: int, left_out: set[int], pool: Any) -> None:
+        tape = traced.tape
+        offsets, total = placement.layout(tape, number)
+        self.reads: list[Storage] = []
+        self.makes: list[Storage] = []
+        places: list[tuple[int, int, tuple[int, ...]]] = []
+        for storage in tape.storages:
+            root, _ = storage.root()
+            if not any(use.segment == number for use in storage.uses):
+                continue
+            if root.external or (root.crosses and root.segment < number):
+                if root not in self.reads:
+                    self.reads.append(root)
+            elif root.crosses and root not in self.makes:
+                self.makes.append(root)
+        bases = {storage.index: 1 + i for i, storage in enumerate([*self.reads, *self.makes])}
+        for storage in tape.storages:
+            root, offset = storage.root()
+            base = bases.get(root.index, 0 if root.index in offsets else -1)
+            places.append((base, offsets.get(root.index, 0) + offset, storage.placed_stride() or ()))
+        segment = tape.segments[number]
+        self.plan = segment.recorder.finish(places, left_out, total, len(self.reads), len(self.makes), pool)
+        self.specs = [(s.shape, s.stride, s.dtype) for s in self.makes]
+        self.guards = [(s.index, s.shape, s.stride, s.dtype) for s in self.reads if s.index in traced.made_by]
+        self.kernels = segment.kernels
+
+    def __call__(self, held: dict[int, Tensor]) -> None:
+        for index, shape, stride, dtype in self.guards:
+            x = held[index]
+            if tuple(x.shape) != shape or x.stride() != stride or x.dtype is not dtype or type(x) is not Tensor:
+                raise Mismatch
+        outputs = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in self.specs]
+        self.plan.run([held[s.index].data_ptr() for s in self.reads], [y.data_ptr() for y in outputs])
+        for storage, y in zip(self.makes, outputs, strict=True):
+            held[storage.index] = y
+
+
+class PlannedProgram:
+    """The plan of one program for one set of shapes. It keeps the weights alive that its kernel calls read."""
+
+    def __init__(self, program: Any, traced: Traced, direct: Any, pool: Any, weights: list[Tensor]) -> None:
+        left_out = placement.place(traced.tape)
+        self._inputs = [value.storage.index for value in traced.inputs]
+        self._steps: list[Any] = []
+        self.runs: list[_Run] = []
+        for entry in traced.order:
+            if isinstance(entry, LeftNode):
+                function = function_of(program, entry.node)
+                if entry.node.op == "call_module":
+                    function = getattr(direct, str(entry.node.target), function)
+                self._steps.append((entry, function, _storage_of(entry, traced)))
+            else:
+                run = _Run(traced, entry, left_out[entry], pool)
+                if run.plan.kernels:
+                    self.runs.append(run)
+                    self._steps.append(run)
+        self.left = [entry for entry in traced.order if isinstance(entry, LeftNode)]
+        self._outputs = traced.outputs
+        self._weights = weights
+        self._only = self._single()
+
+    def _single(self) -> Any:
+        """The run, where it is all there is and its results are the outputs as they are."""
+        if len(self._steps) != 1 or not self.runs:
+            return None
+        run = self.runs[0]
+        order: list[int] = []
+        for value in self._outputs:
+            if not isinstance(value, Value) or value.storage not in run.makes:
+                return None
+            storage = value.storage
+            if not value.is_whole:
+                # A view of all of it can be made as such.
+                place = run.makes.index(storage)
+                dense = value.offset == 0 and _numel(value.shape) == _numel(storage.shape)
+                once = sum(isinstance(v, Value) and v.storage is storage for v in self._outputs) == 1
+                if not dense or not once:
+                    return None
+                run.specs[place] = (value.shape, value.stride, value.dtype)
+            order.append(run.makes.index(storage))
+        reads = [self._inputs.index(s.index) for s in run.reads]
+        return run, reads, order
+
+    @property
+    def arena_bytes(self) -> int:
+        return max((run.plan.arena_bytes for run in self.runs), default=0)
+
+    @property
+    def kernel_count(self) -> int:
+        return sum(len(run.plan.kernels) for run in self.runs)
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        if self._only is not None:
+            run, reads, order = self._only
+            outputs = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in run.specs]
+            run.plan.run([tensors[i].data_ptr() for i in reads], [y.data_ptr() for y in outputs])
+            return tuple(outputs[i] for i in order)
+        held = dict(zip(self._inputs, tensors, strict=True))
+        late: dict[Any, Any] = {}
+
+        def real(leaf: Any) -> Any:
+            if isinstance(leaf, Late):
+                return late[leaf.node]
+            return _tensor(leaf, held) if isinstance(leaf, Value) else leaf
+
+        for step in self._steps:
+            if isinstance(step, _Run):
+                step(held)
+                continue
+            entry, function, storage = step
+            args, kwargs = pytree.tree_map(real, entry.arguments)
+            result = function(*args, **kwargs)
+            if storage is None:
+                late[entry.node] = result
+            elif not isinstance(result, Tensor):
+                raise Mismatch
+            else:
+                held[storage] = result
+        return tuple(real(leaf) for leaf in self._outputs)
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _storage_of(entry: LeftNode, traced: Traced) -> int | None:
+    return next((index for index, node in traced.made_by.items() if node is entry.node), None)
+
+
+def _tensor(value: Value, held: dict[int, Tensor]) -> Tensor:
+    base = held[value.storage.index]
+    if value.is_whole:
+        return base
+    if not value.storage.external:
+        return base.as_strided(value.shape, value.stride, value.offset)
+    if tuple(base.shape) != value.storage.shape or base.stride() != value.storage.stride:
+        raise Mismatch
+    return base.as_strided(value.shape, value.stride, base.storage_offset() + value.offset)

@@ -1,0 +1,165 @@
+"""The planning run: the network is run once, step by step, with a recorder that notes every kernel call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx
+
+from fastconv import _C
+from fastconv.convert.plan.values import DTYPES, Access, Storage, Value, four, same_view
+
+
+class Unplannable(Exception):
+    """The node is left to torch; the text says why."""
+
+
+@dataclass
+class Copy:
+    """A copy that is left out where the source can lie in the target, or the target in the source."""
+
+    segment: int
+    position: int  # among the calls of the segment
+    source: Value
+    target: Value
+    joins: bool  # into a part of the target; else the target is all of a copy
+
+
+@dataclass
+class Segment:
+    recorder: Any = field(default_factory=_C.Recorder)
+    kernels: list[tuple[fx.Node, str, str]] = field(default_factory=list)  # node, operation, algorithm
+    # (target, operands read, at which step): calls that may write where they read.
+    elementwise: list[tuple[Storage, list[Storage], int]] = field(default_factory=list)
+
+
+_ELEMENTWISE = ("activation", "batch_norm_act", "add", "mul")
+
+
+class Tape:
+    """Storages, kernel calls in segments, and copies that may turn out to be none."""
+
+    def __init__(self) -> None:
+        self.storages: list[Storage] = []
+        self.segments: list[Segment] = []
+        self.copies: list[Copy] = []
+        self.steps = 0
+        self._open = False
+        self.node: fx.Node | None = None  # whose calls are being recorded
+
+    @property
+    def segment(self) -> Segment:
+        if not self._open:
+            self.segments.append(Segment())
+            self._open = True
+        return self.segments[-1]
+
+    def close_segment(self) -> None:
+        self._open = False
+
+    def storage(self, x: Tensor, *, external: bool) -> Storage:
+        made = Storage(
+            len(self.storages), tuple(x.shape), x.stride(), x.dtype, x.data_ptr(), external,
+            -1 if external else len(self.segments) - 1,
+        )  # fmt: skip
+        self.storages.append(made)
+        return made
+
+    def whole(self, x: Tensor, *, external: bool = False) -> Value:
+        if x.dtype not in DTYPES and not external:
+            raise Unplannable(f"its type is {x.dtype}")
+        storage = self.storage(x, external=external)
+        return Value(storage, storage.shape, storage.stride)
+
+    def view(self, x: Tensor, base: Value) -> Value:
+        """What x, which shares memory with the value, is in terms of the value's storage."""
+        offset = x.data_ptr() - base.storage.address
+        return Value(base.storage, tuple(x.shape), x.stride(), offset // x.element_size())
+
+    def call(self, function: Any, read: list[tuple[Tensor, Value]], weights: list[Tensor], *args: Any) -> Any:
+        """Runs a function of ours while its kernel calls are noted; (result, the values of the tensors in it).
+
+        Raises:
+            Unplannable: something happens that is no kernel call on these values; nothing is noted then.
+        """
+        segment = self.segment
+        recorder = segment.recorder
+        recorder.begin()
+        try:
+            result = function(*args)
+        except BaseException:
+            recorder.forget()
+            raise
+        if not isinstance(result, Tensor):
+            recorder.forget()
+            raise Unplannable("it has several results")
+        known = {value.storage.index: value.storage for _, value in read}
+        shared = _holding(result, known.values())
+        made = None if shared is not None else self.whole(result)
+        if made is not None:
+            known[made.storage.index] = made.storage
+        named = [(s.address, s.bytes, index) for index, s in known.items()]
+        owned = [(w.data_ptr(), w.untyped_storage().nbytes(), 0) for w in weights]
+        noted, why = recorder.end(named, owned, -1 if made is None else made.storage.index)
+        if why:
+            raise Unplannable(why)
+        self._note(segment, noted)
+        if made is None:
+            assert shared is not None
+            return result, self.view(result, Value(shared, shared.shape, shared.stride))
+        return result, made
+
+    def combine(self, what: str, shape: tuple[int, ...], values: list[Value], strides: list[tuple[int, ...]]) -> None:
+        """A copy, sum or product of tensors of one shape, walked by these strides; the last value is the result."""
+        folded = four(shape, strides)
+        if folded is None:
+            raise Unplannable("more than four dimensions")
+        operands = [
+            (value.storage.index, value.offset * value.dtype.itemsize, DTYPES[value.dtype], folded[0], steps)
+            for value, steps in zip(values, folded[1], strict=True)
+        ]
+        segment = self.segment
+        self._note(segment, [segment.recorder.combine(what, operands)])
+
+    def copy(self, source: Value, target: Value, *, joins: bool = False) -> None:
+        position = len(self.segment.recorder)
+        self.combine("copy", target.shape, [source, target], [source.stride, target.stride])
+        self.copies.append(Copy(len(self.segments) - 1, position, source, target, joins))
+
+    def _note(self, segment: Segment, noted: list[Any]) -> None:
+        for call in noted:
+            step = self.steps = self.steps + 1
+            assert self.node is not None
+            segment.kernels.append((self.node, call.op, call.algorithm))
+            written: list[Storage] = []
+            read: list[Storage] = []
+            whole = True
+            for use in call.uses:
+                storage = self.storages[use.value]
+                movable = use.offset == 0 and bool(use.sizes)
+                movable = movable and same_view(use.sizes, use.strides, storage.shape, storage.stride)
+                storage.uses.append(Access(len(self.segments) - 1, step, use.writes, movable))
+                (written if use.writes else read).append(storage)
+                whole = whole and bool(use.sizes)
+                if storage.segment != len(self.segments) - 1 and not storage.external:
+                    storage.crosses = True
+                if use.writes:
+                    storage.segment = len(self.segments) - 1
+            if call.op in _ELEMENTWISE and len(written) == 1 and whole:
+                segment.elementwise.append((written[0], read, step))
+
+
+def _holding(x: Tensor, storages: Any) -> Storage | None:
+    address = x.data_ptr()
+    for storage in storages:
+        if storage.address <= address < storage.address + max(storage.bytes, 1):
+            return storage
+    return None
+
+
+def tensors_of(prepared: Any) -> list[Tensor]:
+    """The memory that a step's kernel calls may read as weights."""
+    if prepared is None:
+        return []
+    return [t for t in (prepared.weight, prepared.bias, prepared.alpha, *prepared.packs()) if isinstance(t, Tensor)]
