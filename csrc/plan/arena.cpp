@@ -89,6 +89,7 @@ void ArenaPool::enter(size_t bytes) {
 void ArenaPool::leave(size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   sizes_.erase(sizes_.find(bytes));
+  if (sizes_.empty()) return free_.clear();
   const size_t most = largest();
   free_.erase(
       std::remove_if(free_.begin(), free_.end(), [&](const auto& arena) { return arena->block.bytes() > most; }),

@@ -5,6 +5,7 @@
 // visitor.rigid(view, writes)         the same, but only its address may change
 // visitor.address(pointer, writes)    a tensor whose strides the call keeps in its own fields
 // visitor.weight(pointer)             read only, owned by the caller for as long as the plan lives; null: absent
+// visitor.spare(pointer, packed)      a weight that is read only where there is no packed one: forgotten otherwise
 // visitor.vector(pointer, elements)   a short vector of the accumulate type, copied into the plan; null: absent
 #pragma once
 
@@ -35,7 +36,7 @@ struct PointersOf<Conv2dCall> {
     visitor.tensor(call.x, false);
     visitor.tensor(call.y, true);
     visitor.weight(call.packed_w);
-    visitor.weight(call.w.data);
+    visitor.spare(call.w.data, call.packed_w);
     visit_epilogue(call.epilogue, call.problem.K, true, visitor);
   }
 };
@@ -43,7 +44,7 @@ struct PointersOf<Conv2dCall> {
 template <class V>
 void visit_stage(ConvStage& stage, V& visitor) {
   visitor.weight(stage.packed_w);
-  visitor.weight(stage.w.data);
+  visitor.spare(stage.w.data, stage.packed_w);
   visit_epilogue(stage.epilogue, stage.problem.K, true, visitor);
 }
 
@@ -88,7 +89,7 @@ struct PointersOf<Conv2dInputGradCall> {  // transposed convolution
     visitor.rigid(call.dy, false);
     visitor.tensor(call.dx, true);
     visitor.weight(call.packed_w);
-    visitor.weight(call.w.data);
+    visitor.spare(call.w.data, call.packed_w);
     visit_epilogue(call.epilogue, call.problem.C, false, visitor);
   }
 };
@@ -101,7 +102,7 @@ struct PointersOf<GemmCall> {
     visitor.address(call.a, false);
     visitor.address(call.d, true);
     visitor.weight(call.packed_b);
-    visitor.weight(call.b);
+    visitor.spare(call.b, call.packed_b);
     visit_epilogue(call.epilogue, call.N, false, visitor);
   }
 };

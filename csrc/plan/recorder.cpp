@@ -125,8 +125,8 @@ std::shared_ptr<Plan> Recorder::finish(const std::vector<Placement>& values, con
                                        std::shared_ptr<ArenaPool> pool) {
   std::vector<std::unique_ptr<Node>> nodes;
   for (size_t i = 0; i < entries_.size(); ++i) {
-    if (left_out.count(i)) continue;
     Entry& entry = entries_[i];
+    if (!entry.node || left_out.count(i)) continue;
     for (const Field& field : entry.fields) {
       const Placement& placement = values.at(static_cast<size_t>(field.value));
       if (placement.base < 0 || static_cast<size_t>(placement.base) > inputs + outputs) {

@@ -3,6 +3,7 @@
 // what a call reads from elsewhere (a copy made on the way, say) makes the recording useless, and is said.
 #pragma once
 
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -62,6 +63,10 @@ class Recorder {
   };
   Noted combine(const std::string& what, const std::vector<Operand>& operands);
 
+  // One call in the place of the last of a chain of recorded ones, whose inner tensors nobody else reads; none where
+  // there is no such block, or its parts are preferred. Positions of other calls stay.
+  std::optional<Noted> fuse(const std::vector<size_t>& positions);
+
   size_t size() const { return entries_.size(); }
 
   // The plan of all calls but those at the positions `left_out`; the recorder is empty then.
@@ -85,6 +90,11 @@ class Recorder {
   template <class Call>
   class Visitor;
 
+  template <class Call>
+  Entry enter(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm) const;
+  template <class Call>
+  std::optional<Noted> replace(const AlgorithmTable<Call>& table, const Call& call, const std::string& op,
+                               const std::vector<size_t>& positions);
   Noted describe(const Entry& entry) const;
 
   std::vector<Entry> entries_, pending_;
@@ -106,6 +116,11 @@ class Recorder::Visitor {
   template <class P>
   void weight(P& pointer) {
     if (pointer) entry_.weights.push_back(place(&pointer));
+  }
+  template <class P>
+  void spare(P& pointer, const void* packed) {
+    if (packed) pointer = nullptr;
+    weight(pointer);
   }
   void vector(const void*& pointer, int64_t elements) {
     if (!pointer) return;
@@ -138,18 +153,24 @@ inline DType element_type(const CombineCall& call) { return call.y.dtype; }
 }  // namespace detail
 
 template <class Call>
+Recorder::Entry Recorder::enter(const Call& call, typename CallNode<Call>::Run run, const std::string& op,
+                                const char* algorithm) const {
+  auto node = std::make_unique<CallNode<Call>>(call, run);
+  node->op = op;
+  node->algorithm = algorithm;
+  Call& copy = *reinterpret_cast<Call*>(node->call());
+  Entry entry{std::move(node), {}, {}};
+  Visitor<Call> visitor(entry, copy, dtype_size(accumulate_dtype(detail::element_type(call))));
+  PointersOf<Call>::visit(copy, visitor);
+  return entry;
+}
+
+template <class Call>
 void Recorder::note(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm) {
-  if constexpr (!PointersOf<Call>::kKnown) {
-    refusal_ = op + " has no plan";
+  if constexpr (PointersOf<Call>::kKnown) {
+    pending_.push_back(enter(call, run, op, algorithm));
   } else {
-    auto node = std::make_unique<CallNode<Call>>(call, run);
-    node->op = op;
-    node->algorithm = algorithm;
-    Call& copy = *reinterpret_cast<Call*>(node->call());
-    Entry entry{std::move(node), {}, {}};
-    Visitor<Call> visitor(entry, copy, dtype_size(accumulate_dtype(detail::element_type(call))));
-    PointersOf<Call>::visit(copy, visitor);
-    pending_.push_back(std::move(entry));
+    refusal_ = op + " has no plan";
   }
 }
 

@@ -64,6 +64,7 @@ void define_plan_classes(py::module_& m) {
              for (const auto& [base, offset, strides] : tuples) values.push_back({base, offset, strides});
              return recorder.finish(values, left_out, arena_bytes, inputs, outputs, std::move(pool));
            })
+      .def("fuse", &Recorder::fuse)
       .def("__len__", &Recorder::size);
   m.def(
       "place_blocks",

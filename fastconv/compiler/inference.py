@@ -20,9 +20,10 @@ from fastconv.compiler.swap import serves, swap_function
 from fastconv.convert.calls import arguments_of, operation_of
 from fastconv.convert.capture import Captured, CaptureError
 from fastconv.convert.ir import Context
-from fastconv.convert.lower import Program, WeightStore, lower
+from fastconv.convert.lower import WeightStore, lower
 from fastconv.convert.passes.functions import weight_of
 from fastconv.convert.passes.merge import serve_norms
+from fastconv.convert.program import Program
 from fastconv.functional import edits
 from fastconv.nn.fold import Sources
 from fastconv.nn.weights import COUNTER

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fastconv.convert.capture import capturing, shell
+from fastconv.convert.memory import NetworkMemory, memory_of
 from fastconv.convert.region import Region
 from fastconv.convert.steps import Stale
 from fastconv.convert.watch import Structure
@@ -34,7 +35,8 @@ def convert(
         model: any module. It is not touched: a model in training mode stays in it, while the result always behaves
             as in evaluation mode, `train()` or not.
         example_inputs: a tensor or the tuple of positional arguments. Not needed; with it the capture happens now
-            instead of at the first call, also where it depends on shapes.
+            instead of at the first call, also where it depends on shapes, and so do packing and planning: a network
+            that consists of torch's layers and functions is run on these inputs.
         dtype: type for weights and arithmetic, such as torch.bfloat16. Inputs stay float32. What is left to torch and
             has parameters keeps its own type.
         drop_zero_channels: whether filters that pruning set to zero, and channels that no weight reads, are left out
@@ -61,7 +63,10 @@ def convert(
         arguments = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)
         leaves, spec = pytree.tree_flatten((tuple(arguments), {}))
         converted.region.may_export = True
-        converted.region.program(leaves, spec)
+        program = converted.region.program(leaves, spec)
+        if program is not None and program.may_run_early():
+            program.prepare([leaf for leaf in leaves if isinstance(leaf, Tensor)])
+            converted.region.last = program
     return converted
 
 
@@ -106,6 +111,10 @@ class ConvertedModule(nn.Module):
                 if self.region is region:
                     self._build()
             return self.region(*args, **kwargs)
+
+    def memory(self) -> NetworkMemory:
+        """What the conversion holds beside the model's own tensors: packed weights and arenas, in bytes."""
+        return memory_of(self.region)
 
     def train(self, mode: bool = True) -> ConvertedModule:
         """Does nothing: neither the conversion, which is for inference, nor the model it came from changes."""

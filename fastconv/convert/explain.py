@@ -14,8 +14,10 @@ from fastconv.convert import ir, steps
 from fastconv.convert.capture import is_scalar
 from fastconv.convert.converted import ConvertedModule
 from fastconv.convert.kernels import Choice, choose
-from fastconv.convert.lower import Program
+from fastconv.convert.memory import memory_of
 from fastconv.convert.observe import example_values, function_of
+from fastconv.convert.plan.explained import facts, planned
+from fastconv.convert.program import Program
 from fastconv.convert.region import Region
 from fastconv.convert.replace import reason_to_leave, runs_on_fastconv
 from fastconv.nn.layers import REPLACEMENTS
@@ -28,7 +30,7 @@ _RESHAPING = {
 
 # Why torch computes what has no kernel here, by the names of functions, methods and modules.
 _LEFT = {
-    "a concatenation copies each part once; kernels do not write into parts of a larger tensor": {
+    "a concatenation copies each part once, outside of a plan": {
         "cat", "concat", "stack", "hstack", "vstack",
     },
     "arithmetic by itself: there is no kernel to merge it into": {
@@ -84,6 +86,7 @@ class Explanation:
 
     title: str
     rows: list[LayerRow] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)  # of plans and memory
 
     @property
     def left(self) -> list[LayerRow]:
@@ -107,6 +110,7 @@ class Explanation:
         if narrowed := [row.dropped for row in served if row.kept is not None]:
             filters, channels = (sum(counts) for counts in zip(*narrowed, strict=True))
             lines.append(f"left out, for being zero or never read: {filters} filters, {channels} input channels")
+        lines += self.facts
         lines.append(f"{len(served)} kernels for {merged} layers; {len(self.left)} operations left to torch")
         return "\n".join(lines)
 
@@ -152,6 +156,7 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
         name = type(subject.source).__name__
         explanation = Explanation(f"{name}, converted by fastconv")
         _explain_region(subject.region, "", explanation.rows)
+        explanation.facts = _facts(subject.region)
         return explanation
     if isinstance(subject, torch._dynamo.OptimizedModule):
         from fastconv.compiler.explained import explain_compiled
@@ -160,6 +165,12 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
     if isinstance(subject, nn.Module):
         return _explain_layers(subject)
     raise TypeError(f"explain: expected a module or the name of an operation, but got {type(subject).__name__}")
+
+
+def _facts(region: Region) -> list[str]:
+    plan = region.last.plan if region.last is not None else None
+    memory = memory_of(region)
+    return [*([facts(plan)] if plan is not None else []), *([f"memory: {memory}"] if memory.plans else [])]
 
 
 def _explain_region(region: Region, prefix: str, rows: list[LayerRow]) -> None:
@@ -194,6 +205,9 @@ def explain_node(program: Program, node: fx.Node, prefix: str, read: tuple[Tenso
         )
         problem = "x".join(map(str, read[0].shape)) if read else ""
         kept = spec.kept if isinstance(spec, ir.Weighted) else None
+        block = planned(program.plan, node)
+        if block is not None:
+            choice = Choice(block.kernel, block.why)
         return [LayerRow(labels, describe(spec), True, choice.kernel, choice.why, problem, choice.against, kept)]
     name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
     if isinstance(function, steps.FormatStep | steps.ReadStep) or name in _RESHAPING or is_scalar(node):
@@ -204,6 +218,8 @@ def explain_node(program: Program, node: fx.Node, prefix: str, read: tuple[Tenso
     kind = node.meta.get("module_type", name)
     if kind == "Flatten":
         return []
+    if taken := planned(program.plan, node):
+        return [LayerRow((prefix + str(label),), kind, True, taken.kernel, taken.why)]
     return [LayerRow((prefix + str(label),), kind, False, kind, _why_left(node))]
 
 

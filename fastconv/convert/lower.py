@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import functools
+import os
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
-from torch.autograd import forward_ad
-from torch.utils import _pytree as pytree
+from torch import fx
 
-from fastconv import _C, backends, introspection
+from fastconv import _C, introspection
 from fastconv.convert import ir, steps
 from fastconv.convert.capture import Captured, CaptureError, is_scalar
 from fastconv.convert.layout import LayoutPlan
 from fastconv.convert.passes import PASSES
 from fastconv.convert.passes.drop_channels import Dropping, drop_channels
 from fastconv.convert.passes.functions import weight_of
-from fastconv.convert.plan import Plans
+from fastconv.convert.program import Program
 from fastconv.nn.fold import Slot, Sources
 from fastconv.nn.weights import Weight, find_weight
 
@@ -36,6 +33,7 @@ class WeightStore:
         self.dtype, self.drop_zero_channels = dtype, drop_zero_channels
         self.generation = 0  # of the weights; a program that was bound to an older one binds anew
         self.arenas = _C.ArenaPool()
+        self.plans_allowed = os.environ.get("FASTCONV_PLAN") != "0"
         self._isa = ""
         self._watched: list[Slot] = []  # of statistics that steps read at each call, and plans once
         self._prepared: dict[Any, steps.Prepared] = {}
@@ -82,6 +80,9 @@ class WeightStore:
         self._sources, self._isa = sources, isa
         self.generation += 1
 
+    def all_prepared(self) -> list[steps.Prepared]:
+        return list(self._prepared.values())
+
     def slots(self) -> list[Slot]:
         """Where all the tensors live that decide the weights, those included that are not there yet."""
         return [slot for prepared in self._prepared.values() for slot in (*prepared.slots, *prepared.absent)]
@@ -103,81 +104,6 @@ def _key(spec: Any, channels_last: bool) -> Any:
     groups = spec.groups if isinstance(spec, ir.ConvTranspose) else None
     weight, bias = of(getattr(spec, "weight", None)), of(getattr(spec, "bias", None))
     return (type(spec), weight, bias, norms, alpha, groups, channels_last, getattr(spec, "kept", None))
-
-
-@dataclass
-class Program:
-    """One region of a network for one form of call."""
-
-    graph: fx.Graph
-    functions: SimpleNamespace
-    run: Any
-    store: WeightStore
-    output_spec: pytree.TreeSpec
-    opaque: dict[str, str]
-    single: bool
-    dropping: Dropping | None = None
-    seen: list[tuple[torch.Size, torch.dtype, torch.device]] | None = None  # of the last call's tensors
-
-    _direct: SimpleNamespace | None = None
-    _generation: int = -1
-    _plans: Plans | None = None
-
-    def takes(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> bool:
-        """Where channels were dropped they are dimension 1: an image without a batch needs another program."""
-        return self.dropping is None or not self.dropping.drops_any or all(x.dim() != 3 for x in tensors)
-
-    def __call__(self, tensors: tuple[Tensor, ...] | list[Tensor]) -> Any:
-        self.store.refresh()
-        outputs = self._planned(tensors)
-        if outputs is None:
-            outputs = self.outputs(tensors, tensors)
-        return outputs[0] if self.single else pytree.tree_unflatten(outputs, self.output_spec)
-
-    def _planned(self, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
-        """The flat outputs by a plan for these shapes; None where the steps are to run one by one."""
-        if not _is_plain(tensors) or not all(x.is_cpu for x in tensors):
-            return None
-        generation = self.store.generation
-        if self._direct is None or self._generation != generation:
-            self._bind()
-        if self._plans is None:
-            self._plans = Plans(self, self.store.arenas)
-        self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
-        assert self._direct is not None
-        return self._plans.outputs(tensors, self._direct, generation)
-
-    def outputs(self, values: Sequence[Any], inputs: Sequence[Any]) -> tuple[Any, ...]:
-        """The flat outputs, with the weights as they were made last; `inputs` are the values that are no weights."""
-        tensors = [x for x in inputs if isinstance(x, Tensor)]
-        self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
-        if not _is_plain(tensors):
-            return self.run(self.functions, *values)
-        if self._direct is None or self._generation != self.store.generation:
-            self._bind()
-        return self.run(self._direct, *values)
-
-    def _bind(self) -> None:
-        self._direct = SimpleNamespace()
-        for name, function in vars(self.functions).items():
-            if hasattr(function, "direct"):
-                function.bind()
-                function = function.direct
-            setattr(self._direct, name, function)
-        self._generation = self.store.generation
-
-
-def _is_plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether the operators can be called with nothing around them: no gradient, autocast, backend or compiler."""
-    if torch._C._is_any_autocast_enabled() or backends.forced() or forward_ad._current_level >= 0:
-        return False
-    if torch.compiler.is_compiling():
-        return False
-    recording = torch.is_grad_enabled()
-    return all(
-        type(x) is Tensor and not (recording and x.requires_grad) and not (x.is_cuda and backends.cuda_goes_to())
-        for x in tensors
-    )
 
 
 def lower(

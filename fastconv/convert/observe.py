@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 if TYPE_CHECKING:
-    from fastconv.convert.lower import Program
+    from fastconv.convert.program import Program
 
 # Called with the node, what it runs, and the arguments; returns the value.
 Visit = Callable[[fx.Node, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]

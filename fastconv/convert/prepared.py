@@ -30,9 +30,33 @@ class Prepared:
         self.absent: tuple[Slot, ...] = getattr(spec, "absent", ())
         self.alpha: float | Tensor | None = None
         self.bias: Tensor | None = None
-        self.weight: Any = None  # a Tensor from the first refresh on
+        self._weight: Tensor | None = None
+        self._made = False
         self.source_channels_last = False
         self._packs: dict[Any, Tensor | None] = {}
+
+    @property
+    def weight(self) -> Any:
+        """The weight in torch's order: a Tensor from the first refresh on, remade where it was let go of."""
+        weight = self._weight
+        if weight is None and self._made and not isinstance(self._spec, ir.Act):
+            with torch.inference_mode(False), torch.no_grad():
+                self._make()
+            weight = self._weight
+        return weight
+
+    def let_go(self) -> None:
+        """Forgets a weight that was made here and that packed ones stand for."""
+        if self._packs and all(pack is not None for pack in self._packs.values()) and self.own_tensors():
+            self._weight = None
+
+    def own_tensors(self) -> list[Tensor]:
+        """What is held in torch's order and is no tensor of the model's."""
+        theirs = {
+            t.untyped_storage().data_ptr() for owner, name in self.slots if isinstance(t := owner.get(name), Tensor)
+        }
+        held = [part for part in (self._weight, self.bias, self.alpha) if isinstance(part, Tensor)]
+        return [part for part in held if part.untyped_storage().data_ptr() not in theirs]
 
     def refresh(self) -> None:
         """Remakes the weights where a source changed; the tensors stay the same objects otherwise."""
@@ -74,6 +98,7 @@ class Prepared:
         self._packs.clear()
 
     def _make(self) -> None:
+        self._made = True
         spec = self._spec
         act = None if isinstance(spec, ir.ConvTranspose) else spec.act
         if act is not None:
@@ -103,7 +128,7 @@ class Prepared:
             weight = torch.empty_like(weight, memory_format=torch.channels_last).copy_(weight)
         if weight.is_inference():
             weight = weight.clone()  # an inference tensor has no version for caches to watch
-        self.weight, self.bias = weight, None if bias is None else self._cast(bias.detach())
+        self._weight, self.bias = weight, None if bias is None else self._cast(bias.detach())
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor if self._dtype is None else tensor.to(self._dtype)

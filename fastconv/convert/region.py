@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 from fastconv import ops
 from fastconv.convert.capture import CaptureError, capture
 from fastconv.convert.exported import capture_exported
-from fastconv.convert.lower import Program, WeightStore, lower
+from fastconv.convert.lower import WeightStore, lower
+from fastconv.convert.program import Program
 from fastconv.nn.weights import has_hooks
 
 # Programs that hold for one set of shapes only; each is a few hundred small Python objects.
@@ -39,7 +40,7 @@ class Region:
         self._forward = type(module).forward
         self._is_patched = "forward" in module.__dict__
         self._outermost = outermost
-        self._store = WeightStore(dtype, drop_zero_channels)
+        self.store = WeightStore(dtype, drop_zero_channels)
         self._by_count: dict[int, Program] = {}
         self._open: dict[Any, Program | None] = {}
         self._undropped: dict[Any, Program | None] = {}  # for images without a batch
@@ -82,6 +83,10 @@ class Region:
         """The program of a region that has not been called, where it is known what it will be."""
         programs = [program for program in self._open.values() if program is not None]
         return programs[0] if len(programs) == 1 else None
+
+    def programs(self) -> list[Program]:
+        made = (*self._open.values(), *self._undropped.values(), *self._shaped.values())
+        return [program for program in made if program is not None]
 
     def program(self, leaves: list[Any], spec: pytree.TreeSpec) -> Program | None:
         """The program for these arguments, captured now if there is none yet; None where the module runs unchanged."""
@@ -143,7 +148,7 @@ class Region:
             return None
         try:
             captured = capture(self.module, leaves, spec, given_shapes=given_shapes)
-            program = lower(captured, self._store, may_write_inputs=self._outermost, may_drop=may_drop)
+            program = lower(captured, self.store, may_write_inputs=self._outermost, may_drop=may_drop)
         except CaptureError as error:
             self.why = str(error)
             return None
@@ -155,7 +160,7 @@ class Region:
             return None
         try:
             captured = capture_exported(self.module, leaves, spec)
-            program = lower(captured, self._store, may_write_inputs=self._outermost, may_drop=may_drop)
+            program = lower(captured, self.store, may_write_inputs=self._outermost, may_drop=may_drop)
         except CaptureError:
             return None  # `why` keeps fx's reason, which names the line of the model
         self.why = None
@@ -180,7 +185,7 @@ class Region:
         composite = type(module).__module__.startswith("torch.nn.") and next(module.children(), None) is not None
         if composite and not isinstance(module, nn.Sequential):
             return  # torch's own composites (attention, recurrent layers) read their children's weights
-        region = Region(module, self._store.dtype, self._store.drop_zero_channels, outermost=False)
+        region = Region(module, self.store.dtype, self.store.drop_zero_channels, outermost=False)
         self.children[path] = region
         # An attribute of the object wins over the class's forward; hooks, isinstance and attributes stay as they are.
         module.__dict__["forward"] = region

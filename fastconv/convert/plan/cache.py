@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from fastconv.convert.plan.planner import Planner
 from fastconv.convert.plan.program import Mismatch, PlannedProgram
 from fastconv.convert.plan.tape import tensors_of
 
-MAX_PLANS = 16
-_disabled = os.environ.get("FASTCONV_PLAN") == "0"
+# Each is a few hundred kilobytes; the arenas are shared.
+MAX_PLANS = 128
 
 
 class Plans:
@@ -30,7 +29,7 @@ class Plans:
         self._generation = -1
         self._lock = threading.Lock()
         self.last: PlannedProgram | None = None
-        self._possible = not _disabled and not any(_changes_values(node) for node in program.graph.nodes)
+        self._possible = not any(_changes_values(node) for node in program.graph.nodes)
 
     def outputs(self, tensors: Sequence[Tensor], direct: SimpleNamespace, generation: int) -> tuple[Any, ...] | None:
         """The program's outputs by a plan, made now if these shapes have none; None where there cannot be one."""
@@ -41,12 +40,12 @@ class Plans:
             plan = self._plans.get(key, self)
             if plan is not self:
                 return self._run(key, plan, tensors)
-        if torch._C._len_torch_dispatch_stack() or not self._lock.acquire(blocking=False):
-            return None  # another thread is planning: this call goes step by step
-        try:
+        if torch._C._len_torch_dispatch_stack():
+            return None
+        with self._lock:
+            if self._generation == generation and key in self._plans:  # another thread was first
+                return self._run(key, self._plans[key], tensors)
             return self._make(key, tensors, direct, generation)
-        finally:
-            self._lock.release()
 
     def _run(self, key: Any, plan: Any, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
         self.last = plan
@@ -72,6 +71,9 @@ class Plans:
                 outputs = traced.results
                 if traced.tape.steps:
                     plan = PlannedProgram(self._program, traced, direct, self._pool, _weights(self._program))
+                    if plan.fused:  # so that the first call's bits are those of all others
+                        outputs = plan(tensors)
+                    _let_go(self._program)
         self._plans[key] = self.last = plan
         while len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
@@ -82,8 +84,22 @@ class Plans:
         return sum(plan is not None for plan in self._plans.values())
 
 
+def _let_go(program: Any) -> None:
+    """Frees what the steps read and the plan does not."""
+    for function in vars(program.functions).values():
+        prepared = getattr(function, "prepared", None)
+        if prepared is not None:
+            prepared.let_go()
+
+
 def _weights(program: Any) -> list[Tensor]:
-    return [t for function in vars(program.functions).values() for t in tensors_of(getattr(function, "prepared", None))]
+    """The weights in the kernels' order, and those that have no such order."""
+    found: list[Tensor] = []
+    for function in vars(program.functions).values():
+        prepared = getattr(function, "prepared", None)
+        if prepared is not None:
+            found += tensors_of(prepared, spare_unpacked=True)
+    return found
 
 
 def _changes_values(node: fx.Node) -> bool:

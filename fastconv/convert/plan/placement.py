@@ -7,6 +7,8 @@ from fastconv import _C
 from fastconv.convert.plan.tape import Copy, Tape
 from fastconv.convert.plan.values import Access, Storage, same_view
 
+_ELEMENTWISE = ("activation", "batch_norm_act", "add", "mul")
+
 
 def place(tape: Tape) -> list[set[int]]:
     """Decides on aliases; returns the calls of each segment that are left out because their copies are none."""
@@ -56,7 +58,7 @@ def _lies_at(part: Storage, joint: Storage, offset: int, stride: tuple[int, ...]
         return mine_at + offset == at and same_view(part.shape, step, part.shape, stride)
     if offset != 0 or not joint.may_move() or joint.segment != root.segment:
         return False
-    if not _same_order(joint.stride, step, joint.shape) or joint.bytes > root.bytes - at:
+    if joint.stride[1] != step[1] or not _same_order(joint.stride, step, joint.shape):
         return False
     joint.alias = (root, at, step)
     return True
@@ -97,7 +99,10 @@ def _write_over_operands(tape: Tape) -> None:
         last[root.index] = max([last.get(root.index, 0), *steps])
     shared = {storage.root()[0].index for storage in tape.storages if storage.alias is not None}
     for number, segment in enumerate(tape.segments):
-        for made, read, step in segment.elementwise:
+        for call in segment.calls:
+            if call.op not in _ELEMENTWISE or len(call.written) != 1 or not call.movable:
+                continue
+            made, read, step = call.written[0], call.read, call.step
             if made.alias is not None or made.crosses or made.index in shared:
                 continue
             for operand in read:

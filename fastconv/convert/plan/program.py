@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fastconv.convert.observe import function_of
 from fastconv.convert.plan import placement
+from fastconv.convert.plan.fusion import fuse
 from fastconv.convert.plan.planner import LeftNode, Traced
 from fastconv.convert.plan.values import Late, Storage, Value
 
@@ -46,7 +47,6 @@ class _Run:
         self.plan = segment.recorder.finish(places, left_out, total, len(self.reads), len(self.makes), pool)
         self.specs = [(s.shape, s.stride, s.dtype) for s in self.makes]
         self.guards = [(s.index, s.shape, s.stride, s.dtype) for s in self.reads if s.index in traced.made_by]
-        self.kernels = segment.kernels
 
     def __call__(self, held: dict[int, Tensor]) -> None:
         for index, shape, stride, dtype in self.guards:
@@ -63,6 +63,7 @@ class PlannedProgram:
     """The plan of one program for one set of shapes. It keeps the weights alive that its kernel calls read."""
 
     def __init__(self, program: Any, traced: Traced, direct: Any, pool: Any, weights: list[Tensor]) -> None:
+        self.fused = fuse(traced.tape)
         left_out = placement.place(traced.tape)
         self._inputs = [value.storage.index for value in traced.inputs]
         self._steps: list[Any] = []
@@ -78,6 +79,13 @@ class PlannedProgram:
                 if run.plan.kernels:
                     self.runs.append(run)
                     self._steps.append(run)
+        # The kernel calls of every node, and what else the plan takes: views, and copies that are none.
+        self.by_node: dict[fx.Node, list[tuple[str, int]]] = {}  # operation, and of how many nodes
+        for segment, gone in zip(traced.tape.segments, left_out, strict=True):
+            for call in segment.calls:
+                for node in call.nodes:
+                    calls = self.by_node.setdefault(node, [])
+                    calls += [] if call.position in gone else [(call.op, len(call.nodes))]
         self.left = [entry for entry in traced.order if isinstance(entry, LeftNode)]
         self._outputs = traced.outputs
         self._weights = weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx
@@ -15,7 +15,7 @@ class Unplannable(Exception):
     """The node is left to torch; the text says why."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Copy:
     """A copy that is left out where the source can lie in the target, or the target in the source."""
 
@@ -26,15 +26,31 @@ class Copy:
     joins: bool  # into a part of the target; else the target is all of a copy
 
 
-@dataclass
+@dataclass(eq=False)
+class Call:
+    """One kernel call of a segment, `position` among those recorded and `step` among all."""
+
+    position: int
+    step: int
+    op: str
+    algorithm: str
+    nodes: tuple[fx.Node, ...]
+    uses: list[tuple[Storage, Access]]
+    movable: bool  # every tensor is walked by extents and strides that may be exchanged
+
+    @property
+    def written(self) -> list[Storage]:
+        return [storage for storage, use in self.uses if use.writes]
+
+    @property
+    def read(self) -> list[Storage]:
+        return [storage for storage, use in self.uses if not use.writes]
+
+
+@dataclass(eq=False)
 class Segment:
-    recorder: Any = field(default_factory=_C.Recorder)
-    kernels: list[tuple[fx.Node, str, str]] = field(default_factory=list)  # node, operation, algorithm
-    # (target, operands read, at which step): calls that may write where they read.
-    elementwise: list[tuple[Storage, list[Storage], int]] = field(default_factory=list)
-
-
-_ELEMENTWISE = ("activation", "batch_norm_act", "add", "mul")
+    recorder: _C.Recorder = field(default_factory=_C.Recorder)
+    calls: list[Call] = field(default_factory=list)
 
 
 class Tape:
@@ -125,29 +141,39 @@ class Tape:
     def copy(self, source: Value, target: Value, *, joins: bool = False) -> None:
         position = len(self.segment.recorder)
         self.combine("copy", target.shape, [source, target], [source.stride, target.stride])
+        if joins:
+            # A part moves with the whole, as long as the dimension along which parts lie keeps its stride.
+            made = target.storage
+            made.uses[-1] = replace(made.uses[-1], movable=True)
         self.copies.append(Copy(len(self.segments) - 1, position, source, target, joins))
 
-    def _note(self, segment: Segment, noted: list[Any]) -> None:
-        for call in noted:
-            step = self.steps = self.steps + 1
+    def _note(self, segment: Segment, noted: list[_C.Noted]) -> None:
+        first = len(segment.recorder) - len(noted)
+        for i, call in enumerate(noted):
             assert self.node is not None
-            segment.kernels.append((self.node, call.op, call.algorithm))
-            written: list[Storage] = []
-            read: list[Storage] = []
-            whole = True
-            for use in call.uses:
-                storage = self.storages[use.value]
-                movable = use.offset == 0 and bool(use.sizes)
-                movable = movable and same_view(use.sizes, use.strides, storage.shape, storage.stride)
-                storage.uses.append(Access(len(self.segments) - 1, step, use.writes, movable))
-                (written if use.writes else read).append(storage)
-                whole = whole and bool(use.sizes)
-                if storage.segment != len(self.segments) - 1 and not storage.external:
-                    storage.crosses = True
-                if use.writes:
-                    storage.segment = len(self.segments) - 1
-            if call.op in _ELEMENTWISE and len(written) == 1 and whole:
-                segment.elementwise.append((written[0], read, step))
+            self.steps += 1
+            self.add(segment, call, first + i, self.steps, (self.node,))
+
+    def add(self, segment: Segment, noted: _C.Noted, position: int, step: int, nodes: tuple[fx.Node, ...]) -> Call:
+        """Enters a recorded call into the books of the storages it touches."""
+        number = self.segments.index(segment)
+        made = Call(position, step, noted.op, noted.algorithm, nodes, [], all(use.sizes for use in noted.uses))
+        for use in noted.uses:
+            storage = self.storages[use.value]
+            movable = use.offset == 0 and bool(use.sizes)
+            movable = movable and same_view(use.sizes, use.strides, storage.shape, storage.stride)
+            access = Access(number, step, use.writes, movable)
+            storage.uses.append(access)
+            made.uses.append((storage, access))
+            if storage.segment != number and not storage.external:
+                storage.crosses = True
+        segment.calls.append(made)
+        return made
+
+    def remove(self, segment: Segment, call: Call) -> None:
+        segment.calls.remove(call)
+        for storage, access in call.uses:
+            storage.uses.remove(access)
 
 
 def _holding(x: Tensor, storages: Any) -> Storage | None:
@@ -158,8 +184,11 @@ def _holding(x: Tensor, storages: Any) -> Storage | None:
     return None
 
 
-def tensors_of(prepared: Any) -> list[Tensor]:
-    """The memory that a step's kernel calls may read as weights."""
+def tensors_of(prepared: Any, *, spare_unpacked: bool = False) -> list[Tensor]:
+    """The memory that a step's kernel calls may read as weights; kernels read an unpacked weight where there is no
+    packed one."""
     if prepared is None:
         return []
-    return [t for t in (prepared.weight, prepared.bias, prepared.alpha, *prepared.packs()) if isinstance(t, Tensor)]
+    packs = prepared.packs()
+    held = (None if packs and spare_unpacked else prepared.weight, prepared.bias, prepared.alpha, *packs)
+    return [part for part in held if isinstance(part, Tensor)]

@@ -1,0 +1,48 @@
+"""What a plan does with the nodes of a program, for `fastconv.explain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from fastconv.convert.plan.program import PlannedProgram
+
+_WHY = {
+    "inverted_residual": "1x1, depthwise and 1x1 layers by bands of rows: the tensors between them are never made",
+    "depthwise_pointwise": "depthwise and 1x1 layers by bands of rows: the tensor between them is never made",
+    "conv_max_pool": "convolution and pooling by bands of rows: the tensor between them is never made",
+    "copy": "one pass over memory",
+    "add": "one pass over memory",
+    "mul": "one pass over memory",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The kernel of a node in the plan, and why it is that one."""
+
+    kernel: str
+    why: str
+
+
+def planned(plan: PlannedProgram | None, node: fx.Node) -> Planned | None:
+    """What computes the node where the plan does something else than running the node's step; None otherwise."""
+    calls = None if plan is None else plan.by_node.get(node)
+    if calls is None:
+        return None
+    if not calls:
+        return Planned("in place", "its parts are written where it has them")
+    op, nodes = calls[-1]
+    if nodes == 1 and op not in ("copy", "add", "mul"):
+        return None
+    return Planned(op, _WHY.get(op, ""))
+
+
+def facts(plan: PlannedProgram) -> str:
+    """The plan in one line."""
+    segments = len(plan.runs)
+    text = f"plan: {plan.kernel_count} kernel calls in {segments} segment{'s' if segments != 1 else ''}"
+    if plan.fused:
+        text += f", {plan.fused} of them for a chain of layers"
+    return f"{text}; arena {plan.arena_bytes / 2**20:.1f} MiB"
