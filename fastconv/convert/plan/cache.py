@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from fastconv.convert.plan.planner import Planner
 from fastconv.convert.plan.program import Mismatch, PlannedProgram
 from fastconv.convert.plan.tape import tensors_of
+from fastconv.functional import choice
 
 # Each is a few hundred kilobytes; the arenas are shared.
 MAX_PLANS = 128
@@ -35,7 +36,7 @@ class Plans:
         """The program's outputs by a plan, made now if these shapes have none; None where there cannot be one."""
         if not self._possible:
             return None
-        key = tuple([(x.shape, x.stride(), x.dtype) for x in tensors])
+        key = (choice.epoch(), *[(x.shape, x.stride(), x.dtype) for x in tensors])
         if self._generation == generation:
             plan = self._plans.get(key, self)
             if plan is not self:
