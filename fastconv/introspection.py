@@ -13,6 +13,8 @@ from .triton import algorithms as triton_tables
 # Functions that run another operator's algorithms.
 _SAME_AS = {"linear": "gemm", "conv2d_bn_act": "conv2d"}
 OPERATORS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "conv2d_input_grad", "conv2d_weight_grad", "gemm")
+# Of several operators' work in one call, on the CPU; others run the parts.
+BLOCKS = ("inverted_residual", "depthwise_pointwise", "conv_max_pool")
 _COMPILED = ("cpu", "cuda", "cuda_emulated")
 _TRITON = ("triton", "triton_interpreted")
 # What a problem is described by: csrc/torch/introspection.cpp reads these.
@@ -80,6 +82,8 @@ def algorithms(op: str, backend: str = "cpu") -> list[Algorithm]:
         if backend in _TRITON:
             return [Algorithm(row.name, row.summary) for row in triton_tables.TABLES[name]]
         return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
+    if name in BLOCKS:
+        return [Algorithm(*row) for row in _C.algorithms(name, "cpu")] if backend == "cpu" else []
     if not callable(getattr(functional, str(op), None)) and op not in _operator_names():
         functions = (f for f in functional.__all__ if callable(getattr(functional, f)))
         known = sorted({*OPERATORS, *_SAME_AS, *functions})

@@ -152,6 +152,22 @@ def _norm(backward: bool) -> Iterator[Arguments]:
     yield sample(True, True, True, "relu", None, dtype=torch.bfloat16)
 
 
+def _block(name: str) -> Iterator[Arguments]:
+    for last, dtype in ((False, torch.float32), (True, torch.float32), (True, torch.bfloat16)):
+        x, residual = (_r(2, c, 6, 5, last=last, dtype=dtype) for c in (4, 3))
+        expand = (_r(6, 4, 1, 1, dtype=dtype), _r(6, dtype=dtype), "prelu", 0.0, _r(6, dtype=dtype))
+        channels = 6 if name == "inverted_residual" else 4
+        window = (_r(channels, 1, 3, 3, dtype=dtype), None, *WINDOW, "relu6", 0.0, None)
+        project = (_r(3, channels, 1, 1, dtype=dtype), _r(3, dtype=dtype), residual, "relu", 0.0, None)
+        if name == "inverted_residual":
+            yield x, *expand, *window, *project, "", "", None, None, None
+        elif name == "depthwise_pointwise":
+            yield x, *window, *project, "", "", None, None
+        else:
+            pool = ([3, 3], [2, 2], [1, 1], [1, 1], last)
+            yield x, _r(3, 4, 3, 3, dtype=dtype), None, *WINDOW, 1, "relu", 0.0, None, *pool, "", "", None
+
+
 SAMPLES: dict[str, Callable[[], Iterator[Arguments]]] = {
     "conv2d": _conv2d,
     "upsample_conv2d": _upsample_conv2d,
@@ -159,6 +175,9 @@ SAMPLES: dict[str, Callable[[], Iterator[Arguments]]] = {
     "conv2d_input_grad": _input_grad,
     "conv2d_weight_grad": _weight_grad,
     "gemm": _gemm,
+    "inverted_residual": lambda: _block("inverted_residual"),
+    "depthwise_pointwise": lambda: _block("depthwise_pointwise"),
+    "conv_max_pool": lambda: _block("conv_max_pool"),
     "max_pool2d": lambda: _pool(*POOL, [1, 1], True, True, ""),
     "max_pool2d_backward": _max_pool_backward,
     "avg_pool2d": lambda: _pool(*POOL, True, False, 0, ""),

@@ -12,6 +12,9 @@ std::string describe(const PoolProblem& problem);
 std::string describe(const TensorView& view);  // its extents
 
 inline std::string describe(const Conv2dCall& c) { return describe(c.problem); }
+inline std::string describe(const InvertedResidualCall& c) { return describe(c.depthwise.problem); }
+inline std::string describe(const DepthwisePointwiseCall& c) { return describe(c.depthwise.problem); }
+inline std::string describe(const ConvMaxPoolCall& c) { return describe(c.conv.problem); }
 inline std::string describe(const Conv2dInputGradCall& c) { return describe(c.problem); }
 inline std::string describe(const Conv2dWeightGradCall& c) { return describe(c.problem); }
 inline std::string describe(const Im2colCall& c) { return describe(c.problem); }

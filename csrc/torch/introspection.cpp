@@ -143,6 +143,9 @@ std::vector<std::pair<std::string, std::string>> list_algorithms(const std::stri
   if (op == "conv2d_input_grad" || op == "conv_transpose2d") return names(algorithms<Conv2dInputGradCall>(b));
   if (op == "conv2d_weight_grad") return names(algorithms<Conv2dWeightGradCall>(b));
   if (op == "gemm") return names(algorithms<GemmCall>(b));
+  if (op == "inverted_residual") return names(algorithms<InvertedResidualCall>(b));
+  if (op == "depthwise_pointwise") return names(algorithms<DepthwisePointwiseCall>(b));
+  if (op == "conv_max_pool") return names(algorithms<ConvMaxPoolCall>(b));
   unknown(op);
 }
 

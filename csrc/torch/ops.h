@@ -28,6 +28,24 @@ Tensor gemm(Tensor a, Tensor b, OptionalTensor bias, bool transpose_a, bool tran
             std::string act, double act_param, OptionalTensor alpha, std::string algo, std::string backend,
             OptionalTensor packed);
 
+// block_ops.cpp
+Tensor inverted_residual(Tensor x, Tensor expand_weight, OptionalTensor expand_bias, std::string expand_act,
+                         double expand_param, OptionalTensor expand_alpha, Tensor depthwise_weight,
+                         OptionalTensor depthwise_bias, Ints stride, Ints padding, Ints dilation,
+                         std::string depthwise_act, double depthwise_param, OptionalTensor depthwise_alpha,
+                         Tensor project_weight, OptionalTensor project_bias, OptionalTensor residual, std::string act,
+                         double act_param, OptionalTensor alpha, std::string algo, std::string backend,
+                         OptionalTensor expand_packed, OptionalTensor depthwise_packed, OptionalTensor project_packed);
+Tensor depthwise_pointwise(Tensor x, Tensor depthwise_weight, OptionalTensor depthwise_bias, Ints stride, Ints padding,
+                           Ints dilation, std::string depthwise_act, double depthwise_param,
+                           OptionalTensor depthwise_alpha, Tensor weight, OptionalTensor bias, OptionalTensor residual,
+                           std::string act, double act_param, OptionalTensor alpha, std::string algo,
+                           std::string backend, OptionalTensor depthwise_packed, OptionalTensor packed);
+Tensor conv_max_pool(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, Ints dilation,
+                     int64_t groups, std::string act, double act_param, OptionalTensor alpha, Ints kernel_size,
+                     Ints pool_stride, Ints pool_padding, Ints pool_dilation, bool ceil_mode, std::string algo,
+                     std::string backend, OptionalTensor packed);
+
 // packed.cpp
 Tensor pack_conv2d_weight(Tensor weight, int64_t groups, std::string algo);
 Tensor pack_upsample_weight(Tensor weight, Ints scale_factor, Ints stride, Ints padding, Ints dilation, int64_t groups);

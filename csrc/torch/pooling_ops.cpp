@@ -4,19 +4,12 @@
 
 #include "conv_geometry.h"
 #include "ops.h"
+#include "pool_geometry.h"
 #include "tables.h"
 
 namespace fastconv::ops {
 
 namespace {
-
-struct Windows {
-  const Ints& kernel;
-  const Ints& stride;
-  const Ints& padding;
-  const Ints& dilation;
-  bool ceil_mode;
-};
 
 // Windows along one axis; ceil_mode counts one that hangs over the end, unless it starts in the padding behind.
 int64_t pooled_extent(int64_t in, int64_t window, int64_t stride, int64_t pad, int64_t dilation, bool ceil_mode) {
@@ -28,6 +21,8 @@ int64_t pooled_extent(int64_t in, int64_t window, int64_t stride, int64_t pad, i
   if (ceil_mode && (out - 1) * stride >= in + pad) --out;
   return out;
 }
+
+}  // namespace
 
 PoolProblem make_pool(const Ints& input, const Windows& w, const char* op) {
   require(input.size() == 4, op, ": expected the input to have 4 dimensions, but got ", input.size());
@@ -52,6 +47,8 @@ PoolProblem make_pool(const Ints& input, const Windows& w, const char* op) {
   require(p.P > 0 && p.Q > 0, op, ": expected at least one window, but the output is ", p.P, "x", p.Q);
   return p;
 }
+
+namespace {
 
 PoolProblem make_adaptive(const Ints& input, const Ints& output, const char* op) {
   require(input.size() == 4, op, ": expected the input to have 4 dimensions, but got ", input.size());

@@ -30,6 +30,23 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "gemm(Tensor a, Tensor b, Tensor? bias, bool transpose_a, bool transpose_b, Tensor? residual, str act, "
       "float act_param, Tensor? alpha, str algo, str backend, Tensor? packed) -> Tensor");
 
+  m.def(
+      "inverted_residual(Tensor x, Tensor expand_weight, Tensor? expand_bias, str expand_act, float expand_param, "
+      "Tensor? expand_alpha, Tensor depthwise_weight, Tensor? depthwise_bias, SymInt[] stride, SymInt[] padding, "
+      "SymInt[] dilation, str depthwise_act, float depthwise_param, Tensor? depthwise_alpha, Tensor project_weight, "
+      "Tensor? project_bias, Tensor? residual, str act, float act_param, Tensor? alpha, str algo, str backend, "
+      "Tensor? expand_packed, Tensor? depthwise_packed, Tensor? project_packed) -> Tensor");
+  m.def(
+      "depthwise_pointwise(Tensor x, Tensor depthwise_weight, Tensor? depthwise_bias, SymInt[] stride, "
+      "SymInt[] padding, SymInt[] dilation, str depthwise_act, float depthwise_param, Tensor? depthwise_alpha, "
+      "Tensor weight, Tensor? bias, Tensor? residual, str act, float act_param, Tensor? alpha, str algo, str backend, "
+      "Tensor? depthwise_packed, Tensor? packed) -> Tensor");
+  m.def(
+      "conv_max_pool(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+      "SymInt groups, str act, float act_param, Tensor? alpha, SymInt[] kernel_size, SymInt[] pool_stride, "
+      "SymInt[] pool_padding, SymInt[] pool_dilation, bool ceil_mode, str algo, str backend, Tensor? packed) "
+      "-> Tensor");
+
   m.def("pack_conv2d_weight(Tensor weight, SymInt groups, str algo='') -> Tensor");
   m.def(
       "pack_upsample_weight(Tensor weight, SymInt[] scale_factor, SymInt[] stride, SymInt[] padding, "
@@ -106,6 +123,9 @@ void implement_all(Library& m) {
   m.impl("conv2d_input_grad", &boxed<&conv2d_input_grad>);
   m.impl("conv2d_weight_grad", &boxed<&conv2d_weight_grad>);
   m.impl("gemm", &boxed<&gemm>);
+  m.impl("inverted_residual", &boxed<&inverted_residual>);
+  m.impl("depthwise_pointwise", &boxed<&depthwise_pointwise>);
+  m.impl("conv_max_pool", &boxed<&conv_max_pool>);
   m.impl("pack_conv2d_weight", &boxed<&pack_conv2d_weight>);
   m.impl("pack_upsample_weight", &boxed<&pack_upsample_weight>);
   m.impl("pack_transpose_weight", &boxed<&pack_transpose_weight>);

@@ -20,6 +20,7 @@ from .activation import (
     tanh,
 )
 from .arguments import ACTIVATIONS
+from .blocks import Stage, conv_max_pool, depthwise_pointwise, inverted_residual
 from .conv import conv2d, conv2d_bn_act, upsample_conv2d
 from .conv_transpose import conv_transpose2d
 from .gemm import gemm, linear
@@ -29,6 +30,7 @@ from .rearrange import col2im, im2col
 
 __all__ = [
     "ACTIVATIONS",
+    "Stage",
     "adaptive_avg_pool2d",
     "adaptive_max_pool2d",
     "avg_pool2d",
@@ -37,13 +39,16 @@ __all__ = [
     "col2im",
     "conv2d",
     "conv2d_bn_act",
+    "conv_max_pool",
     "conv_transpose2d",
+    "depthwise_pointwise",
     "elu",
     "gelu",
     "gemm",
     "hardsigmoid",
     "hardswish",
     "im2col",
+    "inverted_residual",
     "leaky_relu",
     "linear",
     "max_pool2d",

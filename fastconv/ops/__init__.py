@@ -7,7 +7,16 @@ from typing import Any
 
 import torch
 
-from . import autograd_conv, autograd_norm, autograd_other, fakes, reference_backend, transforms, triton_backend
+from . import (
+    autograd_conv,
+    autograd_norm,
+    autograd_other,
+    blocks,
+    fakes,
+    reference_backend,
+    transforms,
+    triton_backend,
+)
 from .autograd_other import derives_from_result
 from .library import (
     NAMESPACES,
@@ -40,7 +49,7 @@ __all__ = [
 ]
 
 
-RULES = {**autograd_conv.RULES, **autograd_other.RULES, **autograd_norm.RULES}
+RULES = {**autograd_conv.RULES, **autograd_other.RULES, **autograd_norm.RULES, **blocks.RULES}
 _functions: dict[Any, type[torch.autograd.Function]] = {}
 # Function.apply without its own look for transforms, three microseconds on sixteen arguments.
 _applies: dict[Any, Any] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import blocks
 from .demands import algorithm, dims, fused, like, require, same, shape
 
 Ints = Sequence[int]
@@ -286,4 +287,5 @@ CHECKS: dict[str, Callable[..., None]] = {
     "col2im": _col2im,
     "upsample_nearest2d": lambda x, factor, _: _upsample("upsample_nearest2d", x, factor),
     "upsample_nearest2d_backward": _upsample_backward,
+    **blocks.CHECKS,
 }

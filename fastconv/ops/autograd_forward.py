@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import blocks
 from .autograd_norm import normalised
 from .library import Operators
 
@@ -225,4 +226,5 @@ JVPS: dict[str, Jvp] = {
     "batch_norm_stats": _batch_norm_stats,
     "batch_norm_act": _batch_norm_act,
     "batch_norm_act_backward": _batch_norm_act_backward,
+    **blocks.JVPS,
 }  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from . import blocks
 from .argument_checks import CHECKS
 from .library import NAMESPACES, operators
 
@@ -213,6 +214,7 @@ FAKES: dict[str, Callable[..., Any]] = {
     "col2im": col2im,
     "upsample_nearest2d": upsample_nearest2d,
     "upsample_nearest2d_backward": upsample_nearest2d_backward,
+    **blocks.FAKES,
 }
 
 

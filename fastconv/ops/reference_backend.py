@@ -66,6 +66,10 @@ def _batch_norm_act_backward(*arguments: Any) -> tuple[Array, ...]:
     return dx, dweight, dbias, np.zeros(0) if arguments[8] is None else dresidual
 
 
+def _block(compute: Callable[..., Any], count: int) -> Callable[..., Any]:
+    return lambda *arguments: compute(*arguments[:count])
+
+
 # What each operator computes, on arrays: the arguments are the schema's, tensors replaced by float64 arrays.
 IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
@@ -79,6 +83,9 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "conv2d_weight_grad": lambda dy, x, size, stride, padding, dilation, groups, *_: ref.conv2d_weight_grad(
         dy, x, size, stride, padding, dilation, groups
     ),
+    "inverted_residual": _block(ref.inverted_residual, 20),
+    "depthwise_pointwise": _block(ref.depthwise_pointwise, 15),
+    "conv_max_pool": _block(ref.conv_max_pool, 15),
     "channel_sum": lambda dy, _: ref.conv2d_bias_grad(dy),
     "gemm": _gemm,
     "max_pool2d": _max_pool2d,

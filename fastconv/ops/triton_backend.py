@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import fakes
-from .library import NATIVE, TRITON, native, operator_names
+from . import blocks, fakes
+from .library import NATIVE, TRITON, native, operator_names, triton
 
 
 def _kernel(name: str) -> Callable[..., Any]:
@@ -21,6 +21,9 @@ def _kernel(name: str) -> Callable[..., Any]:
         # Not before the first call: importing Triton takes a second, and it need not be there.
         from fastconv.triton.operators import IMPLEMENTATIONS, check
 
+        if name in blocks.NAMES:
+            fake(*arguments)  # checks
+            return blocks.parts(name, triton, arguments, _backend(name, arguments))
         if name not in IMPLEMENTATIONS:
             raise NotImplementedError(f"{name}: triton: no kernel for {name}")
         tensors = [a for a in arguments if isinstance(a, Tensor)]

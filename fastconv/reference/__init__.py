@@ -17,6 +17,7 @@ from .activation import (
     softmax,
     softmax_backward,
 )
+from .blocks import conv_max_pool, depthwise_pointwise, inverted_residual
 from .conv import (
     conv2d,
     conv2d_bias_grad,
@@ -72,12 +73,15 @@ __all__ = [
     "conv2d_input_grad",
     "conv2d_output_size",
     "conv2d_weight_grad",
+    "conv_max_pool",
     "conv_transpose2d",
     "conv_transpose2d_input_grad",
     "conv_transpose2d_weight_grad",
+    "depthwise_pointwise",
     "gemm",
     "gemm_grad",
     "im2col",
+    "inverted_residual",
     "linear",
     "linear_grad",
     "max_pool2d",

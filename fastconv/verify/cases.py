@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from .block_cases import ConvMaxPoolCase, DepthwisePointwiseCase, InvertedResidualCase
+from .block_shapes import blocks
 from .case import Case
 from .conv_cases import ConvCase, ConvTransposeCase, UpsampleConvCase
 from .conv_grad_cases import ConvBiasGradCase, ConvInputGradCase, ConvWeightGradCase, UpsampleConvGradCase
@@ -39,10 +41,13 @@ __all__ = [
     "ConvBiasGradCase",
     "ConvCase",
     "ConvInputGradCase",
+    "ConvMaxPoolCase",
     "ConvTransposeCase",
     "ConvWeightGradCase",
+    "DepthwisePointwiseCase",
     "GemmCase",
     "Im2colCase",
+    "InvertedResidualCase",
     "PoolCase",
     "SoftmaxCase",
     "UpsampleCase",
@@ -247,7 +252,7 @@ def all_cases() -> tuple[Case, ...]:
     """Every case, ids unique within an operator."""
     families: tuple[Callable[[], list[Case]], ...] = (
         _conv, _upsample_conv, _conv_transpose, _conv_grad, _gemm, _pool, _adaptive, _elementwise, _norm,
-        _resample,
+        _resample, blocks,
     )  # fmt: skip
     return tuple(case for family in families for case in family())
 

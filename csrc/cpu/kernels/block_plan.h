@@ -26,8 +26,9 @@ struct Stages {
 constexpr int64_t kBlockBytes = 640 << 10;
 // Filtered pixels of a band that make the project's panels worth fetching from L2.
 constexpr int64_t kFewestPixels = 56;
-// What meeting a second time costs all threads, in multiply-adds (about 4 us).
-constexpr int64_t kMeetingWork = 1 << 18;
+// What meeting a second time costs all threads, in multiply-adds (about 4 us), and a float that another core has just
+// written (14 x 14 x 384 of them, 2 threads of a Xeon: 30 us).
+constexpr int64_t kMeetingWork = 1 << 18, kForeignWork = 64;
 
 template <class T>
 struct BlockPlan {
@@ -130,9 +131,9 @@ struct BlockPlan {
     const int64_t by_rows =
         (rows >= P ? ceil_div(rows, P) * H : halo) * expand_row + rows * (dw_row + project_row) + weights * kLanes / 2;
     const int64_t unit = ceil_div(N * panels, slots), filtered = N * P * Q * hidden;
+    const int64_t foreign = filtered / slots * (slots - 1) * kForeignWork;
     const int64_t channels = unit * kWidth * (H * expand_row + P * dw_row) / work::max(1, hidden) +
-                             N * P * project_row / slots + weights * kLanes / 2 / slots +
-                             filtered * kLanes / 2 / slots + kMeetingWork;
+                             N * P * project_row / slots + weights * kLanes / 2 / slots + foreign + kMeetingWork;
     const int64_t bytes = hidden_rows(P) * panel_row() * static_cast<int64_t>(sizeof(Acc));
     by_channels = channels < by_rows && bytes <= kBlockBytes && (expands || x_direct);
     if (!by_channels) slots = smaller(slots, N * P);

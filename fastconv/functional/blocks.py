@@ -1,0 +1,192 @@
+"""Blocks in one call: inverted residuals, depthwise + pointwise, convolution + max pooling.
+
+On the CPU, without gradients, a block is computed band by band of rows, so that the tensors between its stages never
+exist in memory. Elsewhere its parts run one after the other.
+"""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fastconv.ops import blocks
+
+from . import cache, dispatch
+from .arguments import ActParam, IntOrPair, four_sides, pair, split_param
+from .conv import Padding, conv2d
+from .pooling import max_pool2d
+
+
+class Stage(NamedTuple):
+    """One convolution of a block: its weight, bias and activation."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    act: str = "identity"
+    act_param: ActParam = None
+
+
+def _epilogue(stage: Stage) -> tuple[str, float, Tensor | None]:
+    return stage.act, *split_param(stage.act, stage.act_param)
+
+
+def _packed(stages: tuple[Stage, ...], groups: tuple[int, ...], backend: str) -> list[Tensor | None]:
+    readable = backend in ("", "cpu") and not dispatch.is_compiling()
+    return [
+        cache.conv2d_weight(stage.weight, g) if readable and stage.weight.is_cpu else None
+        for stage, g in zip(stages, groups, strict=True)
+    ]
+
+
+def _in_parts(x: Tensor, stages: tuple[Stage, ...], *others: Tensor | None) -> bool:
+    """Whether the block's convolutions are called one by one: autograd records, or no kernel takes them together."""
+    if x.dim() != 4 or not x.is_cpu or dispatch.forced_backend(x) not in ("", "cpu"):
+        return True
+    tensors = [t for s in stages for t in (s.weight, s.bias, s.act_param) if isinstance(t, Tensor)]
+    return dispatch.autocast_dtype(x) is not None or dispatch.records(x, *tensors, *others)
+
+
+def _run(
+    name: str, x: Tensor, arguments: tuple[Any, ...], stages: tuple[Stage, ...], groups: tuple[int, ...]
+) -> Tensor:
+    """The operator on arguments up to `algo`."""
+    backend = dispatch.forced_backend(x)
+    arguments = (*arguments, backend)
+    try:
+        packed = _packed(stages, groups, backend)
+        return dispatch.call(getattr(dispatch.operators_of(backend), name), x, *arguments, *packed)
+    except Exception as error:
+        dispatch.refused(error, name, blocks.CHECKS[name], x, *arguments)
+
+
+def inverted_residual(
+    x: Tensor,
+    expand: Stage,
+    depthwise: Stage,
+    project: Stage,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    *,
+    residual: Tensor | None = None,
+    algo: str | None = None,
+) -> Tensor:
+    """MobileNetV2's block: 1x1 convolution, one filter per channel, 1x1 convolution, each with bias and activation.
+
+    y = act3(project(act2(depthwise(act1(expand(x))))) + residual)
+
+    Equivalent to three calls of `fastconv.functional.conv2d`, the last with `residual`.
+
+    Args:
+        x: (N, C, H, W) or (C, H, W); float32, float64, float16 or bfloat16.
+        expand: weight (E, C, 1, 1), bias (E,) or None, activation and its parameter, as `conv2d` takes them.
+        depthwise: weight (E, 1, R, S); its channels are its groups.
+        project: weight (K, E, 1, 1).
+        stride, padding, dilation: of the depthwise convolution, as `conv2d` takes them.
+        residual: of the output's shape and x's dtype.
+        algo: `depth_first`, `parts`, or None: the package's choice.
+
+    Returns:
+        (N, K, P, Q) with the P and Q of the depthwise convolution; channels_last if x or a weight is.
+
+    Raises:
+        As `conv2d`.
+
+    Numerics: sums and everything between the stages in float32 (float64 for float64): in half precision
+    `depth_first` rounds once, at the end, where `parts` rounds behind every stage. The result does not depend on the
+    number of threads. Where autograd records, the block runs as its three convolutions.
+    """
+    window = (stride, padding, dilation)
+    stages = (expand, depthwise, project)
+    if algo is None and _in_parts(x, stages, residual):
+        y = conv2d(x, expand.weight, expand.bias, act=expand.act, act_param=expand.act_param)
+        return _pair_in_parts(y, depthwise, project, window, residual)
+    sides = (
+        pair(stride),
+        four_sides(padding, depthwise.weight.shape[2:], pair(stride), pair(dilation)),
+        pair(dilation),
+    )
+    arguments = (
+        expand.weight, expand.bias, *_epilogue(expand), depthwise.weight, depthwise.bias, *sides,
+        *_epilogue(depthwise), project.weight, project.bias, residual, *_epilogue(project), algo or "",
+    )  # fmt: skip
+    return _run("inverted_residual", x, arguments, stages, (1, depthwise.weight.shape[0], 1))
+
+
+def _pair_in_parts(
+    x: Tensor, depthwise: Stage, pointwise: Stage, window: tuple[Any, Any, Any], residual: Tensor | None
+) -> Tensor:
+    stride, padding, dilation = window
+    channels = x.shape[-3] if x.dim() >= 3 else 1
+    y = conv2d(
+        x, depthwise.weight, depthwise.bias, stride, padding, dilation, channels, act=depthwise.act,
+        act_param=depthwise.act_param,
+    )  # fmt: skip
+    return conv2d(
+        y, pointwise.weight, pointwise.bias, residual=residual, act=pointwise.act, act_param=pointwise.act_param
+    )
+
+
+def depthwise_pointwise(
+    x: Tensor,
+    depthwise: Stage,
+    pointwise: Stage,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    *,
+    residual: Tensor | None = None,
+    algo: str | None = None,
+) -> Tensor:
+    """MobileNet's block: one filter per channel, then a 1x1 convolution, each with bias and activation.
+
+    y = act2(pointwise(act1(depthwise(x))) + residual)
+
+    Equivalent to two calls of `fastconv.functional.conv2d`. Arguments, result and numerics as `inverted_residual`.
+    """
+    window, stages = (stride, padding, dilation), (depthwise, pointwise)
+    if algo is None and _in_parts(x, stages, residual):
+        return _pair_in_parts(x, depthwise, pointwise, window, residual)
+    sides = (
+        pair(stride),
+        four_sides(padding, depthwise.weight.shape[2:], pair(stride), pair(dilation)),
+        pair(dilation),
+    )
+    arguments = (
+        depthwise.weight, depthwise.bias, *sides, *_epilogue(depthwise), pointwise.weight, pointwise.bias, residual,
+        *_epilogue(pointwise), algo or "",
+    )  # fmt: skip
+    return _run("depthwise_pointwise", x, arguments, stages, (x.shape[1], 1))
+
+
+def conv_max_pool(
+    x: Tensor,
+    conv: Stage,
+    kernel_size: IntOrPair,
+    pool_stride: IntOrPair | None = None,
+    pool_padding: IntOrPair = 0,
+    pool_dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+    *,
+    stride: IntOrPair = 1,
+    padding: Padding = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    algo: str | None = None,
+) -> Tensor:
+    """A stem: convolution with bias and activation, then the largest value of every window.
+
+    y = max_pool2d(act(conv(x)), kernel_size, pool_stride, pool_padding, pool_dilation, ceil_mode)
+
+    Equivalent to `fastconv.functional.conv2d` and `max_pool2d`, whose arguments it takes.
+    """
+    windows = (kernel_size, kernel_size if pool_stride is None else pool_stride, pool_padding, pool_dilation)
+    if algo is None and _in_parts(x, (conv,)):
+        y = conv2d(
+            x, conv.weight, conv.bias, stride, padding, dilation, groups, act=conv.act, act_param=conv.act_param
+        )  # fmt: skip
+        return max_pool2d(y, *windows, ceil_mode)
+    sides = (pair(stride), four_sides(padding, conv.weight.shape[2:], pair(stride), pair(dilation)), pair(dilation))
+    arguments = (
+        conv.weight, conv.bias, *sides, groups, *_epilogue(conv), *map(pair, windows), ceil_mode, algo or "",
+    )  # fmt: skip
+    return _run("conv_max_pool", x, arguments, (conv,), (groups,))
