@@ -64,8 +64,9 @@ def _stage(
     """Checks one convolution; returns something of its result's shape."""
     from fastconv.functional import conv_checks
 
-    stride, padding, dilation, _ = geometry
-    conv_checks.conv2d(op, x, weight, bias, *geometry, fused(None, None, residual, act, alpha), (1, 1))
+    stride, padding, dilation, groups = geometry
+    epilogue = fused(None, None, residual, act, alpha)
+    conv_checks.conv2d(op, x, weight, bias, stride, padding, dilation, groups, epilogue, (1, 1))
     for name, values, count in (("stride", stride, 2), ("padding", padding, 4), ("dilation", dilation, 2)):
         dims(op, name, values, count)
     return like(x, _conv_size(x.shape, weight, stride, padding, dilation))

@@ -130,8 +130,8 @@ class BlockCase(Case):
             if window:
                 top, bottom, left, right = self.padding
                 y = torch_f.pad(y, (left, right, top, bottom))
-            geometry: Any = (self.stride, 0, self.dilation) if window else (1, 0, 1)
-            y = torch_f.conv2d(y, present(inputs[name]), inputs[name + "_bias"], *geometry, groups)
+            steps, gaps = (self.stride, self.dilation) if window else ((1, 1), (1, 1))
+            y = torch_f.conv2d(y, present(inputs[name]), inputs[name + "_bias"], steps, 0, gaps, groups)
             residual = inputs["residual"] if index == len(stages) - 1 else None
             y = torch_activation(y if residual is None else y + residual, act, inputs[name + "_alpha"])
         return (y,)
