@@ -166,6 +166,9 @@ class ZooRun(Run):
             }
         ]
 
+    def against_engines(self) -> list[dict[str, Any]]:
+        return []  # the zoo is measured beside torch alone
+
     def to_dict(self) -> dict[str, Any]:
         rows = [
             {**asdict(row), "convert_speedup": row.convert_speedup, "replace_speedup": row.replace_speedup}
