@@ -14,7 +14,10 @@ from typing import Any
 
 import torch
 
+from fastconv.convert import ConvertedModule
+
 Call = Callable[[], object]
+_MIB = float(1 << 20)
 _PROBE = Path(__file__).with_name("memory_probe.py")
 
 
@@ -62,14 +65,10 @@ def workspace_bytes(call: Call) -> int | None:
     return int(_C.peak_workspace_bytes())
 
 
-def converted_memory(converted: torch.nn.Module) -> dict[str, float]:
-    """MiB that a converted network says it holds: `weights_mib`, packed, and `arena_mib`, its activations."""
-    # Of the class: a converted network answers for its model's attributes too.
-    describe = getattr(type(converted), "memory", None)
-    if describe is None:
-        return {}
-    held = describe(converted)
-    return {f"{name}_mib": held[f"{name}_bytes"] / float(1 << 20) for name in ("weights", "arena")}
+def converted_memory(converted: ConvertedModule) -> dict[str, float]:
+    """MiB that a converted network holds: `weights_mib`, packed or folded, and `arena_mib`, its activations."""
+    held = converted.memory()
+    return {"weights_mib": (held.packed + held.folded) / _MIB, "arena_mib": held.arenas / _MIB}
 
 
 def memory_of(job: dict[str, Any]) -> dict[str, Any]:

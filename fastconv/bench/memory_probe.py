@@ -80,8 +80,9 @@ def _torch(job: dict[str, Any]) -> Callable[[str], Loaded]:
         model_s = time.perf_counter() - started
         held: Callable[[], dict[str, float]] = dict
         if job["engine"] == "fastconv":
-            run: torch.nn.Module = fastconv.convert(model, (x,), dtype=None if dtype == torch.float32 else dtype)
-            held = functools.partial(converted_memory, run)
+            converted = fastconv.convert(model, (x,), dtype=None if dtype == torch.float32 else dtype)
+            run: torch.nn.Module = converted
+            held = functools.partial(converted_memory, converted)
         else:
             run, x = model.to(dtype, memory_format=torch.channels_last), x.to(dtype)  # type: ignore[call-overload]
 

@@ -93,11 +93,20 @@ def image_of(x: Tensor) -> Tensor:
 def move_statistics(
     running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, count: int, momentum: float
 ) -> None:
-    with torch.no_grad():
-        if running_mean is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        if running_var is not None:
-            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    try:
+        with torch.no_grad():
+            if running_mean is not None:
+                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+            if running_var is not None:
+                running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    except RuntimeError as error:
+        if not ops.transforming():
+            raise
+        raise RuntimeError(
+            "batch_norm: expected running_mean and running_var to be mapped by vmap as the input is, but got one of "
+            "each for all samples, which cannot move towards every sample's statistics (pass stacked ones through "
+            "torch.func.functional_call, or use track_running_stats=False)"
+        ) from error
 
 
 def _check(

@@ -44,6 +44,21 @@ def _images(*lead: int) -> Tensor:
     return torch.randn(*lead, 3, 6, 6, dtype=torch.float64)
 
 
+def test_training_statistics_of_each_sample(net: nn.Module) -> None:
+    """Running statistics that all samples share cannot move towards each of them; of each sample's own they can."""
+    model = fastconv.replace(copy.deepcopy(net)).train()
+    x, before = _images(3, 2), copy.deepcopy(model.state_dict())
+    with pytest.raises(RuntimeError, match="expected running_mean and running_var to be mapped by vmap"):
+        vmap(model)(x)
+    for name, value in model.state_dict().items():
+        if "running" in name:
+            assert torch.equal(value, before[name])
+    buffers = {name: torch.stack([value] * 3) for name, value in model.named_buffers()}
+    found = vmap(lambda b, x: functional_call(model, b, (x,)))(buffers, x)
+    for index in range(3):
+        torch.testing.assert_close(found[index], copy.deepcopy(net).train()(x[index]))
+
+
 def test_gradients_of_each_sample(net: nn.Module) -> None:
     x, labels = _images(5), torch.randint(0, 4, (5,))
 

@@ -1,4 +1,4 @@
-"""What two processes do together over gloo; run once, judged case by case in test_distributed.py."""
+"""What two processes do together over gloo; run once, judged by test_distributed.py and test_sync_batch_norm.py."""
 
 from __future__ import annotations
 
@@ -123,5 +123,10 @@ def work(rank: int, folder: str) -> None:
         dx.sum().backward()
     except RuntimeError as error:
         found["twice"] = str(error)
+    norm = fastconv.nn.SyncBatchNorm(6)
+    try:
+        norm(torch.randn(1 - rank, 6, 1, 1))
+    except ValueError as error:
+        found["one value"], found["after it"] = str(error), dict(norm.state_dict())
     torch.save(found, Path(folder) / f"rank{rank}.pt")
     dist.destroy_process_group()
