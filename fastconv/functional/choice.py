@@ -45,6 +45,11 @@ def conv2d(
     return _chosen(epoch(), x.shape, shape, stride, padding, dilation, groups, x.dtype, algo)
 
 
+def can_transform(weight: Tensor) -> bool:
+    """Whether there is a packed form of the weight for TRANSFORMED; the operator says why where there is none."""
+    return weight.shape[2:] == (3, 3) and weight.dtype is not torch.float64
+
+
 @functools.lru_cache(maxsize=4096)
 def _chosen(
     _: int, x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: int, dtype: Any, algo: str

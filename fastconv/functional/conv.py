@@ -193,7 +193,8 @@ def _run(
             fitting = algo or ""
             if algo is None or algo == "winograd":
                 fitting = choice.conv2d(x, weight, stride, sides, dilation, groups, fitting)
-            packed = cache.conv2d_weight(weight, groups, fitting)
+            if fitting not in choice.TRANSFORMED or choice.can_transform(weight):
+                packed = cache.conv2d_weight(weight, groups, fitting)
             if packed is not None and fitting:
                 algo = fitting  # else the table chooses, knowing that the call packs
     return dispatch.call(

@@ -9,15 +9,21 @@ namespace fastconv::cpu::FASTCONV_ISA {
 
 // V of a block should stay in an L2 of 1 to 2 MiB beside the products and the filters in use.
 constexpr int64_t kWinogradTileBytes = 320 << 10;
-// Panels for which V comes from L2 once. 28x28x512: 7.1 ms with one, 6.5 ms with two, no less with more.
+// Panels for which V comes from L2 once, where filters are large. 28x28x512: 7.1 ms with one, 6.5 ms with two, no less
+// with more.
 constexpr int64_t kWinogradPanels = 2;
+constexpr int64_t kWinogradNearFilters = 2400 << 10;  // in L2 or little larger: 128 channels and filters
 // Where the transformed filters come from the L3 for every block, it has at least so many tiles, in register tiles.
 constexpr int64_t kWinogradFewestTiles = 2;
+// Channels summed one after the other, as kChain. Half as many, because the transform back magnifies their rounding:
+// the error stays below ten times torch's at any C (fifteen with 256).
+constexpr int64_t kWinogradChain = 128;
 // Transformed filters that stay in L2 from block to block.
 constexpr int64_t kWinogradSmallFilters = 768 << 10;
 
 struct WinogradBlocking {
-  int64_t tiles = 1;    // of a block
+  int64_t tiles = 1;  // of a block
+  bool filters_near = false;
   int64_t panels = 1;   // multiplied before their outputs are transformed
   int64_t c_pitch = 0;  // V[position][tile][c], a vector's multiple of channels and a cache line against aliasing
   int64_t v_position = 0;
@@ -85,7 +91,8 @@ WinogradBlocking winograd_blocking(const WinogradExtents& e, const Shares& share
   const int64_t fewest = filters > kWinogradSmallFilters ? kWinogradFewestTiles * kTileRows : kTileRows;
   b.tiles = larger(larger(fitting, 1) / kTileRows * kTileRows, fewest);
   b.tiles = balanced(share, b.tiles);
-  b.panels = smaller(kWinogradPanels, smaller(panels, panel_count<float>(e.K)));
+  b.filters_near = filters <= kWinogradNearFilters;
+  b.panels = b.filters_near ? 1 : smaller(kWinogradPanels, smaller(panels, panel_count<float>(e.K)));
   b.v_position = odd_lines(b.tiles * b.c_pitch);
   b.m_pitch = b.panels * kPanelWidth<float>;
   b.m_position = odd_lines(b.tiles * b.m_pitch);
