@@ -183,6 +183,47 @@ def test_packed_weights_belong_to_an_algorithm() -> None:
             native.pack_conv2d_weight(weight, 1, algo)
 
 
+@pytest.mark.parametrize("channels_last", (False, True))
+def test_input_gradients(isa: str, channels_last: bool) -> None:
+    for n, c, h, w, k, padding in (
+        (2, 33, 12, 11, 20, (1, 1, 1, 1)),
+        (1, 16, 5, 9, 48, (0, 0, 0, 0)),
+        (1, 5, 7, 6, 3, (4, 0, 1, 3)),
+        (3, 20, 4, 4, 16, (2, 2, 2, 2)),
+    ):
+        x, weight = operands(n, c, h, w, k)
+        top, bottom, left, right = padding
+        dy = torch.randn(n, k, h + top + bottom - 2, w + left + right - 2)
+        if channels_last:
+            dy = dy.to(memory_format=torch.channels_last)
+        geometry = (list(x.shape), (1, 1), padding, (1, 1), 1)
+        x = x.double().requires_grad_()
+        y = torch_f.conv2d(torch_f.pad(x, (left, right, top, bottom)), weight.double())
+        (truth,) = torch.autograd.grad(y, x, dy.double())
+        dx = native.conv2d_input_grad(dy, weight, *geometry, "winograd", "")
+        assert (dx - truth).abs().max() <= ERROR["winograd_4x4"] * dy.abs().max() * weight.abs().sum((0, 2, 3)).max()
+        parts = [
+            native.conv2d_input_grad(one, weight, [1, *x.shape[1:]], *geometry[1:], "winograd", "")
+            for one in dy.split(1)
+        ]
+        assert torch.equal(torch.cat(parts), dx)
+
+
+def test_the_switch_in_training() -> None:
+    w = operands(1, 32, 8, 8, 32)[1].requires_grad_()
+    gradients = []
+    for allowed in (True, False):
+        torch.manual_seed(0)
+        x = torch.randn(1, 32, 52, 52, requires_grad=True)
+        with fastconv.allow_winograd(allowed):
+            y = functional.conv2d(x, w, padding=1)
+            (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        gradients.append((y.detach(), dx))
+    for one, other in zip(*gradients, strict=True):
+        assert not torch.equal(one, other)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 # ---- The switch ------------------------------------------------------------------------------------------------------
 
 

@@ -53,10 +53,11 @@ struct WinogradTransform<4> {
   }
   FC_WINOGRAD filter(const V (&w)[3], V (&out)[6]) {
     out[0] = w[0];
-    out[1] = (w[0] + w[1] + w[2]) / V(3);
-    out[2] = (w[1] - w[0] - w[2]) / V(3);
-    out[3] = (V(-16) * w[0] - V(8) * w[1] - V(4) * w[2]) / V(15);
-    out[4] = (w[0] - V(2) * w[1] + V(4) * w[2]) / V(15);
+    const V third(1.0 / 3), fifteenth(1.0 / 15);
+    out[1] = (w[0] + w[1] + w[2]) * third;
+    out[2] = (w[1] - w[0] - w[2]) * third;
+    out[3] = (V(-16) * w[0] - V(8) * w[1] - V(4) * w[2]) * fifteenth;
+    out[4] = (w[0] - V(2) * w[1] + V(4) * w[2]) * fifteenth;
     out[5] = w[2];
   }
   FC_WINOGRAD output(const V (&m)[6], V (&out)[4]) {

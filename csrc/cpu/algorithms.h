@@ -5,6 +5,12 @@
 
 namespace fastconv::cpu {
 
+// When Winograd's algorithm is taken unasked. Multiply-adds of an image below which the few microseconds to be gained
+// are not worth another rounding; and pixels of an image that a call wants which has to transform the filters itself,
+// some 40 ns a filter and channel: they earn that back twice over.
+constexpr int64_t kWinogradWork = 2 << 20;
+constexpr int64_t kWinogradUnpackedPixels = 2500;
+
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms();

@@ -46,6 +46,7 @@ Reasons unless_winograd(const Conv2dCall& call, PackedFormat format) {
     reasons.push_back("expected dilation 1, but got " + pair_text(p.dilation_h, p.dilation_w));
   }
   if (call.dtype == DType::kFloat64) reasons.push_back("sums in float32, and the tensors are float64");
+  if (p.C == 0) reasons.push_back("there are no input channels");
   if (!packed_for(call, format)) reasons.push_back("the packed weights are not transformed for it");
   return reasons;
 }
@@ -65,16 +66,11 @@ void run_either(const Conv2dCall& call, const CallContext& context) {
   (takes_4x4(call) ? kernels().conv2d_winograd_4x4 : kernels().conv2d_winograd_2x2)(call, context);
 }
 
-// Multiply-adds of an image below which the few microseconds to be gained are not worth another rounding.
-constexpr int64_t kWinogradWork = 2 << 20;
-
-// The cheap questions first: this is asked at every call. Half precision keeps to what it had. A call that has to
-// transform the filters itself wants an image large enough to earn that back, 70 ns a filter and channel: twice over
-// from 50 x 50 on.
+// The cheap questions first: this is asked at every call. Half precision keeps to what it had.
 bool winograd_preferred(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
   return p.R == 3 && p.S == 3 && call.dtype == DType::kFloat32 && winograd_allowed() &&
-         p.K * p.P * p.Q * p.gemm_k() >= kWinogradWork && (call.packed_w || p.P * p.Q >= 2500);
+         p.K * p.P * p.Q * p.gemm_k() >= kWinogradWork && (call.packed_w || p.P * p.Q >= kWinogradUnpackedPixels);
 }
 
 Reasons unless_panels(const Conv2dCall& call) {

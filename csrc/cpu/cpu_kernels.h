@@ -23,6 +23,7 @@ struct Kernels : OpKernels {
   void (*upsample_conv2d_gather)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*upsample_conv2d_phase)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*conv2d_input_grad)(const Conv2dInputGradCall&, const CallContext&) = nullptr;
+  void (*conv2d_input_grad_winograd)(const Conv2dInputGradCall&, const CallContext&) = nullptr;
   void (*conv2d_input_grad_depthwise)(const Conv2dInputGradCall&, const CallContext&) = nullptr;
   void (*conv2d_weight_grad)(const Conv2dWeightGradCall&, const CallContext&) = nullptr;
   void (*conv2d_weight_grad_depthwise)(const Conv2dWeightGradCall&, const CallContext&) = nullptr;

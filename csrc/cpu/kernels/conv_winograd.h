@@ -436,4 +436,22 @@ void conv2d_winograd(const Conv2dCall& call, const CallContext& context) {
   });
 }
 
+// dx of a convolution of one group: the convolution of dy with the filters turned round, channels for filters.
+inline void conv2d_input_grad_winograd(const Conv2dInputGradCall& call, const CallContext& context) {
+  const ConvProblem& p = call.problem;
+  Conv2dCall forward;
+  ConvProblem& q = forward.problem;
+  q.N = p.N, q.C = p.K, q.H = p.P, q.W = p.Q;
+  q.K = p.C, q.R = q.S = 3, q.P = p.H, q.Q = p.W;
+  q.pad_top = 2 - p.pad_top, q.pad_left = 2 - p.pad_left;  // below zero: the first pixels of dy are not read
+  forward.dtype = call.dtype;
+  forward.x = call.dy, forward.y = call.dx, forward.epilogue = call.epilogue;
+  const TensorView& w = call.w;
+  forward.w = {static_cast<char*>(w.data) + w.offset(0, 0, 2, 2) * static_cast<int64_t>(dtype_size(w.dtype)),
+               w.dtype,
+               {w.size[1], w.size[0], 3, 3},
+               {w.stride[1], w.stride[0], -w.stride[2], -w.stride[3]}};
+  conv2d_winograd<4>(forward, context);
+}
+
 }  // namespace fastconv::cpu::FASTCONV_ISA

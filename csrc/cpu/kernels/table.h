@@ -54,6 +54,7 @@ constexpr Kernels make_table() {
   k.avg_pool2d_backward = avg_pool2d_backward;
   k.conv2d_weight_grad = conv2d_weight_grad;
   k.conv2d_input_grad = conv2d_input_grad;
+  k.conv2d_input_grad_winograd = conv2d_input_grad_winograd;
   k.input_grad_packed_bytes = input_grad_packed_bytes;
   k.input_grad_pack = input_grad_pack;
   k.conv2d_implicit_gemm = conv2d_implicit_gemm;
