@@ -5,11 +5,14 @@ A file whose name ends in the name of an instruction set (target_avx512.cpp) get
 other processors; every other file must run on any CPU of the architecture.
 """
 
+import functools
 import platform
+import shlex
+import subprocess
 import sysconfig
 from pathlib import Path
 
-from .compile import Task
+from .compile import Task, default_compiler
 from .torch_install import TorchInstall
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,8 +26,11 @@ COMMON_FLAGS = [
     "-Wno-maybe-uninitialized", "-Wno-uninitialized",
 ]  # fmt: skip
 
+_AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
 ISA_FLAGS = {
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
+    "amx": [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "avx512_bf16": [*_AVX512, "-mavx512bf16"],
+    "avx512": _AVX512,
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
 }
 
@@ -36,6 +42,18 @@ def is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
+@functools.cache
+def compiler_takes(flags: tuple[str, ...]) -> bool:
+    """Whether the compiler knows flags that came late: without them such a file compiles to an empty table."""
+    command = [*shlex.split(default_compiler()), *flags, "-x", "c++", "-fsyntax-only", "/dev/null"]
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def isa_flags(isa: str | None) -> list[str]:
+    flags = ISA_FLAGS.get(isa or "", [])
+    return flags if isa not in ("amx", "avx512_bf16") or compiler_takes(tuple(flags)) else []
+
+
 def isa_of(source: Path) -> str | None:
     return next((isa for isa in ISA_FLAGS if source.stem.endswith(isa)), None)
 
@@ -45,7 +63,7 @@ def cpu_tasks(build_dir: Path) -> list[Task]:
     for source in sorted(path for folder in ("cpu", "plan") for path in (ROOT / "csrc" / folder).glob("*.cpp")):
         isa = isa_of(source)
         if isa is None or is_x86():
-            tasks.append(Task.of(source, build_dir, COMMON_FLAGS + ISA_FLAGS.get(isa or "", [])))
+            tasks.append(Task.of(source, build_dir, COMMON_FLAGS + isa_flags(isa)))
     # The longest compilations first, so that they do not run alone at the end.
     return sorted(tasks, key=lambda task: not task.source.stem.startswith("target_"))
 

@@ -147,7 +147,7 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
 
 
 def isa() -> str:
-    """The instruction set in use: avx512, avx2 or scalar."""
+    """The instruction set in use: amx, avx512_bf16 (AVX-512 and products of bfloat16), avx512, avx2 or scalar."""
     return _C.isa()
 
 

@@ -83,8 +83,13 @@ def test_flags_follow_the_file_name(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not any(f.startswith("-mavx") for f in tasks["dispatch"].flags)
     if sources.is_x86():
         assert "-mavx512f" in tasks["target_avx512"].flags and "-mavx512f" not in tasks["target_avx2"].flags
+        monkeypatch.setattr(sources, "compiler_takes", lambda flags: False)
+        old = {task.source.stem: task.flags for task in sources.cpu_tasks(tmp_path)}
+        for name in ("target_amx", "target_avx512_bf16"):  # compiled without the flags it is an empty table
+            assert not any(flag.startswith(("-mamx", "-mavx")) for flag in old[name])
     monkeypatch.setattr(sources, "is_x86", lambda: False)
-    assert not {"target_avx512", "target_avx2"} & {task.source.stem for task in sources.cpu_tasks(tmp_path)}
+    stems = {task.source.stem for task in sources.cpu_tasks(tmp_path)}
+    assert {stem for stem in stems if stem.startswith("target_")} == {"target_scalar"}
 
 
 def test_recompiles_what_changed_and_nothing_else(tmp_path: Path) -> None:

@@ -23,6 +23,15 @@ struct CallContext {
   void* stream = nullptr;  // cudaStream_t on a GPU
 };
 
+// What `packed_w` of a convolution, or `packed_b` of a product, holds.
+enum class PackedFormat : int8_t {
+  kPanels,       // the filters themselves: what pack_conv2d_weight gives unasked
+  kWinograd2x2,  // transformed for F(2x2, 3x3)
+  kWinograd4x4,
+  kBf16Pairs,  // for the instructions that multiply bfloat16
+  kUndecided,  // a question, not a call: whatever the chosen algorithm reads will be packed beforehand
+};
+
 // d[b] = epilogue(op(a[b]) * op(b[b])), M x N with reduction K. Strides in elements; `a` is op(a)'s view: element (m,
 // k) lies at a + batch * a_stride_batch + m * a_stride_m + k * a_stride_k, so a transposition is a swap of strides.
 struct GemmCall {
@@ -36,16 +45,9 @@ struct GemmCall {
   int64_t d_stride_batch = 0, d_stride_m = 0, d_stride_n = 1;
   const void* packed_b = nullptr;  // from gemm_pack_b, when the caller has it (batch == 1)
   bool allow_tf32 = false;         // float32 on tensor cores with ten bits of mantissa may be chosen unasked
+  PackedFormat packed_format = PackedFormat::kPanels;
   // Column n is the epilogue's channel; residual and full_param are views with size (batch, N, M, 1).
   EpilogueArgs epilogue;
-};
-
-// What `packed_w` of a convolution holds.
-enum class PackedFormat : int8_t {
-  kPanels,       // the filters themselves: what pack_conv2d_weight gives unasked
-  kWinograd2x2,  // transformed for F(2x2, 3x3)
-  kWinograd4x4,
-  kUndecided,  // a question, not a call: whatever the chosen algorithm reads will be packed beforehand
 };
 
 // y = epilogue(conv(x, w)). With scale_h, scale_w > 1 in the problem: upsample_conv2d.

@@ -75,11 +75,35 @@ bool winograd_preferred(const Conv2dCall& call) {
 
 Reasons unless_panels(const Conv2dCall& call) {
   if (packed_for(call, PackedFormat::kPanels)) return {};
-  return {"the packed weights are transformed for Winograd's algorithm"};
+  return {call.packed_format == PackedFormat::kBf16Pairs
+              ? "the packed weights are pairs of bfloat16"
+              : "the packed weights are transformed for Winograd's algorithm"};
 }
 Reasons with_panels(Reasons reasons, const Conv2dCall& call) {
   for (const std::string& reason : unless_panels(call)) reasons.push_back(reason);
   return reasons;
+}
+
+Reasons unless_bf16(const Conv2dCall& call, const Bf16Kernels* there) {
+  Reasons reasons;
+  if (!there) reasons.push_back("the instruction set in use (" + std::string(kernels().isa) + ") has none");
+  if (call.dtype != DType::kBFloat16) {
+    reasons.push_back("expected bfloat16, but got " + std::string(dtype_name(call.dtype)));
+  }
+  if (!packed_for(call, PackedFormat::kBf16Pairs)) reasons.push_back("the packed weights are not pairs of bfloat16");
+  return reasons;
+}
+
+// Tiles are 16 filters wide: a group of fewer fills that much of one.
+bool fills_tiles(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  return !p.is_depthwise() && (p.groups == 1 || p.filters_per_group() >= 8);
+}
+
+void run_depthwise(const Conv2dCall& call, const CallContext& context) {
+  const Kernels& table = kernels();
+  const bool narrow = table.avx512_bf16 && table.avx512_bf16->serves_depthwise(call);
+  (narrow ? table.avx512_bf16->conv2d_depthwise : table.conv2d_depthwise)(call, context);
 }
 
 Reasons none(const Conv2dCall&) { return {}; }
@@ -89,9 +113,15 @@ bool never(const Conv2dCall&) { return false; }
 
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {
+      {"amx", "bfloat16 in the processor's matrix tiles, float32 sums",
+       [](const Conv2dCall& call) { return unless_bf16(call, kernels().amx); }, fills_tiles,
+       [](const Conv2dCall& call, const CallContext& context) { kernels().amx->conv2d(call, context); }},
+      {"avx512_bf16", "bfloat16 by dot products of pairs, float32 sums",
+       [](const Conv2dCall& call) { return unless_bf16(call, kernels().avx512_bf16); },
+       [](const Conv2dCall& call) { return fills_tiles(call) && fast_bf16_pairs(); },
+       [](const Conv2dCall& call, const CallContext& context) { kernels().avx512_bf16->conv2d(call, context); }},
       {"depthwise", "one filter per channel: channels or columns in the lanes",
-       [](const Conv2dCall& call) { return with_panels(unless_depthwise(call), call); }, nullptr,
-       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_depthwise(call, context); },
+       [](const Conv2dCall& call) { return with_panels(unless_depthwise(call), call); }, nullptr, run_depthwise,
        cost_of_depthwise},
       {"pointwise", "1x1 filter: a GEMM over the pixels of x where they lie",
        [](const Conv2dCall& call) { return with_panels(unless_pointwise(call), call); }, nullptr,

@@ -7,6 +7,20 @@
 
 namespace fastconv::cpu {
 
+// Products of bfloat16 with float32 sums, in hardware (kernels/bf16_*.h). All null where the CPU has no such
+// instruction; the sets that fill this table read one packed format.
+struct Bf16Kernels {
+  OpKernels::Kernel<Conv2dCall> conv2d = nullptr;
+  size_t (*conv2d_packed_bytes)(const ConvProblem&) = nullptr;
+  void (*conv2d_pack)(const ConvProblem&, const TensorView& w, void* packed) = nullptr;
+  OpKernels::Kernel<GemmCall> gemm = nullptr;
+  size_t (*gemm_packed_b_bytes)(int64_t K, int64_t N) = nullptr;
+  void (*gemm_pack_b)(const GemmCall&, void* packed) = nullptr;
+  // Depthwise convolution with weights as the other tables pack them, for the layouts and filters that it serves.
+  bool (*serves_depthwise)(const Conv2dCall&) = nullptr;
+  OpKernels::Kernel<Conv2dCall> conv2d_depthwise = nullptr;
+};
+
 struct Kernels : OpKernels {
   const char* isa = nullptr;
   int vector_bytes = 0;
@@ -52,6 +66,9 @@ struct Kernels : OpKernels {
 
   // Copies, sums and products of whole tensors (kernels/combine.h).
   void (*combine)(const CombineCall&, const CallContext&) = nullptr;
+  // bfloat16 by the instructions that multiply it; null where there are none.
+  const Bf16Kernels* amx = nullptr;
+  const Bf16Kernels* avx512_bf16 = nullptr;
 
   // Measurement (kernels/machine.h): iterations of independent FMAs on one thread; returns FLOPs done.
   double (*fma_burst)(int64_t iterations) = nullptr;
@@ -62,6 +79,12 @@ struct Kernels : OpKernels {
 const Kernels& kernels();
 // Every table that this CPU can run, best first.
 const Kernels* const* available_kernels(int* count);
+// Whether VDPBF16PS is faster than widening to float32: full rate on AMD's Zen 4 and later (twice the products of an
+// FMA in its time), but a quarter of the rate, half the products, on Intel's Sapphire Rapids (measured: 0.62 ns against
+// 0.15 ns), whose way is AMX.
+bool fast_bf16_pairs();
+// The kernels for bfloat16 that are taken unasked with the instruction set in use; null: none.
+const Bf16Kernels* bf16_kernels();
 // Selects by name for this process ("" = best); for tests and verify.
 void select_isa(const char* name);
 

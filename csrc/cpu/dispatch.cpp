@@ -7,9 +7,20 @@
 #include "../common/algorithm_table.h"
 #include "cpu_kernels.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace fastconv::cpu {
 
 #if defined(__x86_64__)
+namespace amx {
+extern const Bf16Kernels kTable;
+}
+namespace avx512_bf16 {
+extern const Bf16Kernels kTable;
+}
 namespace avx512 {
 extern const Kernels kTable;
 }
@@ -28,13 +39,48 @@ struct IsaRow {
   bool (*supported)();
 };
 
+#if defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+bool has_avx512_bf16() {
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") && avx512_bf16::kTable.conv2d != nullptr;
+}
+
+// The tiles' registers are large: Linux keeps them for a process that has asked.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_amx() {
+  static const bool has = has_avx512_bf16() && amx::kTable.conv2d != nullptr && __builtin_cpu_supports("amx-tile") &&
+                          __builtin_cpu_supports("amx-bf16") && may_use_tiles();
+  return has;
+}
+
+// AVX-512's table with bfloat16 kernels added.
+Kernels extended(const char* isa, const Bf16Kernels* amx_kernels) {
+  Kernels k = avx512::kTable;
+  k.isa = isa;
+  k.amx = amx_kernels;
+  k.avx512_bf16 = &avx512_bf16::kTable;
+  return k;
+}
+const Kernels kAmx = extended("amx", &amx::kTable), kAvx512Bf16 = extended("avx512_bf16", nullptr);
+#endif
+
 const IsaRow kRows[] = {
 #if defined(__x86_64__)
-    {&avx512::kTable,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-     }},
+    {&kAmx, has_amx},
+    {&kAvx512Bf16, has_avx512_bf16},
+    {&avx512::kTable, has_avx512},
     {&avx2::kTable,
      [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
 #endif
@@ -112,6 +158,20 @@ void allow_winograd(bool allowed) {
 
 int64_t choice_epoch() { return epoch.load(std::memory_order_acquire); }
 void new_choice_epoch() { epoch.fetch_add(1, std::memory_order_acq_rel); }
+
+bool fast_bf16_pairs() {
+#if defined(__x86_64__)
+  static const bool fast = __builtin_cpu_is("amd");
+  return fast && kernels().avx512_bf16 != nullptr;
+#else
+  return false;
+#endif
+}
+
+const Bf16Kernels* bf16_kernels() {
+  const Kernels& table = kernels();
+  return table.amx || !fast_bf16_pairs() ? table.amx : table.avx512_bf16;
+}
 
 ThreadPool& thread_pool() {
   static ThreadPool pool{run_serially, [] { return 1; }};

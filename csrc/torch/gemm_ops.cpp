@@ -62,9 +62,7 @@ Tensor gemm(Tensor a, Tensor b, OptionalTensor bias, bool transpose_a, bool tran
   }
   if (packed) {
     require(!rows, op, ": expected packed to be None for a batch of matrices");
-    ConvProblem p;
-    p.C = call.K, p.K = call.N;
-    call.packed_b = packed_data(*packed, PackedKind::kGemmB, p, call.dtype, op);
+    fill_packed(call, *packed, op);
   }
   fill_tf32(call, backend == Backend::kCuda, Fp32Use::kMatmul);
   run_algorithm(algorithms<GemmCall>(backend), call, backend, algo, op, a);

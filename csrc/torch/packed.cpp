@@ -62,6 +62,14 @@ ConvProblem weight_problem(const Tensor& weight, int64_t groups, const char* op)
   return p;
 }
 
+// What the header says, if there is one; packed_data holds it against what was wanted.
+PackedKind kind_of(const Tensor& packed) {
+  if (!packed.is_cpu() || packed.numel() * 4 <= static_cast<int64_t>(kHeaderBytes)) return PackedKind::kConv2d;
+  Header header;
+  std::memcpy(&header, packed.const_data_ptr(), sizeof header);
+  return static_cast<PackedKind>(header.kind);
+}
+
 }  // namespace
 
 const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem& problem, DType dtype,
@@ -79,17 +87,25 @@ const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem
 }
 
 void fill_packed(Conv2dCall& call, const Tensor& packed, const char* op) {
-  PackedKind kind = PackedKind::kConv2d;
-  if (packed.is_cpu() && packed.numel() * 4 > static_cast<int64_t>(kHeaderBytes)) {
-    Header header;
-    std::memcpy(&header, packed.const_data_ptr(), sizeof header);
-    if (header.kind == static_cast<int32_t>(PackedKind::kWinograd2x2)) {
-      kind = PackedKind::kWinograd2x2, call.packed_format = PackedFormat::kWinograd2x2;
-    } else if (header.kind == static_cast<int32_t>(PackedKind::kWinograd4x4)) {
-      kind = PackedKind::kWinograd4x4, call.packed_format = PackedFormat::kWinograd4x4;
-    }
+  PackedKind kind = kind_of(packed);
+  if (kind == PackedKind::kWinograd2x2) {
+    call.packed_format = PackedFormat::kWinograd2x2;
+  } else if (kind == PackedKind::kWinograd4x4) {
+    call.packed_format = PackedFormat::kWinograd4x4;
+  } else if (kind == PackedKind::kConv2dBf16) {
+    call.packed_format = PackedFormat::kBf16Pairs;
+  } else {
+    kind = PackedKind::kConv2d;
   }
   call.packed_w = packed_data(packed, kind, call.problem, call.dtype, op);
+}
+
+void fill_packed(GemmCall& call, const Tensor& packed, const char* op) {
+  const bool pairs = kind_of(packed) == PackedKind::kGemmBf16;
+  ConvProblem p;
+  p.C = call.K, p.K = call.N;
+  call.packed_format = pairs ? PackedFormat::kBf16Pairs : PackedFormat::kPanels;
+  call.packed_b = packed_data(packed, pairs ? PackedKind::kGemmBf16 : PackedKind::kGemmB, p, call.dtype, op);
 }
 
 Tensor pack_conv2d_weight(Tensor weight, int64_t groups, std::string algo) {
@@ -101,14 +117,22 @@ Tensor pack_conv2d_weight(Tensor weight, int64_t groups, std::string algo) {
     require(p.R == 3 && p.S == 3, op, ": expected weight to have 3x3 filters for ", algo, ", but got ", p.R, "x", p.S);
     require(dtype != DType::kFloat64, op, ": expected weight to be of at most 32 bits for ", algo, ", but got float64");
     const bool small = algo == "winograd_2x2";
-    const size_t bytes = weight.numel() == 0 ? 0 : (small ? k.winograd_2x2_packed_bytes : k.winograd_4x4_packed_bytes)(p);
-    return make_packed(small ? PackedKind::kWinograd2x2 : PackedKind::kWinograd4x4, p, dtype, bytes, weight,
-                       [&](void* out) {
-                         (small ? k.winograd_2x2_pack : k.winograd_4x4_pack)(p, view_of(weight, dtype), out);
-                       });
+    const size_t bytes =
+        weight.numel() == 0 ? 0 : (small ? k.winograd_2x2_packed_bytes : k.winograd_4x4_packed_bytes)(p);
+    return make_packed(
+        small ? PackedKind::kWinograd2x2 : PackedKind::kWinograd4x4, p, dtype, bytes, weight,
+        [&](void* out) { (small ? k.winograd_2x2_pack : k.winograd_4x4_pack)(p, view_of(weight, dtype), out); });
+  }
+  if (algo == "amx" || algo == "avx512_bf16") {
+    const cpu::Bf16Kernels* pairs = algo == "amx" ? k.amx : k.avx512_bf16;
+    // Nothing to pack where the algorithm will refuse, with its reasons.
+    const bool served = pairs && dtype == DType::kBFloat16 && weight.numel() > 0;
+    return make_packed(PackedKind::kConv2dBf16, p, dtype, served ? pairs->conv2d_packed_bytes(p) : 0, weight,
+                       [&](void* out) { pairs->conv2d_pack(p, view_of(weight, dtype), out); });
   }
   require(algo.empty() || algo == "implicit_gemm" || algo == "pointwise" || algo == "depthwise", op,
-          ": expected algo to be one of winograd_2x2, winograd_4x4, implicit_gemm, pointwise, depthwise, but got '",
+          ": expected algo to be one of winograd_2x2, winograd_4x4, amx, avx512_bf16, implicit_gemm, pointwise, "
+          "depthwise, but got '",
           algo, "' (others read no packed weights)");
   const size_t bytes = k.conv2d_packed_bytes && weight.numel() > 0 ? k.conv2d_packed_bytes(p, dtype) : 0;
   return make_packed(PackedKind::kConv2d, p, dtype, bytes, weight,
@@ -163,6 +187,10 @@ Tensor pack_gemm_b(Tensor b, bool transpose_b) {
   call.b_stride_k = b.stride(k_dim), call.b_stride_n = b.stride(n_dim);
   ConvProblem p;
   p.C = call.K, p.K = call.N;
+  if (const cpu::Bf16Kernels* pairs = dtype == DType::kBFloat16 ? cpu::bf16_kernels() : nullptr) {
+    const size_t bytes = b.numel() > 0 ? pairs->gemm_packed_b_bytes(call.K, call.N) : 0;
+    return make_packed(PackedKind::kGemmBf16, p, dtype, bytes, b, [&](void* out) { pairs->gemm_pack_b(call, out); });
+  }
   const auto& k = cpu::kernels();
   const size_t bytes = k.gemm_packed_b_bytes && b.numel() > 0 ? k.gemm_packed_b_bytes(call.K, call.N, dtype) : 0;
   return make_packed(PackedKind::kGemmB, p, dtype, bytes, b, [&](void* out) { k.gemm_pack_b(call, out); });

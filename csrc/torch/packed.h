@@ -6,7 +6,16 @@
 
 namespace fastconv::ops {
 
-enum class PackedKind : int32_t { kConv2d = 1, kUpsample, kTranspose, kGemmB, kWinograd2x2, kWinograd4x4 };
+enum class PackedKind : int32_t {
+  kConv2d = 1,
+  kUpsample,
+  kTranspose,
+  kGemmB,
+  kWinograd2x2,
+  kWinograd4x4,
+  kConv2dBf16,
+  kGemmBf16
+};
 
 // Where the kernels' format begins in `packed`; throws std::invalid_argument unless it was made by the matching pack
 // function, in this process' instruction set, from a weight of these extents.
@@ -14,5 +23,6 @@ const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem
 
 // The same for whatever pack_conv2d_weight made: fills the call's packed_w and packed_format.
 void fill_packed(Conv2dCall& call, const Tensor& packed, const char* op);
+void fill_packed(GemmCall& call, const Tensor& packed, const char* op);
 
 }  // namespace fastconv::ops

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastconv import html, machine
 from fastconv.bench.runner import forced_backend
 from fastconv.bench.timing import Effort
@@ -33,6 +35,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--image", metavar="PATH", help="use your own picture instead of the photos that ship")
     parser.add_argument(
         "--output", default="fastconv-demo", metavar="DIR", help="folder of the report (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the classifier is converted to (default: %(default)s); in bfloat16 the likeliest class has to be "
+        "torch's, not all five",
     )
     add_measuring_arguments(parser)
     parser.set_defaults(run=run)
@@ -65,7 +74,7 @@ def _run(arguments: argparse.Namespace, own: Photo | None, backend: str, folder:
     batches = () if executed else (1,) if arguments.quick else (1, 8)
     try:
         photos = [own] if own else [shipped_photo(name) for name in names]
-        classified = classify(photos, effort, batches, device)
+        classified = classify(photos, effort, batches, device, getattr(torch, arguments.dtype))
     except MissingPackage as error:
         raise CommandError(str(error)) from error
     _print_classification(console, classified)
@@ -82,6 +91,7 @@ def _run(arguments: argparse.Namespace, own: Photo | None, backend: str, folder:
     if faces_missing:
         console.line(f"left out: {faces_missing}")
     command = "fastconv demo" + (" --quick" if arguments.quick else "")
+    command += f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else ""
     command += f" --backend {backend}" if backend != "cpu" else ""
     path = folder / "report.html"
     write_text(path, report.build_report(classified, faces, faces_missing, backend, command))
@@ -98,7 +108,13 @@ def _print_classification(console: Console, result: ClassifyResult) -> None:
         guesses = ", ".join(f"{guess.label} {100 * guess.probability:.0f} %" for guess in photo.our_guesses[:3])
         same = "same" if photo.agrees else "DIFFERENT"
         rows.append((photo.photo.name, guesses, same, f"{photo.our_error:.1e}", f"{photo.torch_error:.1e}"))
-    headers = ("photo", "fastconv's likeliest classes", "top 5 as torch", "off float64", "torch off")
+    headers = (
+        "photo",
+        "fastconv's likeliest classes",
+        f"top {result.photos[0].compared} as torch",
+        "off float64",
+        "torch off",
+    )
     console.table(headers, rows, left=3, title="EfficientNet-Lite0, ImageNet weights")
     for batch, timings in result.timings.items():
         _print_timings(console, f"EfficientNet-Lite0, batch {batch}", timings)

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from fastconv.convert.capture import capturing, shell
 from fastconv.convert.memory import NetworkMemory, memory_of
+from fastconv.convert.narrow import arithmetic_type
 from fastconv.convert.region import Region
 from fastconv.convert.steps import Stale
 from fastconv.convert.watch import Structure
@@ -37,8 +38,10 @@ def convert(
         example_inputs: a tensor or the tuple of positional arguments. Not needed; with it the capture happens now
             instead of at the first call, also where it depends on shapes, and so do packing and planning: a network
             that consists of torch's layers and functions is run on these inputs.
-        dtype: type for weights and arithmetic, such as torch.bfloat16. Inputs stay float32. What is left to torch and
-            has parameters keeps its own type.
+        dtype: type for weights, for what layers hand to each other and for products, such as torch.bfloat16 (sums are
+            float32). Inputs stay float32; outputs may be either. What is left to torch and has parameters keeps its
+            own type. On a CPU whose instructions do not multiply bfloat16 (neither AMX nor a fast AVX512_BF16),
+            torch.bfloat16 means float32, which is as fast there and rounds less; `explain` says so.
         drop_zero_channels: whether filters that pruning set to zero, and channels that no weight reads, are left out
             of the computation. Values are the same, with one difference: torch's product of a zero weight with NaN or
             an infinity is NaN, and what is left out makes no product.
@@ -84,11 +87,12 @@ class ConvertedModule(nn.Module):
         super().__init__()
         self.source = source
         self.dtype, self.drop_zero_channels = dtype, drop_zero_channels
+        self.computed = arithmetic_type(dtype, source)
         self.training = False
         self._build()
 
     def _build(self) -> None:
-        region = Region(shell(self.source), self.dtype, self.drop_zero_channels, outermost=True)
+        region = Region(shell(self.source), self.computed, self.drop_zero_channels, outermost=True)
         before = self.__dict__.get("region")
         region.may_export = before is not None and before.may_export
         # Past nn.Module's registration: the shell must not show up as a child.

@@ -15,6 +15,7 @@ from fastconv.convert.capture import is_scalar
 from fastconv.convert.converted import ConvertedModule
 from fastconv.convert.kernels import Choice, choose
 from fastconv.convert.memory import memory_of
+from fastconv.convert.narrow import why_not
 from fastconv.convert.observe import example_values, function_of
 from fastconv.convert.plan.explained import facts, planned
 from fastconv.convert.program import Program
@@ -156,7 +157,7 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
         name = type(subject.source).__name__
         explanation = Explanation(f"{name}, converted by fastconv")
         _explain_region(subject.region, "", explanation.rows)
-        explanation.facts = _facts(subject.region)
+        explanation.facts = [*why_not(subject.dtype, subject.computed), *_facts(subject.region)]
         return explanation
     if isinstance(subject, torch._dynamo.OptimizedModule):
         from fastconv.compiler.explained import explain_compiled

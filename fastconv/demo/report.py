@@ -89,6 +89,7 @@ def _photo(result: PhotoResult) -> dict[str, Any]:
         "source": result.photo.source,
         "guesses": result.our_guesses,
         "agrees": result.agrees,
+        "compared": result.compared,
         "torch_labels": ", ".join(guess.label for guess in result.torch_guesses),
         "our_error": result.our_error,
         "torch_error": result.torch_error,
@@ -147,11 +148,12 @@ def _tiles(classified: ClassifyResult, faces: FacesResult | None) -> list[dict[s
     agreeing = sum(result.agrees for result in classified.photos)
     worst = max(result.our_error for result in classified.photos)
     worst_torch = max(result.torch_error for result in classified.photos)
+    classes = "top five classes" if classified.photos[0].compared == 5 else "likeliest class"
     tiles = [
         {
             "value": f"{agreeing} of {len(classified.photos)}",
             "kind": "good" if classified.agrees else "bad",
-            "text": "photos with torch's top five classes",
+            "text": f"photos with torch's {classes}",
         }
     ]
     for batch, timings in classified.timings.items():

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fastconv import _C
 
-# The algorithms that read filters transformed for them; all others of conv2d share one packed form.
-TRANSFORMED = ("winograd_2x2", "winograd_4x4")
+# The algorithms that read filters in a form of their own; all others of conv2d share one.
+TRANSFORMED = ("winograd_2x2", "winograd_4x4", "amx", "avx512_bf16")
 epoch = _C.choice_epoch
 _DTYPES = {
     dtype: str(dtype).removeprefix("torch.") for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -40,7 +40,7 @@ def conv2d(
         algo: "" or "winograd", which leave something to choose.
     """
     shape = weight.shape
-    if shape[3] != 3 or shape[2] != 3:
+    if (shape[3] != 3 or shape[2] != 3) and x.dtype is not torch.bfloat16:
         return algo
     return _chosen(epoch(), x.shape, shape, stride, padding, dilation, groups, x.dtype, algo)
 

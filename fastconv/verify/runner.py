@@ -25,6 +25,8 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 TRANSFORMING = {"phase": 4.0, "phase_mma": 4.0, "winograd": 16.0, "winograd_4x4": 16.0, "winograd_2x2": 4.0}
 # Of them, those with factors such as 1/3: where integers make torch exact, its error is no measure for them.
 ROUNDING = {"winograd", "winograd_4x4"}
+# Instruction sets that are AVX-512 with products of bfloat16 added: beside avx512 only those products are run.
+BF16_ISAS = ("amx", "avx512_bf16")
 CHOSEN = ""  # the package's own choice of algorithm
 ON_GPU = ("cuda", "triton")  # backends of tensors that lie there
 MUST_SERVE = ("cpu", "cuda_emulated", "cuda", "triton_interpreted", "triton")
@@ -169,6 +171,10 @@ def run_case(
     questions: dict[bool, tuple[Inputs, tuple, tuple]] = {}
     for backend, isa in targets:
         names = [CHOSEN, *introspection.algorithm_names(case.op, backend)]
+        if isa in BF16_ISAS and (backend, "avx512") in targets:
+            if dtype is not torch.bfloat16 or isa not in names:
+                continue
+            names = [CHOSEN, isa]
         for name in names if algo is None else [n for n in names if n == algo]:
             if (case.elementwise and _rearranges(case, name)) or (case.exact and name in ROUNDING):
                 continue
