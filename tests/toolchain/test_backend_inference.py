@@ -17,6 +17,7 @@ import fastconv
 from fastconv.compiler import fastconv_backend
 from fastconv.compiler.backend import CompiledGraph, compiled_graphs
 from fastconv.convert import ir
+from fastconv.convert.steps import Stale
 
 
 @pytest.fixture
@@ -41,6 +42,20 @@ def _specs(graph: CompiledGraph) -> list[Any]:
     """What its steps compute, where it has one set of weights."""
     (binding,) = graph.converted.bindings()
     return [node.meta["spec"] for node in binding.program.graph.nodes if "spec" in node.meta]
+
+
+@torch.no_grad()
+def test_a_graph_whose_weights_are_gone_runs_unfused(net: nn.Module) -> None:
+    compiled, x = torch.compile(net, backend="fastconv", fullgraph=True), torch.randn(2, 3, 15, 15)
+    compiled(x)
+    graph = _graph_of(net.conv.weight)
+
+    def gone(_: Any) -> Any:
+        raise Stale("a weight is gone")
+
+    graph.converted = gone
+    close(compiled(x), net(x))
+    assert graph.converted is None and graph.why == "a weight is gone"
 
 
 @torch.no_grad()
