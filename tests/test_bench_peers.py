@@ -116,6 +116,14 @@ def test_bfloat16_rows_stand_beside_our_float32():
         network_runner.measure_network(TINY, 1, settings(dtype="float16"))
 
 
+def test_layers_take_the_type_that_was_asked_for(monkeypatch):
+    seen = []
+    monkeypatch.setattr(suites.workloads, "layer_suite", lambda quick: [SMALL])
+    monkeypatch.setattr(suites, "measure", lambda workload, _: seen.append(workload.dtype) or [])
+    run = suites.run_suite("layers", settings(dtype="bfloat16"), False, lambda *_: None)
+    assert (run.suite, seen) == ("layers-bfloat16", ["bfloat16"])
+
+
 def test_a_layer_as_a_network():
     for op, text in (("conv2d", "ic8ih9oc8kh3ph1"), ("max_pool2d", "ic8ih9kh3"), ("gemm", "m3k4n5")):
         workload = Workload(op, parse_problem(op, text))

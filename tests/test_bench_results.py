@@ -170,6 +170,8 @@ def test_html_report_is_self_contained(suite):
     run.suite = suite
     run.rows[0].name = "<script>"
     page = report.build_report(run, "fastconv bench")
+    titles = {"layers": "Convolution layers", "networks-bfloat16": "Whole networks, bfloat16", "scaling": "Threads"}
+    assert f"<h1>{titles.get(suite, 'Whole networks')}</h1>" in page
     assert "<script" not in page and "&lt;script&gt;" in page
     assert "http://" not in page and "https://" not in page
     assert "data:image/svg+xml;base64," in page and "200 GFLOP/s" in page

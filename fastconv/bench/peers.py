@@ -92,11 +92,11 @@ def _inductor(model: torch.nn.Module, x: torch.Tensor, dtype: str, _: Path) -> C
     kind = getattr(torch, dtype)
     image = x.to(kind).contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.to(kind)
     compiled = torch.compile(copy.deepcopy(model).to(kind), dynamic=False)
-    with torch.no_grad(), inductor.patch(freezing=True):
+    with torch.inference_mode(), inductor.patch(freezing=True):
         compiled(image)  # compiles, with the setting in force
 
     def call() -> Output:
-        with torch.no_grad():  # guards on the mode it was compiled in
+        with torch.inference_mode():  # the mode it was compiled in
             result: Output = compiled(image)
         return result
 

@@ -13,7 +13,6 @@ _TITLES = {
     "layers": "Convolution layers",
     "ops": "Operations",
     "networks": "Whole networks",
-    "networks-bfloat16": "Whole networks, bfloat16",
     "scaling": "Threads",
     "training": "Training whole networks",
 }
@@ -25,7 +24,7 @@ def build_report(run: Run, command: str) -> str:
     """The whole report as HTML."""
     context = {
         "run": run,
-        "title": _TITLES.get(run.suite, run.suite),
+        "title": _title(run.suite),
         "summary": run.summary(),
         "groups": [_group(run, group) for group in dict.fromkeys(row.group for row in run.rows)],
         "time_plot": _network_plot(run) if run.suite.startswith(("networks", "scaling")) else None,
@@ -37,6 +36,11 @@ def build_report(run: Run, command: str) -> str:
         "created": run.created.replace("T", " "),
     }
     return html.render("bench.html.j2", context)
+
+
+def _title(suite: str) -> str:
+    name, _, dtype = suite.partition("-")
+    return _TITLES.get(name, name) + (f", {dtype}" if dtype else "")
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,14 +35,14 @@ def measure_scaling(network: Network, batch: int, settings: Settings) -> list[Ro
             for threads in (1, everything):
                 with machine.torch_threads(threads):
                     if name in (settings.backend, "torch"):
-                        call = _on_threads(threads, model if name == "torch" else converted, x)
+                        call: Callable[[], Any] = functools.partial(model if name == "torch" else converted, x)
                     else:
                         call = peers.prepare(name, model, x, "float32", Path(folder) / "network.onnx")
                 row = Row(
                     "network", f"mb{batch}ic3ih{size}", "float32", "nhwc", name, f"{algorithm}, {threads} threads",
                     group=f"{threads} thread{'s' if threads != 1 else ''}", name=network.title, batch=batch,
                 )  # fmt: skip
-                made.append(Contender(row, call))
+                made.append(Contender(row, _on_threads(threads, call)))
             pairs.append((made[0], made[1]))
         contenders = [contender for pair in pairs for contender in pair]
         with torch.inference_mode():
@@ -64,9 +65,9 @@ def measure_scaling(network: Network, batch: int, settings: Settings) -> list[Ro
     return rows
 
 
-def _on_threads(threads: int, module: torch.nn.Module, x: torch.Tensor) -> Callable[[], Any]:
-    def call() -> Any:
+def _on_threads(threads: int, call: Callable[[], Any]) -> Callable[[], Any]:
+    def on_threads() -> Any:
         torch.set_num_threads(threads)
-        return module(x)
+        return call()
 
-    return call
+    return on_threads

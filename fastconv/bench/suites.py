@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fastconv import machine
 from fastconv.bench import gpu, workloads
@@ -88,7 +89,10 @@ def run_suite(name: str, settings: Settings, quick: bool, on_step: OnStep) -> Ru
         "ops": workloads.operation_suite,
         "gpu": workloads.gpu_suite,
     }[name](quick)
-    return run_workloads(name, chosen, settings, on_step)
+    if name == "gpu" or settings.dtype == "float32":
+        return run_workloads(name, chosen, settings, on_step)
+    chosen = [replace(workload, dtype=settings.dtype) for workload in chosen]
+    return run_workloads(f"{name}-{settings.dtype}", chosen, settings, on_step)
 
 
 def _ceilings(settings: Settings, threads: int) -> dict[str, object]:

@@ -211,9 +211,9 @@ def _write(arguments: argparse.Namespace, measured: Run, console: Console) -> No
         if lacking:
             console.line(f"no HTML report: {', '.join(lacking)} not installed: pip install 'fastconv[bench]'")
         else:
-            command = (
-                f"fastconv bench --suite {measured.suite}" if arguments.suite else f"fastconv bench {arguments.op}"
-            )
+            command = f"fastconv bench {f'--suite {arguments.suite}' if arguments.suite else arguments.op}"
+            command += f" --dtype {arguments.dtype}" if arguments.dtype != "float32" else ""
+            command += f" --peers {arguments.peers}" if arguments.peers != "torch" else ""
             write_text(folder / f"{measured.suite}.html", report.build_report(measured, command))
             console.line(f"report: {folder / f'{measured.suite}.html'}")
     if arguments.update_readme:
