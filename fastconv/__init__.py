@@ -22,13 +22,14 @@ except ImportError:
 
 from typing import Any
 
-from . import backends, compiler, functional, introspection, nn
+from . import backends, calibration, compiler, functional, introspection, nn
 from .backends import backend
 from .convert import convert, replace
 from .functional.choice import allow_winograd
 from .introspection import algorithms, build_info
 
 backends.check_process_default()
+calibration.load()
 compiler.register()
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "backend",
     "backends",
     "build_info",
+    "calibration",
     "compiler",
     "convert",
     "explain",
@@ -54,6 +56,7 @@ def explain(what: Any, *args: Any, **problem: Any) -> Any:
     Args:
         what: a module that `convert` or `replace` made, or an operator's name: see `fastconv.introspection.explain`.
     """
+    calibration.ensure()
     if isinstance(what, str):
         return introspection.explain(what, *args, **problem)
     from .convert.explain import explain as explain_module

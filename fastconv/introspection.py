@@ -163,10 +163,12 @@ def isa_is_forced() -> bool:
 
 def select_isa(name: str) -> None:
     """Uses another instruction set from now on ("": the best). Drops the weights packed for the one before."""
+    from . import calibration
     from .functional import cache
 
     _C.select_isa(name)
     cache.clear()
+    calibration.load()
 
 
 def why_unavailable(name: str) -> str | None:

@@ -23,6 +23,7 @@ class LayerCost:
     milliseconds: float
     bound_milliseconds: float | None  # what the machine's measured peak and bandwidth allow
     limit: str  # "arithmetic" or "memory"
+    predicted_milliseconds: float | None = None  # by the cost model behind the choice of algorithms
 
     @property
     def share_of_bound(self) -> float | None:
@@ -66,7 +67,8 @@ class Profile:
         return _written(out.getvalue(), path)
 
     def __str__(self) -> str:
-        table = [("layer", "operation", "output", "params", "MMACs", "KiB", "bound ms", "ms", "of bound", "limit")]
+        times = ("bound ms", "predicted ms", "ms", "of bound", "limit")
+        table = [("layer", "operation", "output", "params", "MMACs", "KiB", *times)]
         for layer in self.layers:
             share = layer.share_of_bound
             table.append(
@@ -78,13 +80,14 @@ class Profile:
                     f"{layer.multiply_adds / 1e6:.2f}",
                     f"{layer.bytes / 1024:.0f}",
                     "-" if layer.bound_milliseconds is None else f"{layer.bound_milliseconds:.4f}",
+                    "-" if layer.predicted_milliseconds is None else f"{layer.predicted_milliseconds:.4f}",
                     f"{layer.milliseconds:.4f}",
                     "-" if share is None else f"{100 * share:.0f} %",
                     layer.limit,
                 )
             )
         widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-        left = {0, 1, 2, 9}
+        left = {0, 1, 2, 10}
         lines = [self.title]
         for row in table:
             cells = [c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from fastconv.convert import ir
 from fastconv.convert.converted import ConvertedModule
 from fastconv.convert.explain import describe, join_labels
+from fastconv.convert.kernels import choose
 from fastconv.convert.observe import walk
 from fastconv.nn.fused import FusedBlock
 from fastconv.profile_table import LayerCost, Profile
@@ -80,8 +81,9 @@ class _Recorder:
         reads: Iterable[Any],
         weights: Iterable[Tensor],
         macs: Any,
+        predicted: float | None = None,
     ) -> Any:
-        """Runs and times a layer; `macs` computes the multiply-adds from the output."""
+        """Runs and times a layer; `macs` computes the multiply-adds from the output; `predicted` are milliseconds."""
         weights = list(weights)
         output = call()
         milliseconds = _milliseconds(call, self._rounds)
@@ -92,7 +94,8 @@ class _Recorder:
         bound, limit = self._bound(work, size)
         shape = tuple(tensors[0].shape) if tensors else ()
         parameters = sum(weight.numel() for weight in weights)
-        self.layers.append(LayerCost(name, operation, shape, parameters, work, size, milliseconds, bound, limit))
+        cost = LayerCost(name, operation, shape, parameters, work, size, milliseconds, bound, limit, predicted)
+        self.layers.append(cost)
         return output
 
     def _bound(self, macs: int, size: int) -> tuple[float | None, str]:
@@ -157,11 +160,18 @@ def _converted_layers(model: nn.Module, args: tuple[Any, ...], recorder: _Record
             macs = _filter_macs(weights[0])
         elif isinstance(spec, ir.ConvTranspose):
             macs = _transposed_macs(values[0], weights[0])
-        name = join_labels(spec.labels)
-        return recorder.add(name, describe(spec), lambda: function(*values, **kwargs), values, weights, macs)
+        name, read = join_labels(spec.labels), tuple(x for x in values if isinstance(x, Tensor))
+        predicted = _predicted(choose(spec, function, read).cost, read[0])
+        return recorder.add(name, describe(spec), lambda: function(*values, **kwargs), values, weights, macs, predicted)
 
     tensors = [leaf for leaf in pytree.tree_leaves((args, {})) if isinstance(leaf, Tensor)]
     walk(program, tensors, visit)
+
+
+def _predicted(cost: float | None, x: Tensor) -> float | None:
+    """Milliseconds of a batch on all threads, from the predicted seconds of an image on one."""
+    images = x.shape[0] if x.dim() == 4 else 1
+    return None if cost is None else 1e3 * cost * images / torch.get_num_threads()
 
 
 def _no_macs(output: Tensor) -> int:

@@ -1,6 +1,10 @@
 """What every test shares: the same random numbers on every run, and no test's choice of instruction set outlives it."""
 
+import os
 from collections.abc import Iterator
+
+# The built-in cost model, so that tests choose alike on every machine and write nothing into a home directory.
+os.environ["FASTCONV_CALIBRATION"] = "off"
 
 import pytest
 import torch

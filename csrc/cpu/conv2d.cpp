@@ -11,9 +11,13 @@ std::string pair_text(int64_t h, int64_t w) { return "(" + std::to_string(h) + "
 
 Reasons unless_depthwise(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
-  if (p.is_depthwise()) return {};
-  return {"expected groups to equal the input channels and to be more than 1, but got groups = " +
-          std::to_string(p.groups) + " and " + std::to_string(p.C) + " channels"};
+  if (p.groups == p.C) return {};
+  return {"expected groups to equal the input channels, but got groups = " + std::to_string(p.groups) + " and " +
+          std::to_string(p.C) + " channels"};
+}
+
+bool one_channel_each(const Conv2dCall& call) {
+  return cpu::one_channel_each(call.problem, call.dtype, kernels().vector_bytes);
 }
 
 Reasons unless_pointwise(const Conv2dCall& call) {
@@ -102,8 +106,53 @@ bool fills_tiles(const Conv2dCall& call) {
 
 void run_depthwise(const Conv2dCall& call, const CallContext& context) {
   const Kernels& table = kernels();
-  const bool narrow = table.avx512_bf16 && table.avx512_bf16->serves_depthwise(call);
+  const bool narrow = call.problem.is_depthwise() && table.avx512_bf16 && table.avx512_bf16->serves_depthwise(call);
   (narrow ? table.avx512_bf16->conv2d_depthwise : table.conv2d_depthwise)(call, context);
+}
+
+Reasons unless_grouped(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  if (p.groups > 1 && !p.is_depthwise()) return {};
+  return {"expected more than 1 group, and several channels in each, but got " + std::to_string(p.groups) +
+          " groups of " + std::to_string(p.channels_per_group()) + " channels"};
+}
+
+bool shares_vectors(const Conv2dCall& call) {
+  return cpu::shares_vectors(call.problem, call.dtype, kernels().vector_bytes);
+}
+// Otherwise packed weights are another algorithm's.
+bool fills_vectors(const Conv2dCall& call) { return !shares_vectors(call) && !one_channel_each(call); }
+
+// What spectra of filters may take, and pixels that a filter may reach: half of the larger transform must be output.
+constexpr int64_t kMostSpectra = 64 << 20, kMostReach = 64;
+
+Reasons unless_fft(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  Reasons reasons;
+  if (call.packed_w && call.packed_format != PackedFormat::kUndecided) {
+    reasons.push_back("it transforms filters as they are, and these are packed");
+  }
+  if (p.stride_h != 1 || p.stride_w != 1) {
+    reasons.push_back("expected stride 1, but got " + pair_text(p.stride_h, p.stride_w));
+  }
+  const int64_t reach_h = (p.R - 1) * p.dilation_h + 1, reach_w = (p.S - 1) * p.dilation_w + 1;
+  if (reach_h > kMostReach || reach_w > kMostReach) {
+    reasons.push_back("expected filters that reach over at most " + std::to_string(kMostReach) +
+                      " pixels, dilation included, but got " + pair_text(reach_h, reach_w));
+    return reasons;
+  }
+  const int64_t item = 2 * static_cast<int64_t>(dtype_size(accumulate_dtype(call.dtype)));
+  const int64_t spectra = p.K * p.channels_per_group() * fft_side(p) * fft_side(p) * item;
+  if (spectra > kMostSpectra) {
+    reasons.push_back("expected the transformed filters to take at most " + std::to_string(kMostSpectra >> 20) +
+                      " MiB, but got " + std::to_string(spectra >> 20));
+  }
+  return reasons;
+}
+
+// From 9 x 9 on, where sums may be rearranged: the switch is Winograd's.
+bool fft_preferred(const Conv2dCall& call) {
+  return call.problem.R * call.problem.S >= 81 && dtype_size(call.dtype) >= 4 && winograd_allowed();
 }
 
 Reasons none(const Conv2dCall&) { return {}; }
@@ -121,14 +170,18 @@ const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
        [](const Conv2dCall& call) { return fills_tiles(call) && fast_bf16_pairs(); },
        [](const Conv2dCall& call, const CallContext& context) { kernels().avx512_bf16->conv2d(call, context); }},
       {"depthwise", "one filter per channel: channels or columns in the lanes",
-       [](const Conv2dCall& call) { return with_panels(unless_depthwise(call), call); }, nullptr, run_depthwise,
-       cost_of_depthwise},
+       [](const Conv2dCall& call) { return with_panels(unless_depthwise(call), call); }, one_channel_each,
+       run_depthwise, cost_of_depthwise},
+      {"grouped", "few channels a group: several groups in a vector, each lane brought its own group's channels",
+       [](const Conv2dCall& call) { return with_panels(unless_grouped(call), call); }, shares_vectors,
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_grouped(call, context); },
+       cost_of_grouped},
       {"pointwise", "1x1 filter: a GEMM over the pixels of x where they lie",
-       [](const Conv2dCall& call) { return with_panels(unless_pointwise(call), call); }, nullptr,
+       [](const Conv2dCall& call) { return with_panels(unless_pointwise(call), call); }, fills_vectors,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_pointwise(call, context); },
        cost_of_engine},
       {"implicit_gemm", "register tiles of pixels x filters, taps as offsets into input rows, no im2col matrix",
-       unless_panels, nullptr,
+       unless_panels, fills_vectors,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_implicit_gemm(call, context); },
        cost_of_engine},
       {"winograd_4x4", "3x3 by minimal filtering F(4x4, 3x3): 36 products for 16 outputs; rearranged sums",
@@ -144,6 +197,8 @@ const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
        [](const Conv2dCall& call) {
          return takes_4x4(call) ? cost_of_winograd_4x4(call) : cost_of_winograd_2x2(call);
        }},
+      {"fft", "large filters by products of spectra, tile by tile; rearranged sums", unless_fft, fft_preferred,
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_fft(call, context); }, cost_of_fft},
       {"im2col", "the matrix of all windows in memory, then a GEMM", none, never,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_im2col(call, context); },
        cost_of_im2col},

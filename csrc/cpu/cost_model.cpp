@@ -147,8 +147,10 @@ double cost_of_direct(const Conv2dCall& call) {
 
 double cost_of_depthwise(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
+  const bool adjacent = p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1;
+  if (adjacent && p.R >= 6 && p.R * p.S >= 81) return cost_of_large_depthwise(call);
   const double lanes = lanes_of(call.dtype);
-  const bool channels = call.y.stride[1] == 1;
+  const bool channels = call.y.stride[1] == 1 && p.K > 1 && p.C > 1;
   // Tiles of four pixels (channel lanes) or of vectors of columns; 3x3 and 5x5 with stride 1 or 2 keep their inputs in
   // registers, others load one operand a multiply-add.
   const double pixels = channels ? std::ceil(static_cast<double>(p.Q) / 4) * 4 * static_cast<double>(p.P)
@@ -159,6 +161,27 @@ double cost_of_depthwise(const Conv2dCall& call) {
   const double share = tiled ? 0.75 : 0.4;  // of the FMA peak
   return 0.5 * machine().call_seconds + tensor_seconds(call) +
          fma_seconds(pixels * vectors * static_cast<double>(p.R * p.S) / share);
+}
+
+double cost_of_grouped(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  const double lanes = lanes_of(call.dtype), C = static_cast<double>(p.channels_per_group());
+  const double K = static_cast<double>(p.filters_per_group());
+  const double shared = std::max(1.0, std::min(std::floor(lanes / K), std::floor((lanes - 1) / C) + 1));
+  const double blocks = static_cast<double>(p.groups) * std::ceil(K / lanes) / shared;
+  const double tile = kernels().vector_bytes >= 64 ? 14 : 8, tiles = std::ceil(static_cast<double>(p.Q) / tile);
+  const double width = std::ceil(static_cast<double>(p.Q) / tiles / 2) * 2;
+  // Of three taps in a row that a pixel meets it is permuted once, else for each; permutations take one of the two
+  // ports.
+  const bool three = p.S == 3 && p.dilation_w == 1 && p.stride_w <= 2;
+  const double permuted = three ? (width - 1) * static_cast<double>(p.stride_w) + 3 : width * static_cast<double>(p.S);
+  const double row = width * static_cast<double>(p.S) + permuted + 8;
+  const double steps = static_cast<double>(p.P) * tiles * blocks * (static_cast<double>(p.R) * C * row + 10 * width);
+  const double x = static_cast<double>(p.C * p.H * p.W), y = static_cast<double>(p.K * p.P * p.Q);
+  const double item = accumulate_bytes(call.dtype), transposition = 3;
+  const double moved =
+      x * (call.x.stride[1] == 1 ? 2 : 2 + transposition) + (call.y.stride[1] == 1 ? 0 : y * transposition);
+  return machine().call_seconds + tensor_seconds(call) + moved * item / machine().l2_bandwidth + fma_seconds(steps);
 }
 
 }  // namespace fastconv::cpu

@@ -47,6 +47,10 @@ void set_machine(const Machine& constants);
 // instructions. A tile of few pixels waits for latency (4 cycles, 2 FMAs each), one of one vector for its broadcasts.
 inline double tile_step(double rows, double vectors) { return std::max({rows * vectors, rows + vectors, 8.0}); }
 
+// Measures them on one thread, in a fraction of a second, and rounds them to steps of a fifth: two measurements of one
+// machine shall agree.
+Machine measure_machine();
+
 // Pieces that formulas are made of -----------------------------------------------------------------------------------
 
 // Lanes of a vector of the call's accumulate type.
@@ -68,7 +72,10 @@ double cost_of_engine(const Conv2dCall& call);  // implicit_gemm and pointwise
 double cost_of_im2col(const Conv2dCall& call);
 double cost_of_direct(const Conv2dCall& call);
 double cost_of_depthwise(const Conv2dCall& call);
-double cost_of_winograd_2x2(const Conv2dCall& call);  // cost_winograd.cpp
+double cost_of_large_depthwise(const Conv2dCall& call);  // cost_filters.cpp
+double cost_of_winograd_2x2(const Conv2dCall& call);     // cost_winograd.cpp
 double cost_of_winograd_4x4(const Conv2dCall& call);
+double cost_of_grouped(const Conv2dCall& call);
+double cost_of_fft(const Conv2dCall& call);  // cost_filters.cpp
 
 }  // namespace fastconv::cpu

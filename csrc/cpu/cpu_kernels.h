@@ -21,6 +21,27 @@ struct Bf16Kernels {
   OpKernels::Kernel<Conv2dCall> conv2d_depthwise = nullptr;
 };
 
+// Whether the `depthwise` algorithm is the one for this problem, and its packed filters those of conv2d_pack: one
+// channel a filter, and not one channel with so many filters that the engine has them in its lanes. Of the weight's
+// extents alone, as the next one is.
+inline bool one_channel_each(const ConvProblem& c, DType dtype, int vector_bytes) {
+  const int64_t lanes = vector_bytes / (dtype == DType::kFloat64 ? 8 : 4);
+  return c.is_depthwise() || (c.C == 1 && c.groups == 1 && 2 * c.K <= lanes);
+}
+
+// Whether vectors of this many bytes hold the filters of several groups, so that the `grouped` algorithm is the one for
+// this problem and its packed filters those of conv2d_pack. Of the weight's extents alone: it decides a format.
+inline bool shares_vectors(const ConvProblem& c, DType dtype, int vector_bytes) {
+  const int64_t lanes = vector_bytes / (dtype == DType::kFloat64 ? 8 : 4);
+  return c.groups > 1 && !c.is_depthwise() && 2 * c.filters_per_group() <= lanes && c.channels_per_group() < lanes;
+}
+
+// Pixels along a side of the tiles that `fft` transforms: at least half of a tile is output, or a quarter of the larger
+// one.
+inline int64_t fft_side(const ConvProblem& c) {
+  return (c.R - 1) * c.dilation_h <= 32 && (c.S - 1) * c.dilation_w <= 32 ? 64 : 128;
+}
+
 struct Kernels : OpKernels {
   const char* isa = nullptr;
   int vector_bytes = 0;
@@ -34,6 +55,8 @@ struct Kernels : OpKernels {
   void (*conv2d_depthwise)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*conv2d_winograd_2x2)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*conv2d_winograd_4x4)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_grouped)(const Conv2dCall&, const CallContext&) = nullptr;
+  void (*conv2d_fft)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*upsample_conv2d_gather)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*upsample_conv2d_phase)(const Conv2dCall&, const CallContext&) = nullptr;
   void (*conv2d_input_grad)(const Conv2dInputGradCall&, const CallContext&) = nullptr;
@@ -72,6 +95,8 @@ struct Kernels : OpKernels {
 
   // Measurement (kernels/machine.h): iterations of independent FMAs on one thread; returns FLOPs done.
   double (*fma_burst)(int64_t iterations) = nullptr;
+  // One copy of `count` elements on one thread.
+  void (*copy_burst)(const float* from, float* to, int64_t count) = nullptr;
 };
 
 // The table in use: the best the CPU has, or what FASTCONV_CPU_ISA names. Throws std::invalid_argument on a bad name,

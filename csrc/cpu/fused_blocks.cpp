@@ -29,8 +29,12 @@ Conv2dCall stage_call(const ConvStage& stage, DType dtype, const TensorView& x, 
 void run_stage(const ConvStage& stage, DType dtype, const TensorView& x, const TensorView& y,
                const CallContext& context) {
   const Conv2dCall call = stage_call(stage, dtype, x, y);
-  stage.problem.is_depthwise() ? kernels().conv2d_depthwise(call, context)
-                               : kernels().conv2d_implicit_gemm(call, context);
+  // The algorithm whose format conv2d_pack makes of such a weight.
+  const Kernels& k = kernels();
+  const auto run = one_channel_each(call.problem, dtype, k.vector_bytes) ? k.conv2d_depthwise
+                   : shares_vectors(call.problem, dtype, k.vector_bytes) ? k.conv2d_grouped
+                                                                         : k.conv2d_implicit_gemm;
+  run(call, context);
 }
 
 void inverted_residual_parts(const InvertedResidualCall& call, const CallContext& context) {
@@ -65,10 +69,21 @@ Reasons none(const Call&) {
 
 // ---- depth first
 
+// conv2d_pack makes panels of the weight, which these kernels read.
+void unless_panels(const ConvStage& stage, const char* name, Reasons& reasons) {
+  const int bytes = kernels().vector_bytes;
+  if (!one_channel_each(stage.problem, stage.w.dtype, bytes) && !shares_vectors(stage.problem, stage.w.dtype, bytes))
+    return;
+  reasons.push_back(std::string("expected ") + name +
+                    " to have filters that share channels and fill vectors, but got " +
+                    std::to_string(stage.problem.K) + " filters, " + std::to_string(stage.problem.C) +
+                    " channels, groups = " + std::to_string(stage.problem.groups));
+}
+
 void unless_pointwise(const ConvStage& stage, const char* name, Reasons& reasons) {
   const ConvProblem& p = stage.problem;
   const bool plain = p.R == 1 && p.S == 1 && p.groups == 1 && p.stride_h == 1 && p.stride_w == 1 && !p.has_padding();
-  if (plain) return;
+  if (plain) return unless_panels(stage, name, reasons);
   reasons.push_back(std::string("expected ") + name + " to be a 1x1 filter of stride 1 without padding or groups, " +
                     "but got " + std::to_string(p.R) + "x" + std::to_string(p.S) + ", stride " +
                     std::to_string(p.stride_h) + ", groups " + std::to_string(p.groups));
@@ -112,7 +127,7 @@ Reasons unless_depthwise_pointwise(const DepthwisePointwiseCall& call) {
 
 Reasons unless_conv_max_pool(const ConvMaxPoolCall& call) {
   Reasons reasons;
-  if (call.conv.problem.is_depthwise()) reasons.push_back("expected filters that share channels, but got depthwise");
+  unless_panels(call.conv, "conv", reasons);
   unless_inner(call.conv, "conv", reasons);
   if (call.pool.adaptive) reasons.push_back("expected windows of one size, but got adaptive ones");
   return reasons;

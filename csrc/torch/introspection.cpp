@@ -215,11 +215,14 @@ int64_t choice_epoch() { return cpu::choice_epoch(); }
 bool winograd_allowed() { return cpu::winograd_allowed(); }
 void allow_winograd(bool allowed) { cpu::allow_winograd(allowed); }
 
-std::map<std::string, double> cost_constants() {
+static std::map<std::string, double> by_name(const cpu::Machine& machine) {
   std::map<std::string, double> constants;
-  for (const auto& [name, member] : cpu::kMachineFields) constants[name] = cpu::machine().*member;
+  for (const auto& [name, member] : cpu::kMachineFields) constants[name] = machine.*member;
   return constants;
 }
+
+std::map<std::string, double> cost_constants() { return by_name(cpu::machine()); }
+std::map<std::string, double> measure_cost_constants() { return by_name(cpu::measure_machine()); }
 
 void set_cost_constants(const std::map<std::string, double>& constants) {
   cpu::Machine machine = cpu::default_machine(cpu::kernels());

@@ -31,6 +31,7 @@ std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& ba
 // The constants behind predicted costs (csrc/cpu/cost_model.h) by name, for the instruction set in use: those in force,
 // and others (a name that is missing keeps its default).
 std::map<std::string, double> cost_constants();
+std::map<std::string, double> measure_cost_constants();
 void set_cost_constants(const std::map<std::string, double>& constants);
 
 // The algorithm of conv2d that the CPU backend takes for these extents when the caller packs the weights for it, which

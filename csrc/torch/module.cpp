@@ -55,6 +55,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("winograd_allowed", &ops::winograd_allowed);
   m.def("allow_winograd", &ops::allow_winograd, py::arg("allowed"));
   m.def("cost_constants", &ops::cost_constants);
+  m.def("measure_cost_constants", &ops::measure_cost_constants, py::call_guard<py::gil_scoped_release>());
   m.def("set_cost_constants", &ops::set_cost_constants, py::arg("constants"));
   m.def(
       "tf32_allowed", [](bool conv) { return ops::tf32_allowed(conv ? ops::Fp32Use::kConv : ops::Fp32Use::kMatmul); },

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fastconv import machine
-from fastconv.bench import gpu, workloads
+from fastconv.bench import filters, gpu, workloads
 from fastconv.bench.network_runner import measure_network
 from fastconv.bench.networks import NETWORKS
 from fastconv.bench.operations import Workload
@@ -19,6 +19,7 @@ SUITES = {
     "layers": "ResNet-50's, ResNeXt-50's grouped and MobileNet's convolutions with bias and ReLU, batch 1",
     "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products, gradients",
     "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
+    "filters": "large filters: 16x16 on two images of 1024x1024, 31x31 depthwise; scipy and numpy's FFT beside torch",
     "scaling": "whole networks on one thread and on all of them, batch 1",
     "training": "ResNet-18 and MobileNetV2, batch 8, torch's layers against fastconv.replace, forward and backward",
     "zoo": "networks that others wrote through convert and replace, torch eager beside them (needs fastconv[zoo])",
@@ -49,6 +50,17 @@ def run_networks(names: list[str], batches: list[int], settings: Settings, on_st
             rows, residences = measure_network(network, batch, settings)
             run.rows += rows
             run.residences += residences
+    return run
+
+
+def run_filters(quick: bool, settings: Settings, on_step: OnStep) -> Run:
+    """Measures convolutions with large filters, beside libraries that are made for them."""
+    problems = filters.problems(quick)
+    with machine.torch_threads(settings.threads) as threads:
+        run = Run("filters", settings.to_dict(), _ceilings(settings, threads))
+        for index, workload in enumerate(problems):
+            on_step(index, len(problems), workload.name)
+            run.rows += filters.measure_filter(workload, settings)
     return run
 
 
@@ -84,6 +96,8 @@ def run_suite(name: str, settings: Settings, quick: bool, on_step: OnStep) -> Ru
     if name == "training":
         names = ["mobilenet_v2"] if quick else ["resnet18", "mobilenet_v2"]
         return run_training(names, 1 if quick else 8, settings, on_step)
+    if name == "filters":
+        return run_filters(quick, settings, on_step)
     chosen = {
         "layers": workloads.layer_suite,
         "ops": workloads.operation_suite,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fastconv import html
+from fastconv import calibration, html
 from fastconv.bench import report, tables
 from fastconv.bench.networks import NETWORKS, find_network
 from fastconv.bench.operations import DTYPES, LAYOUTS, OPS, TORCH_ACTIVATIONS, Workload, check
@@ -133,6 +133,7 @@ def _algorithms(arguments: argparse.Namespace, backend: str) -> tuple[str | None
 
 
 def _measure(arguments: argparse.Namespace, settings: Settings) -> Run:
+    calibration.ensure()
     if arguments.suite is not None:
         if arguments.op is not None:
             raise CommandError("expected either OP PROBLEM or --suite, but got both", USAGE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastconv import machine
+from fastconv import calibration, machine
 from fastconv.cli.common import backend_states
 from fastconv.cli.console import OK, Console
 
@@ -20,6 +20,9 @@ def add_parser(commands: Any) -> None:
         help="what is installed and which backends can run",
         description="Shows the build, the instruction set in use and those this CPU has, every backend with the reason "
         "why it cannot run if it cannot, and versions.",
+    )
+    parser.add_argument(
+        "--calibrate", action="store_true", help="measure the constants of the cost model anew and keep them"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.set_defaults(run=run)
@@ -33,12 +36,15 @@ def collect() -> dict[str, Any]:
         "machine": machine.describe(),
         "versions": machine.versions(),
         "threads": torch.get_num_threads(),
+        "cost_model": calibration.describe(),
     }
 
 
 def _text(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
@@ -55,6 +61,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the facts."""
+    if arguments.calibrate:
+        calibration.calibrate()
     facts = collect()
     if arguments.json:
         print(json.dumps(facts, indent=1, default=str))
@@ -68,4 +76,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     rows = [(key, _text(value)) for part in ("machine", "versions") for key, value in facts[part].items() if value]
     console.table(("machine", ""), [*rows, ("threads", str(facts["threads"]))], left=2)
+    console.table(("cost model", ""), _rows(facts["cost_model"]), left=2)
     return OK

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastconv import calibration
 from fastconv.convert.capture import capturing, shell
 from fastconv.convert.memory import NetworkMemory, memory_of
 from fastconv.convert.narrow import arithmetic_type
@@ -61,6 +62,7 @@ def convert(
         raise TypeError(f"convert: expected example_inputs to be a tensor or a tuple, but got {example_inputs!r}")
     if isinstance(model, ConvertedModule):
         model = model.source
+    calibration.ensure()
     converted = ConvertedModule(model, dtype, drop_zero_channels)
     if example_inputs is not None:
         arguments = example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,)

@@ -69,6 +69,7 @@ class LayerRow:
     problem: str = ""
     against: tuple[tuple[str, tuple[str, ...]], ...] = ()  # algorithms before the chosen one, and the reasons
     kept: ir.Kept | None = None  # where filters or channels were dropped
+    cost: float | None = None  # predicted seconds of one image on one thread
 
     @property
     def dropped(self) -> tuple[int, int]:
@@ -95,16 +96,17 @@ class Explanation:
         return [row for row in self.rows if not row.served]
 
     def __str__(self) -> str:
-        table = [("#", "kernel", "operation", "input", "layers")]
+        table = [("#", "kernel", "operation", "input", "us/image", "layers")]
         for index, row in enumerate(self.rows, start=1):
             kernel = row.kernel if row.served else f"torch: {row.kernel}"
             layers = join_labels(row.layers) if row.served else f"{join_labels(row.layers)}: {row.why}"
-            table.append((str(index), kernel, row.operation, row.problem, layers))
-        widths = [max(len(line[column]) for line in table) for column in range(4)]
+            predicted = "" if row.cost is None else f"{row.cost * 1e6:.0f}"
+            table.append((str(index), kernel, row.operation, row.problem, predicted, layers))
+        widths = [max(len(line[column]) for line in table) for column in range(5)]
         lines = [self.title]
         for line in table:
             cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-            lines.append("  ".join([*cells, line[4]]).rstrip())
+            lines.append("  ".join([*cells, line[5]]).rstrip())
         lines += self._kernels()
         served = [row for row in self.rows if row.served]
         merged = sum(len(row.layers) for row in served)
@@ -209,7 +211,8 @@ def explain_node(program: Program, node: fx.Node, prefix: str, read: tuple[Tenso
         block = planned(program.plan, node)
         if block is not None:
             choice = Choice(block.kernel, block.why)
-        return [LayerRow(labels, describe(spec), True, choice.kernel, choice.why, problem, choice.against, kept)]
+        why = (choice.kernel, choice.why, problem, choice.against, kept, choice.cost)
+        return [LayerRow(labels, describe(spec), True, *why)]
     name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
     if isinstance(function, steps.FormatStep | steps.ReadStep) or name in _RESHAPING or is_scalar(node):
         return []

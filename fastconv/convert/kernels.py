@@ -18,6 +18,7 @@ class Choice:
     kernel: str
     why: str
     against: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    cost: float | None = None  # predicted seconds of one image on one thread, where the algorithm has an opinion
 
 
 def choose(spec: ir.Spec, step: Any, read: tuple[Tensor, ...]) -> Choice:
@@ -41,7 +42,7 @@ def choose_algorithm(op: str, problem: dict[str, Any], backend: str) -> Choice:
         return Choice("none", "; ".join(f"{row.name}: {', '.join(row.reasons)}" for row in rows))
     position = [row.name for row in rows].index(found.chosen)
     before = [(row.name, row.reasons or ("not preferred for this problem",)) for row in rows[:position]]
-    return Choice(found.chosen, rows[position].summary, tuple(before))
+    return Choice(found.chosen, rows[position].summary, tuple(before), rows[position].cost)
 
 
 def _problem(spec: Any, step: Any, read: tuple[Tensor, ...]) -> tuple[str, dict[str, Any]] | None:

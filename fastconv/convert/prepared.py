@@ -79,7 +79,7 @@ class Prepared:
             self._make()
         self._packs.clear()
 
-    def packed(self, key: Any, pack: Callable[[], Tensor]) -> Tensor | None:
+    def packed(self, key: Any, pack: Callable[[], Tensor | None]) -> Tensor | None:
         """The weight in a kernel's own order; None where that kernel wants none.
 
         Held here and not in the cache of functional calls, whose bound a large network would exceed at every run.
@@ -87,7 +87,7 @@ class Prepared:
         if key not in self._packs:
             with torch.inference_mode(False), torch.no_grad(), below_autograd():
                 made = pack()
-            self._packs[key] = made if made.numel() else None
+            self._packs[key] = made if made is not None and made.numel() else None
         return self._packs[key]
 
     def packs(self) -> list[Tensor]:

@@ -68,7 +68,10 @@ class ConvStep:
         if self._upsample:
             return "", prepared.packed(geometry, lambda: native.pack_upsample_weight(weight, *geometry))
         algo = choice.conv2d(x, weight, spec.stride, spec.padding, spec.dilation, spec.groups)
-        return algo, prepared.packed((spec.groups, algo), lambda: native.pack_conv2d_weight(weight, spec.groups, algo))
+        unpacked = algo == choice.UNPACKED
+        return algo, prepared.packed(
+            (spec.groups, algo), lambda: None if unpacked else native.pack_conv2d_weight(weight, spec.groups, algo)
+        )
 
     def direct(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         if self.dtype is not None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from fastconv.ops import native
 
 from . import edits
-from .choice import TRANSFORMED
+from .choice import TRANSFORMED, UNPACKED
 
 # Bytes. Packed weights are as large as the weights and die with them; a network that does not fit would pack all of
 # them at every call, as the least recently used one is the next to be read. VGG-16 has 528 MiB.
@@ -144,6 +144,8 @@ _cache = _Cache(_capacity_from_environment())
 
 def conv2d_weight(weight: Tensor, groups: int, algo: str = "") -> Tensor | None:
     """The weight in the format of the CPU kernels for conv2d, or None where they want none."""
+    if algo == UNPACKED:
+        return None
     kind = algo if algo in TRANSFORMED else ""
     key = (id(weight), "conv2d", groups, kind)
     return _cache.get(key, weight, lambda: native.pack_conv2d_weight(weight, groups, kind))

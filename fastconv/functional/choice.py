@@ -18,6 +18,10 @@ from fastconv import _C
 
 # The algorithms that read filters in a form of their own; all others of conv2d share one.
 TRANSFORMED = ("winograd_2x2", "winograd_4x4", "amx", "avx512_bf16")
+# Reads the filters as they are, and none that are packed.
+UNPACKED = "fft"
+# From so many taps on it may be the one.
+_LARGE = 81
 epoch = _C.choice_epoch
 _DTYPES = {
     dtype: str(dtype).removeprefix("torch.") for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -33,14 +37,15 @@ def conv2d(
     groups: int,
     algo: str = "",
 ) -> str:
-    """`algo` itself, or one of TRANSFORMED where the table takes that for a call with packed weights.
+    """`algo` itself, or one of TRANSFORMED or UNPACKED where the table takes that for a call with packed weights.
 
     Args:
         padding: four values.
         algo: "" or "winograd", which leave something to choose.
     """
     shape = weight.shape
-    if (shape[3] != 3 or shape[2] != 3) and x.dtype is not torch.bfloat16:
+    some = (shape[3] == 3 and shape[2] == 3) or shape[2] * shape[3] >= _LARGE
+    if not some and x.dtype is not torch.bfloat16:
         return algo
     return _chosen(epoch(), x.shape, shape, stride, padding, dilation, groups, x.dtype, algo)
 
@@ -58,7 +63,7 @@ def _chosen(
         chosen = _C.choose_conv2d(x, weight, stride, padding, dilation, groups, _DTYPES[dtype], algo)
     except (ValueError, TypeError, KeyError):
         return algo  # the call itself finds the words
-    return chosen if chosen in TRANSFORMED else algo
+    return chosen if chosen in TRANSFORMED or chosen == UNPACKED else algo
 
 
 class allow_winograd:

@@ -195,7 +195,7 @@ def _run(
                 fitting = choice.conv2d(x, weight, stride, sides, dilation, groups, fitting)
             if fitting not in choice.TRANSFORMED or choice.can_transform(weight):
                 packed = cache.conv2d_weight(weight, groups, fitting)
-            if packed is not None and fitting:
+            if fitting and (packed is not None or fitting == choice.UNPACKED):
                 algo = fitting  # else the table chooses, knowing that the call packs
     return dispatch.call(
         operator, x, weight, bias, *geometry, scale, shift, residual, act, param, alpha, algo or "", backend, packed

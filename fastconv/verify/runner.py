@@ -22,9 +22,17 @@ from .tolerances import Comparison, compare_all
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # Algorithms that sum in an order the definition does not have, and how many times torch's error they may show instead
 # of 2: no exact or elementwise NaN/Inf comparison (docs/numerics.md says why, and what was measured).
-TRANSFORMING = {"phase": 4.0, "phase_mma": 4.0, "winograd": 16.0, "winograd_4x4": 16.0, "winograd_2x2": 4.0}
-# Of them, those with factors such as 1/3: where integers make torch exact, its error is no measure for them.
-ROUNDING = {"winograd", "winograd_4x4"}
+TRANSFORMING = {
+    "phase": 4.0,
+    "phase_mma": 4.0,
+    "winograd": 16.0,
+    "winograd_4x4": 16.0,
+    "winograd_2x2": 4.0,
+    "fft": 4.0,
+}
+# Of them, those with factors such as 1/3 or irrational ones: where integers make torch exact, its error is no measure
+# for them.
+ROUNDING = {"winograd", "winograd_4x4", "fft"}
 # Instruction sets that are AVX-512 with products of bfloat16 added: beside avx512 only those products are run.
 BF16_ISAS = ("amx", "avx512_bf16")
 CHOSEN = ""  # the package's own choice of algorithm

@@ -63,6 +63,11 @@ GROUPED_SHAPES = (
     WHOLE_GROUPS,
     "g4mb1ic64ih17iw5oc64kh3sh2ph1",
     "g4mb1ic32ih11iw12oc32kh5kw2sh3ph3dh1",
+    # Several groups to a vector: rows past a tile, vectors that groups do not fill, more channels than filters.
+    "g8mb1ic32ih5iw37oc32kh3ph1",
+    "g6mb1ic24ih9iw31oc12kh3sh2ph1",
+    "g3mb1ic18ih7iw16oc9kh2kw5ph1pw2",
+    "g16mb2ic32ih10iw4oc32kh3ph1",
 )
 DEPTHWISE_SHAPES = (
     "g1mb1ic1ih7oc1kh3ph1",
@@ -77,6 +82,9 @@ DEPTHWISE_SHAPES = (
     "g7mb1ic7ih8oc21kh5sh2ph2",
     "g16mb1ic16ih10oc16kh3ph2dh1",
     "g8mb1ic8ih3oc8kh7ph3",
+    "g3mb1ic3ih12iw36oc3kh9ph4",
+    "g2mb1ic2ih10iw15oc4kh16ph8",
+    "g1mb1ic1ih13iw20oc3kh12kw10ph5pw3",
     "g4mb1ic4ih5iw40oc4kh3ph1",
     "g64mb1ic64ih2oc64kh3ph1",
     "g9mb1ic9ih9iw8oc9kh1kw5ph0pw2",

@@ -5,6 +5,7 @@
 
 #include "conv_depthwise.h"
 #include "conv_engine.h"
+#include "conv_grouped.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -27,21 +28,24 @@ inline void conv2d_pack_panels(const ConvProblem& p, const TensorView& w, void* 
   });
 }
 
-// What modules and the cache keep: the depthwise kernels have a format of their own.
+// What modules and the cache keep: the depthwise and the grouped kernels have formats of their own.
 inline size_t conv2d_packed_bytes(const ConvProblem& p, DType dtype) {
-  if (p.is_depthwise()) return depthwise_packed_bytes(p, dtype);
+  if (depthwise_format(p, dtype)) return depthwise_packed_bytes(p, dtype);
+  if (grouped_format(p, dtype)) return conv2d_grouped_packed_bytes(p, dtype);
   return conv2d_panels_bytes(p, dtype);
 }
 
 inline void conv2d_pack(const ConvProblem& p, const TensorView& w, void* packed) {
-  if (p.is_depthwise()) return depthwise_pack(p, w, packed);
+  if (depthwise_format(p, w.dtype)) return depthwise_pack(p, w, packed);
+  if (grouped_format(p, w.dtype)) return conv2d_grouped_pack(p, w, packed);
   conv2d_pack_panels(p, w, packed);
 }
 
 // The engine's filters: those of the call, or packed now into the workspace.
 inline const void* conv2d_panels(const Conv2dCall& call, const CallContext& context) {
   const ConvProblem& p = call.problem;
-  if (call.packed_w && !p.is_depthwise()) return call.packed_w;
+  const bool panels = !depthwise_format(p, call.dtype) && !grouped_format(p, call.dtype);
+  if (call.packed_w && panels) return call.packed_w;
   void* packed = context.workspace->allocate(conv2d_panels_bytes(p, call.dtype) + 64);
   conv2d_pack_panels(p, call.w, packed);
   return packed;

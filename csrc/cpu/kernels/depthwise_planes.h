@@ -21,6 +21,7 @@ struct Staged {
   int64_t collect_pitch;
   int64_t row_lo, row_hi;  // source rows present
   int64_t insert_h;
+  const Acc* filter;  // R * S weights of the channel at hand side by side, where the tile wants them so
 
   FC_INLINE const Acc* row(int64_t u, int64_t m) const {
     if (insert_h != 1) {
@@ -122,8 +123,95 @@ struct AnyPlaneTile {
   }
 };
 
+// Large filters of stride 1: kRows x kVectors accumulators walk the input rows; a vector of columns is loaded once for
+// all output rows that it touches, each with its weight as a broadcast operand. 16 FMAs for 8 to 15 loads.
+template <class Acc, int kRows, int kVectors>
+struct LargePlaneTile {
+  using V = Vec<Acc>;
+
+  // One input row, for the tile's output rows [kFirst, kLast]: row t uses filter row r - t, of which w is that of t =
+  // 0.
+  template <int kFirst, int kLast>
+  static FC_INLINE void meet(const Acc* x, const Acc* w, int64_t S, V (&acc)[kRows][kVectors]) {
+    for (int64_t s = 0; s < S; ++s, ++x, ++w) {
+      V in[kVectors];
+#pragma GCC unroll 16
+      for (int j = 0; j < kVectors; ++j) {
+        in[j] = V::load(x + j * V::kLanes);
+        hold(in[j]);
+      }
+#pragma GCC unroll 16
+      for (int t = kFirst; t <= kLast; ++t) {
+        const V weight(w[-t * S]);
+#pragma GCC unroll 16
+        for (int j = 0; j < kVectors; ++j) acc[t][j] = fma(in[j], weight, acc[t][j]);
+      }
+    }
+  }
+
+  // The rows of the tile's beginning and end, which fewer output rows touch: i outputs less than all.
+  template <int kLeft>
+  static FC_INLINE void meet_some(int64_t i, bool beginning, const Acc* x, const Acc* w, int64_t S,
+                                  V (&acc)[kRows][kVectors]) {
+    if constexpr (kLeft > 0) {
+      if (i != kLeft) return meet_some<kLeft - 1>(i, beginning, x, w, S, acc);
+      beginning ? meet<0, kRows - 1 - kLeft>(x, w, S, acc) : meet<kLeft, kRows - 1>(x, w, S, acc);
+    }
+  }
+
+  static void run(const Plan<Acc>& plan, const LaneEpilogue<Acc>& epilogue, const Staged<Acc>& source,
+                  const PlaneBand& band) {
+    const V initial = epilogue.initial(band.k);
+    const int64_t R = plan.R, S = plan.S, width = band.q1 - band.q0;
+    for (int64_t p = band.p0; p < band.p1; p += kRows) {
+      for (int64_t q = 0; q < width; q += kVectors * V::kLanes) {
+        V acc[kRows][kVectors];
+#pragma GCC unroll 16
+        for (int t = 0; t < kRows; ++t)
+#pragma GCC unroll 16
+          for (int j = 0; j < kVectors; ++j) acc[t][j] = initial;
+        for (int64_t r = 0; r < R + kRows - 1; ++r) {
+          const Acc* row = source.row(plan.first_row(p) + r, 0);
+          if (!row) continue;
+          const Acc* w = source.filter + r * S;
+          if (r < kRows - 1) {
+            meet_some<kRows - 1>(kRows - 1 - r, true, row + q, w, S, acc);
+          } else if (r >= R) {
+            meet_some<kRows - 1>(r - R + 1, false, row + q, w, S, acc);
+          } else {
+            meet<0, kRows - 1>(row + q, w, S, acc);
+          }
+        }
+#pragma GCC unroll 16
+        for (int t = 0; t < kRows; ++t) {
+          V out[kVectors];
+#pragma GCC unroll 16
+          for (int j = 0; j < kVectors; ++j) out[j] = acc[t][j];
+          if (p + t < band.p1)
+            epilogue.template finish<1, kVectors>(out, {band.n, band.k, p + t, band.q0 + q, 1, kVectors, width - q});
+        }
+      }
+    }
+  }
+};
+
+template <class Acc>
+bool wants_filter(const Plan<Acc>& plan) {
+  return plan.R >= 6 && plan.stride_h == 1 && plan.stride_w == 1 && plan.dilation_h == 1 && plan.dilation_w == 1 &&
+         plan.collect == 1 && plan.insert_h == 1 && plan.insert_w == 1;
+}
+
 template <class Acc>
 using PlaneFunction = void (*)(const Plan<Acc>&, const LaneEpilogue<Acc>&, const Staged<Acc>&, const PlaneBand&);
+
+template <class Acc>
+PlaneFunction<Acc> choose_large_tile(const Plan<Acc>& plan) {
+  constexpr bool kWide = kTileRows >= 12;  // 32 registers
+  constexpr int64_t kLanes = Vec<Acc>::kLanes;
+  if (plan.Q <= kLanes && plan.R >= 14) return LargePlaneTile < Acc, kWide ? 14 : 8, 1 > ::run;
+  if (plan.Q <= 2 * kLanes && plan.R >= 8) return LargePlaneTile < Acc, kWide ? 8 : 4, 2 > ::run;
+  return kWide ? LargePlaneTile<Acc, 4, 4>::run : LargePlaneTile<Acc, 2, 4>::run;
+}
 
 template <class Acc>
 PlaneFunction<Acc> choose_plane_tile(const Plan<Acc>& plan) {
@@ -134,6 +222,7 @@ PlaneFunction<Acc> choose_plane_tile(const Plan<Acc>& plan) {
       if (plan.R == 5) return plan.stride_h == 1 ? FixedPlaneTile<Acc, 5, 1>::run : FixedPlaneTile<Acc, 5, 2>::run;
     }
   }
+  if (wants_filter(plan)) return choose_large_tile<Acc>(plan);
   return AnyPlaneTile<Acc>::run;
 }
 
@@ -163,7 +252,8 @@ void run_planes(const Plan<Acc>& plan, const EpilogueArgs& args, const CallConte
   const int64_t plane_elements = rows * row_elements;
   // The first column of the image lies on a cache line: stores that cross lines would cost as much as the filter.
   const int64_t before = max(0, plan.pad_left) / phases, lead = round_up(before, kLanes) - before;
-  const int64_t scratch_elements = lead + plan.collect * plane_elements;
+  const int64_t filter_at = lead + plan.collect * plane_elements, taps = wants_filter(plan) ? plan.taps() : 0;
+  const int64_t scratch_elements = filter_at + taps;
   run_in_slots(
       ctx, strips * bands, work_of(plan), scratch_elements * kBytes, [&](void* scratch, int64_t begin, int64_t end) {
         Acc* staged = static_cast<Acc*>(scratch) + lead;
@@ -185,8 +275,13 @@ void run_planes(const Plan<Acc>& plan, const EpilogueArgs& args, const CallConte
               }
             }
           });
-          const Staged<Acc> source{staged, pitch, phases, plane_elements, h0, h1, plan.insert_h};
-          for (int64_t k = k0; k < k0 + plan.spread; ++k) run(plan, epilogue, source, {n, k, p0, p1, q0, q1});
+          Acc* filter = static_cast<Acc*>(scratch) + filter_at;
+          const Staged<Acc> source{staged, pitch, phases, plane_elements, h0, h1, plan.insert_h, filter};
+          for (int64_t k = k0; k < k0 + plan.spread; ++k) {
+            const Acc* w = plan.weights + k / kBlock<Acc> * plan.taps() * kBlock<Acc> + k % kBlock<Acc>;
+            for (int64_t tap = 0; tap < taps; ++tap) filter[tap] = w[tap * kBlock<Acc>];
+            run(plan, epilogue, source, {n, k, p0, p1, q0, q1});
+          }
         }
       });
 }

@@ -1,4 +1,4 @@
-// The machine's fused multiply-add peak, measured: what benchmarks divide by.
+// The machine's limits, measured: what benchmarks divide by, and what predicted costs rest on.
 #pragma once
 
 #include "../cpu_kernels.h"
@@ -26,6 +26,19 @@ inline double fma_burst(int64_t iterations) {
   // The sums are finite, which the compiler does not know: they have to be computed.
   const bool finite = total.reduce_add() < 3e38f;
   return finite ? static_cast<double>(iterations) * kSums * V::kLanes * 2 : 0;
+}
+
+// Copies whole vectors, through the caches as kernels do (memcpy goes around them where it is long).
+inline void copy_burst(const float* from, float* to, int64_t count) {
+  using V = VecF;
+  for (int64_t i = 0; i + 4 * V::kLanes <= count; i += 4 * V::kLanes) {
+    const V a = V::load(from + i), b = V::load(from + i + V::kLanes);
+    const V c = V::load(from + i + 2 * V::kLanes), d = V::load(from + i + 3 * V::kLanes);
+    a.store(to + i);
+    b.store(to + i + V::kLanes);
+    c.store(to + i + 2 * V::kLanes);
+    d.store(to + i + 3 * V::kLanes);
+  }
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

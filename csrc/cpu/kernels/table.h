@@ -10,6 +10,8 @@
 #include "conv_depthwise.h"
 #include "conv_depthwise_grad.h"
 #include "conv_direct.h"
+#include "conv_fft.h"
+#include "conv_grouped.h"
 #include "conv_im2col.h"
 #include "conv_implicit_gemm.h"
 #include "conv_input_grad.h"
@@ -46,6 +48,8 @@ constexpr Kernels make_table() {
   k.batch_norm_act = batch_norm_act;
   k.batch_norm_act_backward = batch_norm_act_backward;
   k.conv2d_depthwise = conv2d_depthwise;
+  k.conv2d_grouped = conv2d_grouped;
+  k.conv2d_fft = conv2d_fft;
   k.conv2d_input_grad_depthwise = conv2d_input_grad_depthwise;
   k.conv2d_weight_grad_depthwise = conv2d_weight_grad_depthwise;
   k.max_pool2d = max_pool2d;
@@ -81,6 +85,7 @@ constexpr Kernels make_table() {
   k.gemm_pack_b = gemm_pack_b;
   k.combine = combine;
   k.fma_burst = fma_burst;
+  k.copy_burst = copy_burst;
   return k;
 }
 

@@ -200,6 +200,21 @@ FC_INLINE void deinterleave(VecD a, VecD b, VecD& even, VecD& odd) {
   odd = _mm256_permute4x64_pd(_mm256_unpackhi_pd(a.v, b.v), 0xd8);
 }
 
+// permute(a, lane_order(a, lanes))[i] = a[lanes[i]]
+FC_INLINE __m256i lane_order(VecF, const int32_t* lanes) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes));
+}
+// Both halves of a double, as there is no permutation of doubles by a variable.
+FC_INLINE __m256i lane_order(VecD, const int32_t* lanes) {
+  const __m256i low =
+      _mm256_slli_epi64(_mm256_cvtepu32_epi64(_mm_loadu_si128(reinterpret_cast<const __m128i*>(lanes))), 1);
+  return _mm256_or_si256(low, _mm256_slli_epi64(_mm256_add_epi64(low, _mm256_set1_epi64x(1)), 32));
+}
+FC_INLINE VecF permute(VecF a, __m256i order) { return _mm256_permutevar8x32_ps(a.v, order); }
+FC_INLINE VecD permute(VecD a, __m256i order) {
+  return _mm256_castps_pd(_mm256_permutevar8x32_ps(_mm256_castpd_ps(a.v), order));
+}
+
 // Transposes an 8x8 block: in[i][j] -> out[j][i]; strides in elements.
 FC_INLINE void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
   __m256 r[8], t[8];

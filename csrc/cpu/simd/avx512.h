@@ -161,6 +161,14 @@ FC_INLINE void deinterleave(VecD a, VecD b, VecD& even, VecD& odd) {
   odd = _mm512_permutex2var_pd(a.v, _mm512_add_epi64(lanes, _mm512_set1_epi64(1)), b.v);
 }
 
+// permute(a, lane_order(a, lanes))[i] = a[lanes[i]]
+FC_INLINE __m512i lane_order(VecF, const int32_t* lanes) { return _mm512_loadu_si512(lanes); }
+FC_INLINE __m512i lane_order(VecD, const int32_t* lanes) {
+  return _mm512_cvtepi32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)));
+}
+FC_INLINE VecF permute(VecF a, __m512i order) { return _mm512_permutexvar_ps(order, a.v); }
+FC_INLINE VecD permute(VecD a, __m512i order) { return _mm512_permutexvar_pd(order, a.v); }
+
 // Transposes a 16x16 block: in[i][j] -> out[j][i]; strides in elements.
 FC_INLINE void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
   __m512 r[16], t[16];

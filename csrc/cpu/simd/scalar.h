@@ -143,6 +143,18 @@ FC_INLINE void deinterleave(Vec<T> a, Vec<T> b, Vec<T>& even, Vec<T>& odd) {
 #undef FC_VEC
 #undef FC_MASK
 
+// permute(a, lane_order(a, lanes))[i] = a[lanes[i]]
+template <class T>
+FC_INLINE const int32_t* lane_order(Vec<T>, const int32_t* lanes) {
+  return lanes;
+}
+template <class T>
+FC_INLINE Vec<T> permute(Vec<T> a, const int32_t* order) {
+  Vec<T> r;
+  for (int i = 0; i < Vec<T>::kLanes; ++i) r.v[i] = a.v[order[i]];
+  return r;
+}
+
 // Transposes a block of kTransposeBlock x kTransposeBlock: in[i][j] -> out[j][i]; strides in elements.
 constexpr int kTransposeBlock = 4;
 FC_INLINE void transpose_block(const float* in, int64_t in_stride, float* out, int64_t out_stride) {
