@@ -39,7 +39,7 @@ def make_engine_run() -> Run:
             rows.append(row)
     rows[1].scaling = 1.9
     residences = [
-        Residence("net", 1, "float32", "fastconv", 0.5, 12.0, 8.0, 40.0, 30.0, 380.0, 20.0, 4.0),
+        Residence("net", 1, "float32", "fastconv", 0.5, 12.0, 8.0, 40.0, 30.0, 380.0, 20.0, 1.0, 4.0),
         Residence("net", 1, "float32", "openvino", note="openvino: it could not"),
     ]
     settings = {"threads": 2, "cache": "warm", "dtype": "float32"}
@@ -123,14 +123,15 @@ def test_tables_in_the_documents_are_rewritten_too(tmp_path):
 
 def test_memory_has_a_table_of_its_own(tmp_path):
     (tmp_path / "README.md").write_text(
-        "<!-- bench:networks -->\n<!-- /bench -->\n<!-- bench:networks-memory -->\nold\n<!-- /bench -->\n"
+        "<!-- bench:networks -->\n<!-- /bench -->\n<!-- bench:networks-memory -->\nreplaced\n<!-- /bench -->\n"
     )
     tables.update_documents(tmp_path, make_engine_run())
     text = (tmp_path / "README.md").read_text()
-    assert "old" not in text and "| net, batch 1 | 3.000 |" in text
-    titles = "packed weights + arena | peak, fastconv | peak, OpenVINO | loading, fastconv | loading, OpenVINO | first"
-    assert titles in text
-    assert "| net, batch 1 | 20 + 4 | 40 | – | 0.50 | – | 1.50× |" in text
+    assert "replaced" not in text and "| net, batch 1 | 3.000 |" in text
+    assert (
+        "| packed + folded weights + arena | peak, fastconv | peak, OpenVINO | loading, fastconv | loading, Op" in text
+    )
+    assert "| net, batch 1 | 20 + 1 + 4 | 40 | – | 0.50 | – | 1.50× |" in text
 
 
 def test_aims_are_said_in_words():

@@ -81,7 +81,8 @@ class Residence:
     peak_mib: float | None = None  # beyond the engine with a network of one layer, as the next
     resident_mib: float | None = None
     baseline_mib: float | None = None
-    weights_mib: float | None = None  # packed, by our own count, as the next
+    weights_mib: float | None = None  # packed, by our own count, as the next two
+    folded_mib: float | None = None
     arena_mib: float | None = None
     note: str = ""
 

@@ -74,7 +74,7 @@ def _line(cells: Iterable[str]) -> str:
 def memory_table(run: Run) -> str:
     """What each engine takes for a network, as a Markdown table."""
     engines = list(dict.fromkeys(residence.engine for residence in run.residences))
-    titles = ["packed weights + arena", *(f"peak, {ENGINE_TITLES.get(name, name)}" for name in engines)]
+    titles = ["packed + folded weights + arena", *(f"peak, {ENGINE_TITLES.get(name, name)}" for name in engines)]
     titles += [
         *(f"loading, {ENGINE_TITLES.get(name, name)}" for name in engines if name != "torch"),
         "first / later call",
@@ -84,7 +84,7 @@ def memory_table(run: Run) -> str:
     for name, batch in dict.fromkeys((residence.name, residence.batch) for residence in run.residences):
         found = {r.engine: r for r in run.residences if (r.name, r.batch) == (name, batch)}
         ours = found.get("fastconv") or Residence(name, batch, "", "fastconv")
-        cells = [f"{name}, batch {batch}", f"{_whole(ours.weights_mib)} + {_whole(ours.arena_mib)}"]
+        cells = [f"{name}, batch {batch}", " + ".join(map(_whole, (ours.weights_mib, ours.folded_mib, ours.arena_mib)))]
         cells += [_whole(found[engine].peak_mib) if engine in found else "–" for engine in engines]
         cells += [html.number(found[e].prepare_s, 2) if e in found else "–" for e in engines if e != "torch"]
         lines.append(_line([*cells, _times(ours.first_over_later)]))
@@ -105,6 +105,7 @@ def residence_table(residences: list[Residence]) -> list[tuple[str, ...]]:
             html.number(residence.peak_mib),
             html.number(residence.resident_mib),
             html.number(residence.weights_mib),
+            html.number(residence.folded_mib),
             html.number(residence.arena_mib),
             html.number(residence.prepare_s),
             html.number(residence.first_ms),
@@ -116,7 +117,7 @@ def residence_table(residences: list[Residence]) -> list[tuple[str, ...]]:
     ]
 
 
-RESIDENCE_HEADERS = ("network", "batch", "engine", "peak MiB", "resident MiB", "packed weights", "arena", "load s",
+RESIDENCE_HEADERS = ("network", "batch", "engine", "peak MiB", "resident MiB", "packed", "folded", "arena", "load s",
                      "first ms", "later ms", "first / later", "")  # fmt: skip
 
 
