@@ -17,7 +17,8 @@ from torch import Tensor
 from fastconv import _C
 
 # The algorithms that read filters in a form of their own; all others of conv2d share one.
-TRANSFORMED = ("winograd_2x2", "winograd_4x4", "amx", "avx512_bf16")
+_WINOGRAD = ("winograd_2x2", "winograd_4x4")
+TRANSFORMED = (*_WINOGRAD, "amx", "avx512_bf16")
 # Reads the filters as they are, and none that are packed.
 UNPACKED = "fft"
 # From so many taps on it may be the one.
@@ -50,9 +51,9 @@ def conv2d(
     return _chosen(epoch(), x.shape, shape, stride, padding, dilation, groups, x.dtype, algo)
 
 
-def can_transform(weight: Tensor) -> bool:
-    """Whether there is a packed form of the weight for TRANSFORMED; the operator says why where there is none."""
-    return weight.shape[2:] == (3, 3) and weight.dtype is not torch.float64
+def can_pack(algo: str, weight: Tensor) -> bool:
+    """Whether there is a packed form of the weight for `algo`; the operator says why where there is none."""
+    return algo not in _WINOGRAD or (weight.shape[2:] == (3, 3) and weight.dtype is not torch.float64)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -193,7 +193,7 @@ def _run(
             fitting = algo or ""
             if algo is None or algo == "winograd":
                 fitting = choice.conv2d(x, weight, stride, sides, dilation, groups, fitting)
-            if fitting not in choice.TRANSFORMED or choice.can_transform(weight):
+            if choice.can_pack(fitting, weight):
                 packed = cache.conv2d_weight(weight, groups, fitting)
             if fitting and (packed is not None or fitting == choice.UNPACKED):
                 algo = fitting  # else the table chooses, knowing that the call packs
