@@ -241,8 +241,15 @@ def test_explanation_of_a_network() -> None:
     explanation = explain(converted)
     text = str(explanation)
     assert "upsample 2x2, conv 3x3 +bn +elu" in text and "1x16x8x8" in text
-    assert [row.operation for row in explanation.left] == ["add", "cat"]
-    assert all(row.why for row in explanation.left)
+    assert not explanation.left
+    kernels = {row.operation: row.kernel for row in explanation.rows}
+    assert (kernels["add"], kernels["cat"]) == ("add", "in place")
+    assert "plan: " in text and "packed weights" in text
+    converted.region.store.plans_allowed = False
+    converted(torch.randn(1, 3, 16, 20))  # another size: step by step
+    left = explain(converted).left
+    assert [row.operation for row in left] == ["add", "cat"]
+    assert all(row.why for row in left)
     with pytest.raises(TypeError, match="module or the name"):
         explain(3)  # type: ignore[arg-type]
 

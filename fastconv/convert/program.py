@@ -71,7 +71,7 @@ class Program:
     @property
     def plan(self) -> PlannedProgram | None:
         """That of the last call."""
-        return None if self._plans is None else self._plans.last
+        return None if self._plans is None or not self.store.plans_allowed else self._plans.last
 
     def _planned(self, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
         """The flat outputs by a plan for these shapes; None where the steps are to run one by one."""

@@ -34,6 +34,16 @@ class Dense(nn.Module):
         return torch.relu(self.last(torch.cat(features, 1))).mean((2, 3))
 
 
+class Growing(Dense):
+    """The same with each concatenation made of the one before."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.stem(x)
+        for layer in self.layers:
+            features = torch.cat([features, layer(features)], 1)
+        return torch.relu(self.last(features)).mean((2, 3))
+
+
 class Inception(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -106,6 +116,7 @@ class MobileBlock(nn.Module):
 
 BUILDERS: dict[str, Any] = {
     "dense": Dense,
+    "growing": Growing,
     "inception": Inception,
     "shuffle": Shuffle,
     "gated": Gated,

@@ -60,7 +60,7 @@ def test_what_torch_computes_runs_between_segments() -> None:
 
 def test_concatenations_copy_nothing() -> None:
     x = torch.randn(SHAPES[0]).contiguous(memory_format=torch.channels_last)  # no other layout to return to
-    for name in ("dense", "inception"):
+    for name in ("dense", "growing", "inception"):
         plan = plan_of(fastconv.convert(build(name), x))
         assert "copy" not in [op for run in plan.runs for op, _ in run.plan.kernels]
 

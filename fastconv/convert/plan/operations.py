@@ -168,7 +168,7 @@ def _mean(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
         raise Unplannable("a mean that is no average of images")
     if x.stride(1) != 1 and not x.is_contiguous():
         x, value = copied(tape, x, value, dense(x))
-    pooled, made = tape.call(_pool, [(x, value)], [], x)
+    pooled, made = tape.call(_pool, [(x, value)], None, x)
     shape = (*x.shape[:2], 1, 1) if named.get("keepdim") else tuple(x.shape[:2])
     result = pooled.as_strided(shape, (x.shape[1], 1, 1, 1)[: len(shape)])
     return result, tape.view(result, made)
@@ -197,7 +197,7 @@ def _upsample(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, An
             made: Tensor = native.upsample_nearest2d(x, (h, w), "")
         return made
 
-    ours, made = tape.call(run, [(x, value)], [], x)
+    ours, made = tape.call(run, [(x, value)], None, x)
     if ours.stride() != result.stride():
         return copied(tape, ours, made, result)
     return ours, made

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from fastconv import _C
 from fastconv.convert.plan.tape import Copy, Tape
-from fastconv.convert.plan.values import Access, Storage, same_view
+from fastconv.convert.plan.values import Access, Storage
 
 _ELEMENTWISE = ("activation", "batch_norm_act", "add", "mul")
 
@@ -13,16 +13,22 @@ _ELEMENTWISE = ("activation", "batch_norm_act", "add", "mul")
 def place(tape: Tape) -> list[set[int]]:
     """Decides on aliases; returns the calls of each segment that are left out because their copies are none."""
     left_out: list[set[int]] = [set() for _ in tape.segments]
-    for copy in _largest_first(tape.copies):
-        if _is_never_read(copy.target.storage) or (_join(copy) if copy.joins else _share(copy)):
+    joints: dict[Storage, list[Copy]] = {}
+    for copy in tape.copies:
+        if copy.joins:
+            joints.setdefault(copy.target.storage, []).append(copy)
+    # The concatenation that contains others before those: its parts lie in it, and theirs with them.
+    for joint in sorted(joints, key=lambda joint: -joint.bytes):
+        copies = joints[joint]
+        there = _is_never_read(joint) or _lie_together(joint, copies)
+        for copy in copies:
+            if there or _join(copy):
+                left_out[copy.segment].add(copy.position)
+    for copy in tape.copies:
+        if not copy.joins and (_is_never_read(copy.target.storage) or _share(copy)):
             left_out[copy.segment].add(copy.position)
     _write_over_operands(tape)
     return left_out
-
-
-def _largest_first(copies: list[Copy]) -> list[Copy]:
-    """The concatenation that contains others before those: its parts lie in it, and theirs with them."""
-    return sorted(copies, key=lambda copy: -copy.target.storage.bytes)
 
 
 def _is_never_read(storage: Storage) -> bool:
@@ -32,35 +38,35 @@ def _is_never_read(storage: Storage) -> bool:
 def _join(copy: Copy) -> bool:
     """Lets the source be written where the concatenation has it; whether that can be."""
     source, target = copy.source, copy.target
-    whole, joint = source.storage, target.storage
-    offset = target.offset * target.dtype.itemsize
-    if source.is_whole and whole.alias is not None:
-        return _lies_at(whole, joint, offset, target.stride)
-    if not source.is_whole or not whole.may_move() or whole.segment != joint.segment or whole is joint:
+    part, joint = source.storage, target.storage
+    if not source.is_whole or part.alias is not None or not part.may_move() or part is joint.root()[0]:
         return False
-    if not _same_order(whole.stride, target.stride, whole.shape):
+    if part.segment != joint.segment or not _same_order(part.stride, target.stride, part.shape):
         return False
-    whole.alias = (joint, offset, target.stride)
+    part.alias = (joint, target.offset * target.dtype.itemsize, target.stride)
     return True
 
 
-def _lies_at(part: Storage, joint: Storage, offset: int, stride: tuple[int, ...]) -> bool:
-    """Whether a part that lies elsewhere is where the concatenation would have it: in a larger one, whose beginning
-    the smaller one then is. (DenseNet's growing list of features.)"""
-    root, at = part.root()
-    step = part.placed_stride()
-    if step is None or part.shape[0] != joint.shape[0]:
+def _lie_together(joint: Storage, copies: list[Copy]) -> bool:
+    """Makes a concatenation a piece of a larger one, where its parts already lie in that as it wants them: DenseNet's
+    growing list of features. Whether that is so."""
+    first = copies[0].source.storage
+    root, begin = first.root()
+    stride = first.placed_stride()
+    if root is first or root is joint or stride is None or not joint.may_move() or joint.segment != root.segment:
         return False
-    mine, mine_at = joint.root()
-    if joint.alias is not None:
-        return mine is root and mine_at + offset == at and (joint.placed_stride() or joint.stride)[1:] == step[1:]
-    if mine is root:
-        return mine_at + offset == at and same_view(part.shape, step, part.shape, stride)
-    if offset != 0 or not joint.may_move() or joint.segment != root.segment:
+    if joint.stride[1] != stride[1] or not _same_order(joint.stride, stride, joint.shape):
         return False
-    if joint.stride[1] != step[1] or not _same_order(joint.stride, step, joint.shape):
+    begin -= copies[0].target.offset * joint.dtype.itemsize
+    if begin < 0:
         return False
-    joint.alias = (root, at, step)
+    for copy in copies:
+        part = copy.source.storage
+        where, at = part.root()
+        wanted = begin + copy.target.offset * joint.dtype.itemsize
+        if not copy.source.is_whole or where is not root or at != wanted or part.placed_stride() != stride:
+            return False
+    joint.alias = (root, begin, stride)
     return True
 
 

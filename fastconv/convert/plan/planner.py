@@ -17,7 +17,7 @@ from fastconv.convert import steps
 from fastconv.convert.capture import is_scalar
 from fastconv.convert.observe import function_of
 from fastconv.convert.plan import operations
-from fastconv.convert.plan.tape import Tape, Unplannable, tensors_of
+from fastconv.convert.plan.tape import Tape, Unplannable
 from fastconv.convert.plan.values import Late, Value, is_walkable
 
 # Numbers that depend on values, not on shapes.
@@ -121,8 +121,7 @@ class Planner:
             for x, value in zip(args[0], known[0], strict=True)
         ]
         direct = getattr(self._direct, str(node.target))
-        weights = tensors_of(getattr(step, "prepared", None))
-        return self.tape.call(direct, read, weights, *(x for x, _ in read))
+        return self.tape.call(direct, read, getattr(step, "prepared", None), *(x for x, _ in read))
 
     def _ready(self, x: Tensor, value: Value, dtype: torch.dtype | None, step: Any) -> tuple[Tensor, Value]:
         """The argument as the step's kernels take it: of its type, and without gaps."""

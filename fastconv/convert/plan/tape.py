@@ -93,8 +93,8 @@ class Tape:
         offset = x.data_ptr() - base.storage.address
         return Value(base.storage, tuple(x.shape), x.stride(), offset // x.element_size())
 
-    def call(self, function: Any, read: list[tuple[Tensor, Value]], weights: list[Tensor], *args: Any) -> Any:
-        """Runs a function of ours while its kernel calls are noted; (result, the values of the tensors in it).
+    def call(self, function: Any, read: list[tuple[Tensor, Value]], prepared: Any, *args: Any) -> Any:
+        """Runs a function of ours, with the weights of `prepared`, while its kernel calls are noted; (result, value).
 
         Raises:
             Unplannable: something happens that is no kernel call on these values; nothing is noted then.
@@ -116,7 +116,7 @@ class Tape:
         if made is not None:
             known[made.storage.index] = made.storage
         named = [(s.address, s.bytes, index) for index, s in known.items()]
-        owned = [(w.data_ptr(), w.untyped_storage().nbytes(), 0) for w in weights]
+        owned = [(w.data_ptr(), w.untyped_storage().nbytes(), 0) for w in tensors_of(prepared)]  # packed by now
         noted, why = recorder.end(named, owned, -1 if made is None else made.storage.index)
         if why:
             raise Unplannable(why)

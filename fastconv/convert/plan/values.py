@@ -45,7 +45,10 @@ class Storage:
 
     def placed_stride(self) -> tuple[int, ...] | None:
         """The strides it has where it lies in the end; None: those it was recorded with."""
-        return None if self.alias is None else self.alias[2]
+        if self.alias is None:
+            return None
+        whole, _, stride = self.alias
+        return whole.placed_stride() or stride  # a part of what itself is a part has the strides of the whole
 
     def may_move(self) -> bool:
         """Whether every call that touches it can do so at another place with other strides."""
