@@ -176,7 +176,7 @@ def test_explain_takes_the_terms_it_lists() -> None:
 @pytest.mark.parametrize(
     ("op", "text", "chosen"),
     [
-        ("conv2d", "mb1ic64ih56oc64kh3ph1", "implicit_gemm"),
+        ("conv2d", "mb1ic64ih56oc64kh3sh2ph1", "implicit_gemm"),
         ("conv2d", "g32mb1ic32ih8oc32kh3ph1", "depthwise"),
         ("conv2d", "mb1ic64ih8oc32kh1", "pointwise"),
         ("upsample_conv2d", "mb1ic16ih8oc16kh3ph1", "phase"),

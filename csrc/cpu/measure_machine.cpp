@@ -39,7 +39,7 @@ double rounded(double value) { return std::exp2(std::round(std::log2(value) * 4)
 double copy_bandwidth(const Kernels& table, float* memory, double footprint) {
   const int64_t count = static_cast<int64_t>(footprint) / 8 / 64 * 64;
   const int64_t passes = std::max<int64_t>(1, (8 << 20) / (count * 8));
-  const double seconds = best_seconds(5, [&] {
+  const double seconds = best_seconds(9, [&] {
     for (int64_t i = 0; i < passes; ++i) table.copy_burst(memory, memory + count, count);
   });
   return static_cast<double>(passes * count * 8) / seconds;
@@ -82,7 +82,8 @@ Machine measure_machine() {
   Machine m = default_machine(table);
   const double iterations = 100'000, lanes = table.vector_bytes / 4.0;
   double flops = 0;
-  const double burst = best_seconds(8, [&] { flops = table.fma_burst(static_cast<int64_t>(iterations)); });
+  // Some 30 ms: wide vectors run slower at first.
+  const double burst = best_seconds(60, [&] { flops = table.fma_burst(static_cast<int64_t>(iterations)); });
   m.fma_per_second = flops / (2 * lanes) / burst;
 #ifdef _SC_LEVEL2_CACHE_SIZE
   m.l1_bytes = capacity(_SC_LEVEL1_DCACHE_SIZE, m.l1_bytes);
