@@ -13,6 +13,7 @@ _TITLES = {
     "layers": "Convolution layers",
     "ops": "Operations",
     "networks": "Whole networks",
+    "filters": "Large filters",
     "scaling": "Threads",
     "training": "Training whole networks",
 }
