@@ -20,7 +20,8 @@ const Call* call_of(Node& node) {
 }
 
 // Whether the weights are packed as the blocks' stages want them.
-bool has_plain_weights(const Node& node) {
+bool has_plain_weights(const Node& node, const Conv2dCall& call) {
+  if (call.packed_w && call.packed_format != PackedFormat::kPanels) return false;
   for (const char* name : {"depthwise", "pointwise", "implicit_gemm"})
     if (node.algorithm == name) return true;
   return false;
@@ -63,7 +64,7 @@ std::optional<Noted> Recorder::fuse(const std::vector<size_t>& positions) {
     Node* const node = entries_.at(position).node.get();
     if (!node || pool) return std::nullopt;
     if (const auto* conv = call_of<Conv2dCall>(*node)) {
-      if (node->op != "conv2d" || !has_plain_weights(*node)) return std::nullopt;
+      if (node->op != "conv2d" || !has_plain_weights(*node, *conv)) return std::nullopt;
       convs.push_back(conv);
     } else {
       pool = node->op == "max_pool2d" ? call_of<PoolCall>(*node) : nullptr;

@@ -47,8 +47,12 @@ class Prepared:
 
     def let_go(self) -> None:
         """Forgets a weight that was made here and that packed ones stand for."""
-        if self._packs and all(pack is not None for pack in self._packs.values()) and self.own_tensors():
+        if self.is_packed() and self.own_tensors():
             self._weight = None
+
+    def is_packed(self) -> bool:
+        """Whether every kernel that has been asked for reads packed weights."""
+        return bool(self._packs) and all(pack is not None for pack in self._packs.values())
 
     def own_tensors(self) -> list[Tensor]:
         """What is held in torch's order and is no tensor of the model's."""

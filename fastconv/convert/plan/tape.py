@@ -190,5 +190,6 @@ def tensors_of(prepared: Any, *, spare_unpacked: bool = False) -> list[Tensor]:
     if prepared is None:
         return []
     packs = prepared.packs()
-    held = (None if packs and spare_unpacked else prepared.weight, prepared.bias, prepared.alpha, *packs)
+    unpacked = None if spare_unpacked and prepared.is_packed() else prepared.weight
+    held = (unpacked, prepared.bias, prepared.alpha, *packs)
     return [part for part in held if isinstance(part, Tensor)]
