@@ -166,6 +166,7 @@ def test_scaling_is_one_threads_time_over_alls(monkeypatch):
     ]  # fmt: skip
     assert [row.backend for row in rows[::2]] == ["cpu", "torch", "openvino"]
     assert all((row.scaling is None) == (index % 2 == 0) for index, row in enumerate(rows))
+    assert [set(row.ratios) for row in rows[:2]] == [{"torch nhwc", "openvino"}] * 2 and rows[0].engine_speedup
     assert all(row.correct and row.median_ms > 0 for row in rows) and torch.get_num_threads() == before
 
 

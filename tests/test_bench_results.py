@@ -121,6 +121,13 @@ def test_tables_in_the_documents_are_rewritten_too(tmp_path):
     assert "| layers one |" in page.read_text()
 
 
+def test_scaling_is_said_under_its_table():
+    run = make_engine_run()
+    assert "faster on 2 threads" not in tables.document_table(run)
+    run.suite = "scaling"
+    assert tables.document_table(run).splitlines()[-3] == "- net, cpu: 1.90x faster on 2 threads than on one"
+
+
 def test_memory_has_a_table_of_its_own(tmp_path):
     (tmp_path / "README.md").write_text(
         "<!-- bench:networks -->\n<!-- /bench -->\n<!-- bench:networks-memory -->\nreplaced\n<!-- /bench -->\n"

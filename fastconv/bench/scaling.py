@@ -16,7 +16,7 @@ from fastconv.bench import peers, timing
 from fastconv.bench.network_runner import Truth, count_work
 from fastconv.bench.networks import Network
 from fastconv.bench.results import Row
-from fastconv.bench.runner import Contender, Settings, fill_times, finish, forced_backend
+from fastconv.bench.runner import Contender, Settings, compare, fill_times, finish, forced_backend
 
 
 def measure_scaling(network: Network, batch: int, settings: Settings) -> list[Row]:
@@ -60,6 +60,10 @@ def measure_scaling(network: Network, batch: int, settings: Settings) -> list[Ro
         if all(key in timings for key in keys):
             all_threads.row.scaling = timings[keys[0]].over(timings[keys[1]])
     rows = [contender.row for pair in pairs for contender in pair]
+    for column in zip(*pairs, strict=True):
+        measured = {id(contender): timings[str(id(contender))] for contender in column if str(id(contender)) in timings}
+        timed = [contender for contender in column if id(contender) in measured]
+        compare([contender.row for contender in timed], list(measured.values()))
     for group in dict.fromkeys(row.group for row in rows):
         finish([row for row in rows if row.group == group], *count_work(model, x), settings)
     return rows
