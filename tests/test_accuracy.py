@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import fastconv
 from fastconv import functional
 
 Function = Callable[..., Tensor]
@@ -52,7 +53,10 @@ def test_convolution(case: str, wanted: str) -> None:
         ours, theirs = (gradient(f, ("dx", "dw").index(wanted)) for f in (ours, theirs))
         inputs.append(dy)
     truth = theirs(*(t.double() for t in inputs))
-    assert mean_error(ours, *inputs, truth=truth) <= 2 * mean_error(theirs, *inputs, truth=truth)
+    with fastconv.allow_winograd(False):
+        assert mean_error(ours, *inputs, truth=truth) <= 2 * mean_error(theirs, *inputs, truth=truth)
+    # docs/numerics.md: five to ten times torch's, at any number of channels
+    assert mean_error(ours, *inputs, truth=truth) <= 10 * mean_error(theirs, *inputs, truth=truth)
 
 
 @pytest.mark.parametrize("case", PRODUCTS)
