@@ -133,6 +133,23 @@ Reasons unless_conv_max_pool(const ConvMaxPoolCall& call) {
   return reasons;
 }
 
+// A ring of the rows under one output row has to stay in L2; beyond that the parts stream as well.
+constexpr int64_t kMostRingBytes = 1 << 20;
+
+bool ring_fits(const ConvProblem& window, int64_t channels) {
+  const int64_t rows = (window.R - 1) * window.dilation_h + 1, width = window.W + window.pad_left + window.pad_right;
+  return rows * width * channels * 4 <= kMostRingBytes;
+}
+
+bool prefers_inverted_residual(const InvertedResidualCall& call) {
+  return ring_fits(call.depthwise.problem, call.depthwise.problem.C);
+}
+
+bool prefers_conv_max_pool(const ConvMaxPoolCall& call) {
+  const PoolProblem& p = call.pool;
+  return ((p.window_h - 1) * p.dilation_h + 1) * p.W * p.C * 4 <= kMostRingBytes;
+}
+
 constexpr const char* kDepthFirst = "bands of rows through all stages, the tensors between them in the cache";
 constexpr const char* kParts = "the stages one after the other, the tensors between them in memory";
 
@@ -140,7 +157,7 @@ constexpr const char* kParts = "the stages one after the other, the tensors betw
 
 const AlgorithmTable<InvertedResidualCall>& inverted_residual_algorithms() {
   static const AlgorithmTable<InvertedResidualCall> table = {
-      {"depth_first", kDepthFirst, unless_inverted_residual, nullptr,
+      {"depth_first", kDepthFirst, unless_inverted_residual, prefers_inverted_residual,
        [](const InvertedResidualCall& call, const CallContext& context) {
          kernels().inverted_residual(call, context);
        }},
@@ -162,7 +179,7 @@ const AlgorithmTable<DepthwisePointwiseCall>& depthwise_pointwise_algorithms() {
 
 const AlgorithmTable<ConvMaxPoolCall>& conv_max_pool_algorithms() {
   static const AlgorithmTable<ConvMaxPoolCall> table = {
-      {"depth_first", kDepthFirst, unless_conv_max_pool, nullptr,
+      {"depth_first", kDepthFirst, unless_conv_max_pool, prefers_conv_max_pool,
        [](const ConvMaxPoolCall& call, const CallContext& context) { kernels().conv_max_pool(call, context); }},
       {"parts", kParts, none<ConvMaxPoolCall>, nullptr, conv_max_pool_parts},
   };

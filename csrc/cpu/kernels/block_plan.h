@@ -25,7 +25,7 @@ struct Stages {
 // Of a thread: hidden rows and filtered pixels of a band, beside the weights in an L2 of 1 to 2 MiB.
 constexpr int64_t kBlockBytes = 640 << 10;
 // Filtered pixels of a band that make the project's panels worth fetching from L2.
-constexpr int64_t kFewestPixels = 56;
+constexpr int64_t kBandPixels = 224;
 // What meeting a second time costs all threads, in multiply-adds (about 4 us), and a float that another core has just
 // written (14 x 14 x 384 of them, 2 threads of a Xeon: 30 us).
 constexpr int64_t kMeetingWork = 1 << 18, kForeignWork = 64;
@@ -149,15 +149,13 @@ struct BlockPlan {
     kept_panels = 1;
     band = share;
     // The whole share at once: a panel's hidden rows are needed no longer than the panel.
-    if (!by_channels && bytes(share, 1) > kBlockBytes) {
-      kept_panels = expands ? panels : 1;
+    if (!by_channels && (!expands || bytes(share, 1) > kBlockBytes)) {
       keeps_rows = expands;
+      kept_panels = expands ? panels : 1;
       band = 1;
-      while (band < share && bytes(band + 1, kept_panels) <= kBlockBytes &&
-             (band * Q < 4 * kFewestPixels || band % 2 == 1)) {
-        ++band;
-      }
+      while (band < share && band * Q < kBandPixels && bytes(band + 1, kept_panels) <= kBlockBytes) ++band;
       band = balanced(share, band);
+      if (!expands) band = smaller(share, band + band % 2);  // tiles of two rows
     }
     ring = hidden_rows(band);
   }

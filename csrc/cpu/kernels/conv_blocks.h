@@ -87,21 +87,23 @@ class BlockWorker {
   // Output rows [p0, p1) of the depthwise stage, hidden panels [first, last).
   void filter_band(int64_t n, int64_t p0, int64_t p1, int64_t first, int64_t last) {
     Acc* out = filtered_ + (plan_.by_channels ? n * plan_.P * plan_.filtered_row() : 0);
-    const auto filter = [&](const depthwise::Pixels<Acc>& source, int64_t k0, int64_t k1) {
-      run_depthwise_({plan_.dw,
-                      plan_.dw_epilogue,
-                      source,
-                      {0, p0, p1, 0, plan_.Q, k0, k1},
-                      out,
-                      plan_.filtered_row(),
-                      plan_.filtered_pitch});
+    const auto job = [&](const depthwise::Pixels<Acc>& source, int64_t k0, int64_t k1) {
+      return depthwise::RowsJob<Acc>{plan_.dw,
+                                     plan_.dw_epilogue,
+                                     source,
+                                     {0, p0, p1, 0, plan_.Q, k0, k1},
+                                     out,
+                                     plan_.filtered_row(),
+                                     plan_.filtered_pitch};
     };
     const int64_t lo = plan_.first_hidden(p0), hi = plan_.last_hidden(p0, p1);
     if (!plan_.expands && plan_.x_direct) {
       const TensorView& x = plan_.x;
       const depthwise::Pixels<Acc> source{
           x.template as<const Acc>() + n * x.stride[0], x.stride[2], x.stride[3], 0, 0, plan_.H, 0, plan_.W, 0, 0, 1};
-      return filter(source, first * kWidth, smaller(plan_.hidden, last * kWidth));
+      // From memory: two output rows share what they read.
+      return depthwise::run_tiles(job(source, first * kWidth, smaller(plan_.hidden, last * kWidth)),
+                                  depthwise::choose_channel_tile(plan_.dw));
     }
     const int64_t fresh = larger(lo, held_);  // rows below are in the ring already
     if (plan_.expands && !plan_.x_direct) stage_x(n, fresh, hi);
@@ -126,7 +128,7 @@ class BlockWorker {
         depthwise::stage_pixels(plan_.dw, {n, p0, p1, 0, plan_.Q, k0, smaller(plan_.hidden, k1)}, lo, hi,
                                 -plan_.dw.pad_left, plan_.columns, kWidth, ring_);
       }
-      filter(source, k0, k1);
+      run_depthwise_(job(source, k0, k1));
     }
     if (plan_.keeps_rows) held_ = hi;
   }
@@ -170,10 +172,15 @@ class BlockWorker {
     }
   }
 
+  // In blocks of pixels that stay in L1 and L2 while the panels pass.
   void project_band(int64_t n, int64_t p0, int64_t p1) {
-    const int64_t pixels = (p1 - p0) * plan_.Q;
-    for (int64_t panel = 0; panel < plan_.project.filters().panels(); ++panel) {
-      plan_.project.run(panel, n, p0 * plan_.Q, pixels, filtered_, plan_.filtered_pitch, stage_);
+    const int64_t pixels = (p1 - p0) * plan_.Q, pitch = plan_.filtered_pitch;
+    const int64_t width = balanced(pixels, kTileRows),
+                  block = balanced(ceil_div(pixels, width), kBandPixels / width) * width;
+    for (int64_t i = 0; i < pixels; i += block) {
+      for (int64_t panel = 0; panel < plan_.project.filters().panels(); ++panel) {
+        plan_.project.run(panel, n, p0 * plan_.Q + i, smaller(block, pixels - i), filtered_ + i * pitch, pitch, stage_);
+      }
     }
   }
 

@@ -107,9 +107,9 @@ struct RowTile {
   }
 };
 
-// Filters without a tile of their own, through the general one.
+// By a tile of the whole-tensor kernels: for sources in memory, and filters without a tile here.
 template <class Acc>
-void run_any_rows(const RowsJob<Acc>& job) {
+void run_tiles(const RowsJob<Acc>& job, BandFunction<Acc> tile) {
   LaneEpilogue<Acc> epilogue = job.epilogue;
   TensorView to = job.plan.y;
   to.data = job.out - job.band.p0 * job.row;
@@ -120,7 +120,11 @@ void run_any_rows(const RowsJob<Acc>& job) {
   epilogue.write_to(to, 0);
   Band band = job.band;
   band.n = 0;
-  AnyTile<Acc>::run(job.plan, epilogue, job.source, band);
+  tile(job.plan, epilogue, job.source, band);
+}
+template <class Acc>
+void run_any_rows(const RowsJob<Acc>& job) {
+  run_tiles(job, AnyTile<Acc>::run);
 }
 
 template <class Acc>
