@@ -36,6 +36,27 @@ OURS: dict[str, tuple[Call, type, str]] = {
         ValueError,
         "act_param .*number",
     ),
+    "block depthwise channels": (
+        lambda f, r: f.depthwise_pointwise(r(*X), f.Stage(r(4, 1, 3, 3)), f.Stage(r(4, 4, 1, 1))),
+        RuntimeError,
+        r"Given groups=3",
+    ),
+    "block project channels": (
+        lambda f, r: f.inverted_residual(
+            r(*X), f.Stage(r(6, 3, 1, 1)), f.Stage(r(6, 1, 3, 3)), f.Stage(r(4, 5, 1, 1)), padding=1
+        ),
+        RuntimeError,
+        r"expected input\[1, 6, 5, 5\] to have 5 channels",
+    ),
+    "block residual": (
+        lambda f, r: f.inverted_residual(
+            r(*X), f.Stage(r(6, 3, 1, 1)), f.Stage(r(6, 1, 3, 3)), f.Stage(r(4, 6, 1, 1)), padding=1, residual=r(*X)
+        ),
+        ValueError,
+        r"residual .*\[1, 4, 5, 5\].*\[1, 3, 5, 5\]",
+    ),
+    "block act": (lambda f, r: f.conv_max_pool(r(*X), f.Stage(r(*W), None, "mish"), 3), ValueError, "act .*'mish'"),
+    "block window": (lambda f, r: f.conv_max_pool(r(*X), f.Stage(r(*W)), 9), RuntimeError, "Output size is too small"),
     "upsample scale_factor 0": (
         lambda f, r: f.upsample_conv2d(r(*X), r(*W), scale_factor=0),
         ValueError,
