@@ -4,6 +4,7 @@ On the CPU, without gradients, a block is computed band by band of rows, so that
 exist in memory. Elsewhere its parts run one after the other.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -46,12 +47,20 @@ def _in_parts(x: Tensor, stages: tuple[Stage, ...], *others: Tensor | None) -> b
 
 
 def _run(
-    name: str, x: Tensor, arguments: tuple[Any, ...], stages: tuple[Stage, ...], groups: tuple[int, ...]
+    name: str,
+    parts: Callable[[], Tensor],
+    x: Tensor,
+    arguments: tuple[Any, ...],
+    stages: tuple[Stage, ...],
+    groups: tuple[int, ...],
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """The operator on arguments up to `algo`."""
+    """The operator on arguments up to `algo`, or the block's parts; a refusal has the block's name either way."""
     backend = dispatch.forced_backend(x)
     arguments = (*arguments, backend)
     try:
+        if not arguments[-2] and _in_parts(x, stages, residual):
+            return parts()
         packed = _packed(stages, groups, backend)
         return dispatch.call(getattr(dispatch.operators_of(backend), name), x, *arguments, *packed)
     except Exception as error:
@@ -97,9 +106,11 @@ def inverted_residual(
     """
     window = (stride, padding, dilation)
     stages = (expand, depthwise, project)
-    if algo is None and _in_parts(x, stages, residual):
+
+    def parts() -> Tensor:
         y = conv2d(x, expand.weight, expand.bias, act=expand.act, act_param=expand.act_param)
         return _pair_in_parts(y, depthwise, project, window, residual)
+
     sides = (
         pair(stride),
         four_sides(padding, depthwise.weight.shape[2:], pair(stride), pair(dilation)),
@@ -109,7 +120,7 @@ def inverted_residual(
         expand.weight, expand.bias, *_epilogue(expand), depthwise.weight, depthwise.bias, *sides,
         *_epilogue(depthwise), project.weight, project.bias, residual, *_epilogue(project), algo or "",
     )  # fmt: skip
-    return _run("inverted_residual", x, arguments, stages, (1, depthwise.weight.shape[0], 1))
+    return _run("inverted_residual", parts, x, arguments, stages, (1, depthwise.weight.shape[0], 1), residual)
 
 
 def _pair_in_parts(
@@ -144,8 +155,10 @@ def depthwise_pointwise(
     Equivalent to two calls of `fastconv.functional.conv2d`. Arguments, result and numerics as `inverted_residual`.
     """
     window, stages = (stride, padding, dilation), (depthwise, pointwise)
-    if algo is None and _in_parts(x, stages, residual):
+
+    def parts() -> Tensor:
         return _pair_in_parts(x, depthwise, pointwise, window, residual)
+
     sides = (
         pair(stride),
         four_sides(padding, depthwise.weight.shape[2:], pair(stride), pair(dilation)),
@@ -155,7 +168,7 @@ def depthwise_pointwise(
         depthwise.weight, depthwise.bias, *sides, *_epilogue(depthwise), pointwise.weight, pointwise.bias, residual,
         *_epilogue(pointwise), algo or "",
     )  # fmt: skip
-    return _run("depthwise_pointwise", x, arguments, stages, (x.shape[1], 1))
+    return _run("depthwise_pointwise", parts, x, arguments, stages, (x.shape[-3], 1), residual)
 
 
 def conv_max_pool(
@@ -180,13 +193,15 @@ def conv_max_pool(
     Equivalent to `fastconv.functional.conv2d` and `max_pool2d`, whose arguments it takes.
     """
     windows = (kernel_size, kernel_size if pool_stride is None else pool_stride, pool_padding, pool_dilation)
-    if algo is None and _in_parts(x, (conv,)):
+
+    def parts() -> Tensor:
         y = conv2d(
             x, conv.weight, conv.bias, stride, padding, dilation, groups, act=conv.act, act_param=conv.act_param
         )  # fmt: skip
         return max_pool2d(y, *windows, ceil_mode)
+
     sides = (pair(stride), four_sides(padding, conv.weight.shape[2:], pair(stride), pair(dilation)), pair(dilation))
     arguments = (
         conv.weight, conv.bias, *sides, groups, *_epilogue(conv), *map(pair, windows), ceil_mode, algo or "",
     )  # fmt: skip
-    return _run("conv_max_pool", x, arguments, (conv,), (groups,))
+    return _run("conv_max_pool", parts, x, arguments, (conv,), (groups,))
