@@ -74,7 +74,9 @@ class Plans:
                     plan = PlannedProgram(self._program, traced, direct, self._pool, _weights(self._program))
                     if plan.fused:  # so that the first call's bits are those of all others
                         outputs = plan(tensors)
-                    _let_go(self._program)
+                    if not self._plans:
+                        # Planning reads them: a network whose shapes change would fold its weights at each new one.
+                        _let_go(self._program)
         self._plans[key] = self.last = plan
         while len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
