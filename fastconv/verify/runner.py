@@ -179,6 +179,8 @@ def run_case(
     questions: dict[bool, tuple[Inputs, tuple, tuple]] = {}
     for backend, isa in targets:
         names = [CHOSEN, *introspection.algorithm_names(case.op, backend)]
+        if backend == "cpu" and isa != "amx":  # the others lack at least one of these rows
+            names = [name for name in names if name not in BF16_ISAS or name == isa]
         if isa in BF16_ISAS and (backend, "avx512") in targets:
             if dtype is not torch.bfloat16 or isa not in names:
                 continue
