@@ -58,7 +58,7 @@ ROWS = [
     (op, name, backend, isa)
     for op in introspection.OPERATORS
     for backend, isa in [*(("cpu", isa) for isa in introspection.available_isas()), *((b, "") for b in EXECUTED)]
-    for name in introspection.algorithm_names(op, backend)
+    for name in runner.served_by(isa, introspection.algorithm_names(op, backend))
 ]
 
 

@@ -18,7 +18,9 @@ struct Algorithm {
   const char* name;
   const char* summary;                      // one line for explain
   Reasons (*reasons_against)(const Call&);  // every reason why it cannot serve; empty: it can
-  bool (*preferred)(const Call&);           // whether to take it unasked; null: always
+  // Whether to take it unasked; null: always. Asked where nothing speaks against the row; of a row that predicts a cost
+  // it is asked first, of any problem, as it is quicker than the texts of reasons.
+  bool (*preferred)(const Call&);
   void (*run)(const Call&, const CallContext&);
   // Predicted seconds of one image on one thread; null: no opinion. A function of the extents of one image and of the
   // machine's constants, never of N or the number of threads: an image has the same bits alone and in a batch.
@@ -48,9 +50,13 @@ const Algorithm<Call>* choose_algorithm(const AlgorithmTable<Call>& table, const
   double best_cost = 0;
   for (const Algorithm<Call>& algorithm : table) {
     if (best && !algorithm.cost) continue;
-    if (algorithm.preferred && !algorithm.preferred(call)) continue;
+    const auto preferred = [&] { return !algorithm.preferred || algorithm.preferred(call); };
+    if (algorithm.cost && !preferred()) continue;
     if (!algorithm.reasons_against(call).empty()) continue;
-    if (!algorithm.cost) return &algorithm;
+    if (!algorithm.cost) {
+      if (preferred()) return &algorithm;
+      continue;
+    }
     const double cost = algorithm.cost(call);
     if (!best || cost < best_cost) best = &algorithm, best_cost = cost;
   }

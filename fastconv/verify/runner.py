@@ -164,6 +164,11 @@ def _isa(name: str) -> Iterator[None]:
         introspection.select_isa(before)
 
 
+def served_by(isa: str, names: Sequence[str]) -> list[str]:
+    """The rows that an instruction set of the CPU has instructions for; all rows of another backend (isa "")."""
+    return [name for name in names if name not in BF16_ISAS or isa in ("", "amx", name)]
+
+
 def run_case(
     case: Case,
     dtype: torch.dtype,
@@ -178,9 +183,7 @@ def run_case(
     """
     questions: dict[bool, tuple[Inputs, tuple, tuple]] = {}
     for backend, isa in targets:
-        names = [CHOSEN, *introspection.algorithm_names(case.op, backend)]
-        if backend == "cpu" and isa != "amx":  # the others lack at least one of these rows
-            names = [name for name in names if name not in BF16_ISAS or name == isa]
+        names = [CHOSEN, *served_by(isa, introspection.algorithm_names(case.op, backend))]
         if isa in BF16_ISAS and (backend, "avx512") in targets:
             if dtype is not torch.bfloat16 or isa not in names:
                 continue
