@@ -116,6 +116,9 @@ def test_reasons_for_what_is_left() -> None:
     with torch.no_grad(), pytest.warns(UserWarning, match="Implicit dimension"):
         converted(torch.randn(1, 3, 8, 8))
     why = {row.operation: row.why for row in explain(converted).left}
+    assert next(row.kernel for row in explain(converted).rows if row.operation == "cat") == "copy"  # in the plan
+    converted.region.store.plans_allowed = False
+    why |= {row.operation: row.why for row in explain(converted).left}
     assert why["GroupNorm"].startswith("it normalises by statistics of its input")
     assert why["cat"].startswith("a concatenation copies each part once")
     assert why["mul"].startswith("arithmetic by itself") and why["matmul"].startswith("products of two computed")

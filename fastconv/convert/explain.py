@@ -173,7 +173,9 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
 def _facts(region: Region) -> list[str]:
     plan = region.last.plan if region.last is not None else None
     memory = memory_of(region)
-    return [*([facts(plan)] if plan is not None else []), *([f"memory: {memory}"] if memory.plans else [])]
+    refusal = region.last.unplanned if region.last is not None and plan is None else None
+    said = [facts(plan)] if plan is not None else [f"no plan: {refusal}"] if refusal else []
+    return [*said, *([f"memory: {memory}"] if memory.plans else [])]
 
 
 def _explain_region(region: Region, prefix: str, rows: list[LayerRow]) -> None:

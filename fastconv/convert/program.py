@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from fastconv import backends
 from fastconv.convert.passes.drop_channels import Dropping
 from fastconv.convert.plan import PlannedProgram, Plans
+from fastconv.convert.plan.values import is_memory
 
 if TYPE_CHECKING:
     from fastconv.convert.lower import WeightStore
@@ -73,9 +74,14 @@ class Program:
         """That of the last call."""
         return None if self._plans is None or not self.store.plans_allowed else self._plans.last
 
+    @property
+    def unplanned(self) -> str | None:
+        """Why the last shapes to be planned go step by step; None where they have a plan, or need none."""
+        return None if self._plans is None else self._plans.refusal
+
     def _planned(self, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
         """The flat outputs by a plan for these shapes; None where the steps are to run one by one."""
-        if not self.store.plans_allowed or not _is_plain(tensors) or not all(x.is_cpu for x in tensors):
+        if not self.store.plans_allowed or not _is_plain(tensors) or not all(map(is_memory, tensors)):
             return None
         generation = self.store.generation
         if self._direct is None or self._generation != generation:
@@ -110,7 +116,7 @@ def _is_plain(tensors: Sequence[Tensor]) -> bool:
     """Whether the operators can be called with nothing around them: no gradient, autocast, backend or compiler."""
     if torch._C._is_any_autocast_enabled() or backends.forced() or forward_ad._current_level >= 0:
         return False
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
     recording = torch.is_grad_enabled()
     return all(

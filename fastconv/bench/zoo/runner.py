@@ -16,7 +16,7 @@ from fastconv import machine
 from fastconv.bench import timing
 from fastconv.bench.results import Run
 from fastconv.bench.timing import Effort
-from fastconv.bench.zoo.check import Truth, Verdict, in_format, pool
+from fastconv.bench.zoo.check import WINOGRAD, Truth, Verdict, in_format, pool
 from fastconv.bench.zoo.network import ZooNetwork
 from fastconv.bench.zoo.registry import ZOO
 
@@ -76,9 +76,17 @@ def check(network: ZooNetwork, *, small: bool = True) -> Checked:
     pool(truths)
     on_convert, on_replace = Verdict(), Verdict()
     for truth in reversed(truths):  # the last call is what `explain` looks at
-        on_convert.add(truth.judge(converted))
-        on_replace.add(truth.judge(replaced))
+        on_convert.add(_judge(truth, converted))
+        on_replace.add(_judge(truth, replaced))
     return Checked(model, converted, replaced, on_convert, on_replace)
+
+
+def _judge(truth: Truth, candidate: nn.Module) -> Verdict:
+    """With sums as the definition has them as close as torch, and as close as Winograd's algorithm allows without."""
+    with fastconv.allow_winograd(False):
+        verdict = truth.judge(candidate)
+    verdict.add(truth.judge(candidate, WINOGRAD))
+    return verdict
 
 
 def _second_truth(network: ZooNetwork, model: nn.Module, size: tuple[int, int]) -> Truth:

@@ -29,6 +29,7 @@ class Plans:
         self._plans: OrderedDict[Any, PlannedProgram | None] = OrderedDict()
         self._generation = -1
         self._lock = threading.Lock()
+        self.refusal: str | None = None  # why the shapes planned last have no plan
         self.last: PlannedProgram | None = None
         self._possible = not any(_changes_values(node) for node in program.graph.nodes)
 
@@ -56,8 +57,9 @@ class Plans:
             self._plans.move_to_end(key)
         try:
             outputs: tuple[Any, ...] = plan(tensors)
-        except Mismatch:
+        except Mismatch as error:
             self._plans[key] = None
+            self.refusal = str(error)
             return None
         return outputs
 
@@ -65,22 +67,32 @@ class Plans:
         if self._generation != generation:
             self._plans.clear()
             self._generation = generation
-        plan, outputs = None, None
-        if all(x.numel() > 0 and x.is_cpu and not x.is_conj() and not x.is_neg() for x in tensors):
-            with torch.no_grad():
-                traced = Planner(self._program, direct, list(tensors)).run(list(tensors))
-                outputs = traced.results
-                if traced.tape.steps:
-                    plan = PlannedProgram(self._program, traced, direct, self._pool, _weights(self._program))
-                    if plan.fused:  # so that the first call's bits are those of all others
-                        outputs = plan(tensors)
-                    if not self._plans:
-                        # Planning reads them: a network whose shapes change would fold its weights at each new one.
-                        _let_go(self._program)
+        plan, outputs, self.refusal = None, None, None
+        if all(x.numel() > 0 for x in tensors):
+            random = torch.get_rng_state()
+            try:
+                with torch.no_grad():
+                    plan, outputs = self._plan(tensors, direct, random)
+            except Exception as error:  # whatever it is: what a call may raise is for the steps to say
+                self.refusal = f"{type(error).__name__}: {error}"
+                torch.set_rng_state(random)
+        if plan is not None and not self._plans:
+            # Planning reads them: a network whose shapes change would fold its weights at each new one.
+            _let_go(self._program)
         self._plans[key] = self.last = plan
         while len(self._plans) > MAX_PLANS:
             self._plans.popitem(last=False)
         return outputs
+
+    def _plan(self, tensors: Sequence[Tensor], direct: Any, random: Tensor) -> tuple[PlannedProgram | None, Any]:
+        traced = Planner(self._program, direct, list(tensors)).run(list(tensors))
+        if not traced.tape.steps:
+            return None, traced.results
+        plan = PlannedProgram(self._program, traced, direct, self._pool, _weights(self._program))
+        if not plan.fused:
+            return plan, traced.results
+        torch.set_rng_state(random)
+        return plan, plan(tensors)  # so that the first call's bits are those of all others
 
     @property
     def count(self) -> int:

@@ -7,11 +7,13 @@ row in `find`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from fastconv.convert import steps
 from fastconv.convert.calls import arguments_of, operation_of
@@ -33,10 +35,12 @@ STEPS = (
 )
 
 _VIEW_NAMES = {
-    "view", "view_as", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze", "unsqueeze",
-    "getitem", "chunk", "split", "narrow", "select", "detach", "contiguous", "restore", "dropout", "dropout2d",
-    "alpha_dropout", "feature_alpha_dropout", "t",
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze", "unsqueeze",
+    "getitem", "chunk", "split", "narrow", "select", "detach", "contiguous", "restore", "t",
 }  # fmt: skip
+# Those that may copy, and then keep the order of the values; a copy by any other is something else than a view, such
+# as values picked by a tensor of indices.
+_COPYING = {"reshape", "flatten", "contiguous", "restore"}
 _VIEW_MODULES = (
     nn.Dropout,
     nn.Dropout2d,
@@ -65,13 +69,13 @@ def find(node: fx.Node, function: Any) -> Handler | None:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if node.op == "call_module":
         if isinstance(function, _VIEW_MODULES):
-            return _view
+            return partial(_view, isinstance(function, nn.Flatten))
         return _upsample if isinstance(function, nn.Upsample) else None
     if name in _MEANS:
         return _mean
     if operation in ("interpolate", "upsample", "upsample_nearest"):
         return _upsample
-    return _view if name in _VIEW_NAMES else None
+    return partial(_view, name in _COPYING) if name in _VIEW_NAMES else None
 
 
 def dense(x: Tensor) -> Tensor:
@@ -96,9 +100,10 @@ def _result(tape: Tape, x: Tensor) -> Value:
 
 
 def _combine(what: str, tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
-    (a, b), values = args[0][:2], known[0]
+    values = known[0]
     if len(values) != 2 or args[1] or not all(isinstance(value, Value) for value in values):
-        raise Unplannable("one operand is a number")
+        raise Unplannable("one operand is a number, or has a name")
+    a, b = args[0]
     if a.dtype is not b.dtype or a.dtype not in DTYPES:
         raise Unplannable("the operands differ in type")
     result = function(a, b)
@@ -111,6 +116,8 @@ def _combine(what: str, tape: Tape, function: Any, args: Any, known: Any) -> tup
 
 def _join(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
     parts, values = args[0][0], known[0][0]
+    if set(args[1]) - {"dim"}:
+        raise Unplannable("an argument of another name")
     if not all(isinstance(value, Value) and value.dtype in DTYPES for value in values):
         raise Unplannable("a part is no tensor of this graph")
     result = function(*args[0], **args[1])
@@ -126,9 +133,11 @@ def _join(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
     return result, made
 
 
-def _view(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
+def _view(may_copy: bool, tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
     """What names a value anew, or copies it to another layout."""
     source: Value = known[0][0]
+    if any(isinstance(leaf, Value) for leaf in pytree.tree_leaves((known[0][1:], known[1]))):
+        raise Unplannable("which part it names depends on values")
     x: Tensor = args[0][0]
     if isinstance(source, tuple | list):  # the parts of chunk or split
         return function(*args[0]), function(*known[0])
@@ -139,6 +148,8 @@ def _view(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
         return result, type(result)(_same_memory(tape, x, source, part) for part in result)
     if result.data_ptr() == x.data_ptr() or result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
         return result, _same_memory(tape, x, source, result)
+    if not may_copy:
+        raise Unplannable("it copies values in an order of its own")
     if result.dtype is not x.dtype:
         raise Unplannable("it changes the type")
     if tuple(result.shape) == source.shape:
@@ -161,6 +172,8 @@ def _same_memory(tape: Tape, x: Tensor, source: Value, part: Tensor) -> Value:
 def _mean(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
     x, value = args[0][0], known[0][0]
     named = dict(zip(("dim", "keepdim", "dtype"), args[0][1:], strict=False)) | args[1]
+    if set(named) - {"dim", "axis", "keepdim", "dtype"}:
+        raise Unplannable("an argument of another name")
     dims = named.get("dim", named.get("axis"))
     if not isinstance(value, Value) or x.dim() != 4 or not isinstance(dims, tuple | list) or named.get("dtype"):
         raise Unplannable("a mean that is no average of images")
@@ -189,6 +202,9 @@ def _upsample(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, An
     (h, more_h), (w, more_w) = divmod(result.shape[2], x.shape[2]), divmod(result.shape[3], x.shape[3])
     if more_h or more_w or not h or not w:
         raise Unplannable("an interpolation by no whole factor")
+    scale = _scale(function, args)
+    if scale is not None and [float(s) for s in scale] != [h, w]:  # torch steps by the factor as given
+        raise Unplannable("an interpolation by no whole factor")
     if x.dim() == 4 and not x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         x, value = copied(tape, x, value, dense(x))
 
@@ -201,6 +217,14 @@ def _upsample(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, An
     if ours.stride() != result.stride():
         return copied(tape, ours, made, result)
     return ours, made
+
+
+def _scale(function: Any, args: Any) -> tuple[Any, ...] | None:
+    given = getattr(function, "scale_factor", None)
+    if not isinstance(function, nn.Upsample):
+        named = args[1].get("scale_factor", args[1].get("scale_factors"))
+        given = args[0][2] if len(args[0]) > 2 else named
+    return given if given is None else tuple(given) if isinstance(given, tuple | list) else (given, given)
 
 
 def _mode(function: Any, args: Any) -> str:

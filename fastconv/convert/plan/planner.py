@@ -18,7 +18,7 @@ from fastconv.convert.capture import is_scalar
 from fastconv.convert.observe import function_of
 from fastconv.convert.plan import operations
 from fastconv.convert.plan.tape import Tape, Unplannable
-from fastconv.convert.plan.values import Late, Value, is_walkable
+from fastconv.convert.plan.values import Late, Value, is_memory, is_walkable
 
 # Numbers that depend on values, not on shapes.
 _DATA = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__"}
@@ -111,6 +111,8 @@ class Planner:
         handler = operations.find(node, function)
         if handler is None:
             raise Unplannable("no kernel of ours computes it")
+        if not args[0]:
+            raise Unplannable("its input is given by name")
         return handler(self.tape, function, args, known)
 
     def _step(self, node: fx.Node, step: Any, args: Any, known: Any) -> tuple[Any, Any]:
@@ -136,13 +138,14 @@ class Planner:
     def _leave(self, node: fx.Node, function: Any, args: Any, known: Any, why: str) -> tuple[Any, Any]:
         direct = getattr(self._direct, str(node.target), function) if node.op == "call_module" else function
         result = direct(*args[0], **args[1])
-        self.tape.close_segment()
-        for leaf in pytree.tree_leaves(known):
-            if isinstance(leaf, Value):
-                leaf.storage.crosses = True
-        self._record_open_segment()
+        if not isinstance(function, steps.ReadStep):  # a weight is there before the segment that is being made
+            self.tape.close_segment()
+            for leaf in pytree.tree_leaves(known):
+                if isinstance(leaf, Value):
+                    leaf.storage.crosses = True
+            self._record_open_segment()
         self.traced.order.append(LeftNode(node, known, why))
-        if not isinstance(result, Tensor):
+        if not is_memory(result):
             return result, Late(node)
         value = self.tape.whole(result, external=True)
         self.traced.made_by[value.storage.index] = node

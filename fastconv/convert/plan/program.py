@@ -13,7 +13,7 @@ from fastconv.convert.observe import function_of
 from fastconv.convert.plan import placement
 from fastconv.convert.plan.fusion import fuse
 from fastconv.convert.plan.planner import LeftNode, Traced
-from fastconv.convert.plan.values import Late, Storage, Value
+from fastconv.convert.plan.values import Late, Storage, Value, is_memory
 
 
 class Mismatch(Exception):
@@ -51,8 +51,8 @@ class _Run:
     def __call__(self, held: dict[int, Tensor]) -> None:
         for index, shape, stride, dtype in self.guards:
             x = held[index]
-            if tuple(x.shape) != shape or x.stride() != stride or x.dtype is not dtype or type(x) is not Tensor:
-                raise Mismatch
+            if tuple(x.shape) != shape or x.stride() != stride or x.dtype is not dtype:
+                raise Mismatch("what torch computes has other extents or strides than in the planning run")
         outputs = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in self.specs]
         self.plan.run([held[s.index].data_ptr() for s in self.reads], [y.data_ptr() for y in outputs])
         for storage, y in zip(self.makes, outputs, strict=True):
@@ -63,7 +63,8 @@ class PlannedProgram:
     """The plan of one program for one set of shapes. It keeps the weights alive that its kernel calls read."""
 
     def __init__(self, program: Any, traced: Traced, direct: Any, pool: Any, weights: list[Tensor]) -> None:
-        self.fused = fuse(traced.tape)
+        # The first call then runs twice, which code of the user's own would notice.
+        self.fused = fuse(traced.tape) if program.may_run_early() else 0
         left_out = placement.place(traced.tape)
         self._inputs = [value.storage.index for value in traced.inputs]
         self._steps: list[Any] = []
@@ -144,8 +145,8 @@ class PlannedProgram:
             result = function(*args, **kwargs)
             if storage is None:
                 late[entry.node] = result
-            elif not isinstance(result, Tensor):
-                raise Mismatch
+            elif not is_memory(result):
+                raise Mismatch("what torch computes is no tensor in memory any more")
             else:
                 held[storage] = result
         return tuple(real(leaf) for leaf in self._outputs)
@@ -169,5 +170,5 @@ def _tensor(value: Value, held: dict[int, Tensor]) -> Tensor:
     if not value.storage.external:
         return base.as_strided(value.shape, value.stride, value.offset)
     if tuple(base.shape) != value.storage.shape or base.stride() != value.storage.stride:
-        raise Mismatch
+        raise Mismatch("what torch computes has other extents or strides than in the planning run")
     return base.as_strided(value.shape, value.stride, base.storage_offset() + value.offset)

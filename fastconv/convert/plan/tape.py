@@ -90,6 +90,8 @@ class Tape:
 
     def view(self, x: Tensor, base: Value) -> Value:
         """What x, which shares memory with the value, is in terms of the value's storage."""
+        if x.numel() == 0:  # has no address
+            return Value(base.storage, tuple(x.shape), x.stride())
         offset = x.data_ptr() - base.storage.address
         return Value(base.storage, tuple(x.shape), x.stride(), offset // x.element_size())
 
@@ -99,6 +101,8 @@ class Tape:
         Raises:
             Unplannable: something happens that is no kernel call on these values; nothing is noted then.
         """
+        if _overlap({value.storage for _, value in read}):
+            raise Unplannable("its arguments share memory, which they need not do at the next call")
         segment = self.segment
         recorder = segment.recorder
         recorder.begin()
@@ -174,6 +178,16 @@ class Tape:
         segment.calls.remove(call)
         for storage, access in call.uses:
             storage.uses.remove(access)
+
+
+def _overlap(storages: set[Storage]) -> bool:
+    """Whether an address does not say which of them it is in: one tensor as two inputs, say."""
+    end = 0
+    for storage in sorted(storages, key=lambda storage: storage.address):
+        if storage.address < end:
+            return True
+        end = storage.address + storage.bytes
+    return False
 
 
 def _holding(x: Tensor, storages: Any) -> Storage | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 # As csrc/common/dtypes.h numbers them.
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -90,6 +90,17 @@ class Late:
     tensor whose extents follow from the inputs'."""
 
     node: fx.Node
+
+
+def is_memory(x: Any) -> bool:
+    """Whether x is a tensor whose values lie in memory by its strides, as they are."""
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and x.is_cpu
+        and x.layout is torch.strided
+        and not x.is_neg()
+        and not x.is_conj()
+    )
 
 
 def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
