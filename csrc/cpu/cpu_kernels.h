@@ -117,8 +117,9 @@ void select_isa(const char* name);
 bool winograd_allowed();
 void allow_winograd(bool allowed);
 
-// Grows with everything that may change which algorithm serves a problem: the instruction set, the constants of the
-// cost model, allow_winograd. Who keeps a choice keeps this number with it.
+// A number for the state of everything that decides which algorithm serves a problem: the instruction set,
+// allow_winograd, the constants of the cost model (the second notes new ones). Who keeps a choice keeps it with it: a
+// state that comes back has its number again.
 int64_t choice_epoch();
 void new_choice_epoch();
 

@@ -128,10 +128,7 @@ const Kernels* const* available_kernels(int* count) {
   return tables;
 }
 
-void select_isa(const char* name) {
-  current.store(find(name), std::memory_order_release);
-  new_choice_epoch();
-}
+void select_isa(const char* name) { current.store(find(name), std::memory_order_release); }
 
 namespace {
 
@@ -151,12 +148,13 @@ std::atomic<bool>& winograd_flag() {
 
 bool winograd_allowed() { return winograd_flag().load(std::memory_order_relaxed); }
 
-void allow_winograd(bool allowed) {
-  winograd_flag().store(allowed, std::memory_order_relaxed);
-  new_choice_epoch();
-}
+void allow_winograd(bool allowed) { winograd_flag().store(allowed, std::memory_order_relaxed); }
 
-int64_t choice_epoch() { return epoch.load(std::memory_order_acquire); }
+int64_t choice_epoch() {
+  int64_t row = 0;
+  while (row < kRowCount && kRows[row].table != &kernels()) ++row;
+  return (epoch.load(std::memory_order_acquire) * (kRowCount + 1) + row) * 2 + winograd_allowed();
+}
 void new_choice_epoch() { epoch.fetch_add(1, std::memory_order_acq_rel); }
 
 bool fast_bf16_pairs() {

@@ -10,7 +10,10 @@ namespace {
 class Lease {
  public:
   explicit Lease(ArenaPool& pool) : pool_(pool), arena_(pool.take()) {}
-  ~Lease() { pool_.give_back(std::move(arena_)); }
+  ~Lease() {
+    arena_->scratch.reset();  // a kernel may have thrown
+    pool_.give_back(std::move(arena_));
+  }
   Arena* operator->() const { return arena_.get(); }
 
  private:

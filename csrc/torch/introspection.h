@@ -35,7 +35,7 @@ std::map<std::string, double> measure_cost_constants();
 void set_cost_constants(const std::map<std::string, double>& constants);
 
 // The algorithm of conv2d that the CPU backend takes for these extents when the caller packs the weights for it, which
-// `algo` "winograd" narrows down to one of the two tile sizes. Good until choice_epoch() has grown.
+// `algo` "winograd" narrows down to one of the two tile sizes. Good while choice_epoch() is the same.
 std::string choose_conv2d(const std::vector<int64_t>& input, const std::vector<int64_t>& weight,
                           const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                           const std::vector<int64_t>& dilation, int64_t groups, const std::string& dtype,

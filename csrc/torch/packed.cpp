@@ -64,7 +64,8 @@ ConvProblem weight_problem(const Tensor& weight, int64_t groups, const char* op)
 
 // What the header says, if there is one; packed_data holds it against what was wanted.
 PackedKind kind_of(const Tensor& packed) {
-  if (!packed.is_cpu() || packed.numel() * 4 <= static_cast<int64_t>(kHeaderBytes)) return PackedKind::kConv2d;
+  const int64_t bytes = packed.is_contiguous() ? packed.numel() * packed.element_size() : 0;
+  if (!packed.is_cpu() || bytes <= static_cast<int64_t>(kHeaderBytes)) return PackedKind::kConv2d;
   Header header;
   std::memcpy(&header, packed.const_data_ptr(), sizeof header);
   return static_cast<PackedKind>(header.kind);
@@ -78,7 +79,7 @@ const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem
   Header wanted = make_header(kind, problem, dtype);
   wanted.words = static_cast<int32_t>(packed.numel());
   const char* data = static_cast<const char*>(packed.const_data_ptr());
-  const bool fits = packed.is_cpu() && packed.is_contiguous() &&
+  const bool fits = packed.is_cpu() && packed.is_contiguous() && packed.element_size() == 4 &&
                     packed.numel() * 4 > static_cast<int64_t>(kHeaderBytes) &&
                     std::memcmp(data, &wanted, sizeof wanted) == 0;
   require(fits, op, ": expected packed to be made from this weight for the ", wanted.isa,

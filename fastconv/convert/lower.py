@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 import weakref
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,8 @@ class WeightStore:
         self.generation = 0  # of the weights; a program that was bound to an older one binds anew
         self.arenas = _C.ArenaPool()
         self.plans_allowed = os.environ.get("FASTCONV_PLAN") != "0"
+        # Held while weights or plans are made: nobody may free what a plan is being made to read. Plans run without it.
+        self.lock = threading.RLock()
         self._isa = ""
         self._watched: list[Slot] = []  # of statistics that steps read at each call, and plans once
         self._prepared: dict[Any, steps.Prepared] = {}
@@ -61,9 +64,17 @@ class WeightStore:
 
     def refresh(self) -> None:
         """One loop over all sources at each call of the network; weights are remade only where it finds a change."""
+        if not self._is_fresh():
+            with self.lock:
+                if not self._is_fresh():  # no other thread was first
+                    self._remake()
+
+    def _is_fresh(self) -> bool:
+        sources = self._sources
+        return sources is not None and sources.unchanged() and introspection.isa() == self._isa
+
+    def _remake(self) -> None:
         isa = introspection.isa()
-        if self._sources is not None and self._sources.unchanged() and isa == self._isa:
-            return
         if isa != self._isa:
             for prepared in self._prepared.values():
                 prepared.forget_packs()
@@ -77,8 +88,9 @@ class WeightStore:
         sources = Sources((*unique.values(), *absent, *self._watched))
         for prepared in self._prepared.values():
             prepared.refresh()
-        self._sources, self._isa = sources, isa
+        # The generation first: who finds the sources unchanged goes by it.
         self.generation += 1
+        self._sources, self._isa = sources, isa
 
     def all_prepared(self) -> list[steps.Prepared]:
         return list(self._prepared.values())

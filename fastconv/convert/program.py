@@ -103,13 +103,14 @@ class Program:
         return self.run(self._direct, *values)
 
     def _bind(self) -> None:
-        self._direct = SimpleNamespace()
-        for name, function in vars(self.functions).items():
-            if hasattr(function, "direct"):
-                function.bind()
-                function = function.direct
-            setattr(self._direct, name, function)
-        self._generation = self.store.generation
+        with self.store.lock:
+            direct = SimpleNamespace()
+            for name, function in vars(self.functions).items():
+                if hasattr(function, "direct"):
+                    function.bind()
+                    function = function.direct
+                setattr(direct, name, function)
+            self._direct, self._generation = direct, self.store.generation
 
 
 def _is_plain(tensors: Sequence[Tensor]) -> bool:
@@ -120,6 +121,10 @@ def _is_plain(tensors: Sequence[Tensor]) -> bool:
         return False
     recording = torch.is_grad_enabled()
     return all(
-        type(x) is Tensor and not (recording and x.requires_grad) and not (x.is_cuda and backends.cuda_goes_to())
+        type(x) is Tensor
+        and x.layout is torch.strided
+        and not (recording and x.requires_grad)
+        and not (x.is_neg() or x.is_conj())
+        and not (x.is_cuda and backends.cuda_goes_to())
         for x in tensors
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -28,7 +27,6 @@ class Plans:
         self._program, self._pool = program, pool
         self._plans: OrderedDict[Any, PlannedProgram | None] = OrderedDict()
         self._generation = -1
-        self._lock = threading.Lock()
         self.refusal: str | None = None  # why the shapes planned last have no plan
         self.last: PlannedProgram | None = None
         self._possible = not any(_changes_values(node) for node in program.graph.nodes)
@@ -44,7 +42,9 @@ class Plans:
                 return self._run(key, plan, tensors)
         if torch._C._len_torch_dispatch_stack():
             return None
-        with self._lock:
+        with self._program.store.lock:
+            if self._program.store.generation != generation:
+                return None  # another thread has just remade the weights; the steps serve this call
             if self._generation == generation and key in self._plans:  # another thread was first
                 return self._run(key, self._plans[key], tensors)
             return self._make(key, tensors, direct, generation)

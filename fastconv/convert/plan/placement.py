@@ -115,7 +115,9 @@ def _write_over_operands(tape: Tape) -> None:
                 fits = operand.shape == made.shape and operand.stride == made.stride and operand.dtype is made.dtype
                 free = not operand.external and not operand.crosses and operand.alias is None
                 free = free and operand.index not in shared and operand.segment == number
-                if not fits or not free or last[operand.index] != step:
+                # Another view of it, such as one row broadcast, is read later than what is written over it.
+                whole = all(use.movable for storage, use in call.uses if storage is operand)
+                if not fits or not free or not whole or last[operand.index] != step:
                     continue
                 made.alias = (operand, 0, None)
                 last[operand.index] = last[made.index]
