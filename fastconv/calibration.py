@@ -104,7 +104,7 @@ def _read(file: Path) -> dict[str, float] | None:
         found = json.loads(file.read_text())
         constants = {str(name): float(value) for name, value in found["constants"].items()}
         mine = found["machine"] == _key()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
     sound = all(math.isfinite(value) and value > 0 for value in constants.values())
     return constants if mine and sound and set(constants) == set(_C.cost_constants()) else None

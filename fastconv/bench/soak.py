@@ -12,15 +12,18 @@ import gc
 import random
 import threading
 import time
+import traceback
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastconv
 from fastconv.bench.networks import find_network
 
 _MIB = float(1 << 20)
+# Every so many forwards are compared with torch's, relative to the largest value.
+_COMPARED, _TOLERANCE = 50, 1e-3
 
 
 def resident_bytes() -> int:
@@ -39,14 +42,24 @@ def shapes_for(count: int, seed: int = 0) -> list[tuple[int, int, int, int]]:
 
 
 def soak(model: nn.Module, forwards: int, shapes: list[tuple[int, int, int, int]]) -> list[float]:
-    """Resident MiB at ten points of the second half, after every shape has been seen."""
+    """Resident MiB at ten points of the second half, after every shape has been seen.
+
+    Raises:
+        AssertionError: an output is not torch's.
+    """
     converted = fastconv.convert(model)
     generator = random.Random(1)
     samples: list[float] = []
     with torch.inference_mode():
         for index in range(forwards):
             shape = shapes[index] if index < len(shapes) else generator.choice(shapes)
-            converted(torch.rand(shape))
+            x = torch.rand(shape)
+            y = converted(x)
+            if index % _COMPARED == 0:
+                expected = model(x)
+                off = float((y - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+                if not off < _TOLERANCE:  # nor NaN
+                    raise AssertionError(f"forward {index}, shape {shape}: off by {off:.2g} of the largest value")
             if index >= forwards // 2 and (index + 1) % max(1, forwards // 20) == 0:
                 gc.collect()
                 samples.append(resident_bytes() / _MIB)
@@ -66,7 +79,11 @@ def concurrently(model: nn.Module, threads: int, rounds: int) -> int:
         with torch.inference_mode():
             for i in range(rounds):
                 which = (thread + i) % len(inputs)
-                if not _equal(converted(inputs[which]), expected[which]):
+                try:
+                    if not torch.equal(converted(inputs[which]), expected[which]):
+                        differing.append(thread)
+                except Exception:
+                    traceback.print_exc()
                     differing.append(thread)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
@@ -75,10 +92,6 @@ def concurrently(model: nn.Module, threads: int, rounds: int) -> int:
     for worker in workers:
         worker.join()
     return len(differing)
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return torch.equal(a, b)
 
 
 def main(arguments: list[str] | None = None) -> int:

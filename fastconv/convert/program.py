@@ -124,7 +124,7 @@ def _is_plain(tensors: Sequence[Tensor]) -> bool:
         type(x) is Tensor
         and x.layout is torch.strided
         and not (recording and x.requires_grad)
-        and not (x.is_neg() or x.is_conj())
+        and not (x.is_neg() or x.is_conj() or torch._is_zerotensor(x))
         and not (x.is_cuda and backends.cuda_goes_to())
         for x in tensors
     )

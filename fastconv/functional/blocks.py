@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastconv.ops import blocks
 
-from . import cache, dispatch
+from . import cache, checks, dispatch
 from .arguments import ActParam, IntOrPair, four_sides, pair, split_param
 from .conv import Padding, conv2d
 from .pooling import max_pool2d
@@ -24,6 +24,19 @@ class Stage(NamedTuple):
     bias: Tensor | None = None
     act: str = "identity"
     act_param: ActParam = None
+
+
+def _require(op: str, x: Any, **stages: Any) -> None:
+    """What has to hold before anything is asked about the arguments' extents."""
+    checks.tensors(op, input=x)
+    if x.dim() not in (3, 4):
+        raise ValueError(f"{op}: expected x to have 3 or 4 dimensions, but got {x.dim()}")
+    for name, stage in stages.items():
+        if not isinstance(stage, Stage):
+            raise TypeError(f"{op}: expected {name} to be a fastconv.functional.Stage, but got {type(stage).__name__}")
+        if not isinstance(stage.weight, Tensor) or stage.weight.dim() != 4:
+            kind = f"{stage.weight.dim()} dimensions" if isinstance(stage.weight, Tensor) else repr(stage.weight)
+            raise ValueError(f"{op}: expected the weight of {name} to have 4 dimensions, but got {kind}")
 
 
 def _epilogue(stage: Stage) -> tuple[str, float, Tensor | None]:
@@ -104,6 +117,7 @@ def inverted_residual(
     `depth_first` rounds once, at the end, where `parts` rounds behind every stage. The result does not depend on the
     number of threads. Where autograd records, the block runs as its three convolutions.
     """
+    _require("inverted_residual", x, expand=expand, depthwise=depthwise, project=project)
     window = (stride, padding, dilation)
     stages = (expand, depthwise, project)
 
@@ -154,6 +168,7 @@ def depthwise_pointwise(
 
     Equivalent to two calls of `fastconv.functional.conv2d`. Arguments, result and numerics as `inverted_residual`.
     """
+    _require("depthwise_pointwise", x, depthwise=depthwise, pointwise=pointwise)
     window, stages = (stride, padding, dilation), (depthwise, pointwise)
 
     def parts() -> Tensor:
@@ -192,6 +207,7 @@ def conv_max_pool(
 
     Equivalent to `fastconv.functional.conv2d` and `max_pool2d`, whose arguments it takes.
     """
+    _require("conv_max_pool", x, conv=conv)
     windows = (kernel_size, kernel_size if pool_stride is None else pool_stride, pool_padding, pool_dilation)
 
     def parts() -> Tensor:

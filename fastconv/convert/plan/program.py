@@ -53,7 +53,7 @@ class _Run:
             x = held[index]
             if tuple(x.shape) != shape or x.stride() != stride or x.dtype is not dtype:
                 raise Mismatch("what torch computes has other extents or strides than in the planning run")
-        outputs = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in self.specs]
+        outputs = [_empty(*spec) for spec in self.specs]
         self.plan.run([held[s.index].data_ptr() for s in self.reads], [y.data_ptr() for y in outputs])
         for storage, y in zip(self.makes, outputs, strict=True):
             held[storage.index] = y
@@ -125,7 +125,7 @@ class PlannedProgram:
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         if self._only is not None:
             run, reads, order = self._only
-            outputs = [torch.empty_strided(shape, stride, dtype=dtype) for shape, stride, dtype in run.specs]
+            outputs = [_empty(*spec) for spec in run.specs]
             run.plan.run([tensors[i].data_ptr() for i in reads], [y.data_ptr() for y in outputs])
             return tuple(outputs[i] for i in order)
         held = dict(zip(self._inputs, tensors, strict=True))
@@ -150,6 +150,10 @@ class PlannedProgram:
             else:
                 held[storage] = result
         return tuple(real(leaf) for leaf in self._outputs)
+
+
+def _empty(shape: Any, stride: Any, dtype: Any) -> Tensor:
+    return torch.empty_strided(shape, stride, dtype=dtype, device="cpu")  # whatever torch's default device is
 
 
 def _numel(shape: tuple[int, ...]) -> int:
