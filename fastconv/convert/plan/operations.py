@@ -79,7 +79,15 @@ def find(node: fx.Node, function: Any) -> Handler | None:
 
 
 def dense(x: Tensor) -> Tensor:
-    """The values without gaps, in the layout nearest to x's."""
+    """The values without gaps, in the layout that x has them in.
+
+    Raises:
+        Unplannable: that is neither NCHW nor NHWC, such as with exchanged rows and columns: torch would keep it.
+    """
+    strides = x.stride()
+    order = [d for d in sorted(range(x.dim()), key=lambda d: -strides[d]) if x.shape[d] > 1]
+    if not any(order == [d for d in whole if d in order] for whole in (range(x.dim()), (0, 2, 3, 1))):
+        raise Unplannable("its dimensions lie in an order of their own")
     last = x.dim() == 4 and x.stride(1) == 1 and x.shape[1] > 1
     return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 

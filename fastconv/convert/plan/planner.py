@@ -18,7 +18,7 @@ from fastconv.convert.capture import is_scalar
 from fastconv.convert.observe import function_of
 from fastconv.convert.plan import operations
 from fastconv.convert.plan.tape import Tape, Unplannable
-from fastconv.convert.plan.values import Late, Value, is_memory, is_walkable
+from fastconv.convert.plan.values import Late, Value, is_memory, is_walkable, leaves_of
 
 # Numbers that depend on values, not on shapes.
 _DATA = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__"}
@@ -78,7 +78,7 @@ class Planner:
 
     def _visit(self, node: fx.Node, args: Any, known: Any) -> tuple[Any, Any]:
         function = function_of(self._program, node)
-        leaves = pytree.tree_leaves(known)
+        leaves = leaves_of(known)
         late = any(isinstance(leaf, Late) for leaf in leaves)
         self.tape.node = node
         if not late and self._is_constant(node, function, leaves):

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fastconv.convert.observe import function_of
 from fastconv.convert.plan import placement
@@ -141,7 +140,7 @@ class PlannedProgram:
                 step(held)
                 continue
             entry, function, storage = step
-            args, kwargs = pytree.tree_map(real, entry.arguments)
+            args, kwargs = fx.node.map_aggregate(entry.arguments, real)
             result = function(*args, **kwargs)
             if storage is None:
                 late[entry.node] = result

@@ -103,6 +103,13 @@ def is_memory(x: Any) -> bool:
     )
 
 
+def leaves_of(arguments: Any) -> list[Any]:
+    """What is in a node's arguments, bounds of slices included, which pytree takes for leaves."""
+    found: list[Any] = []
+    fx.node.map_aggregate(arguments, found.append)
+    return found
+
+
 def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     """Elements from the first to the last one of a view."""
     if math.prod(shape) == 0:
