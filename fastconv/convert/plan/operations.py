@@ -13,12 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from fastconv.convert import steps
 from fastconv.convert.calls import arguments_of, operation_of
 from fastconv.convert.plan.tape import Tape, Unplannable
-from fastconv.convert.plan.values import DTYPES, Value
+from fastconv.convert.plan.values import DTYPES, Value, leaves_of
 from fastconv.functional.dispatch import below_autograd
 from fastconv.ops import native
 
@@ -144,7 +143,7 @@ def _join(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
 def _view(may_copy: bool, tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
     """What names a value anew, or copies it to another layout."""
     source: Value = known[0][0]
-    if any(isinstance(leaf, Value) for leaf in pytree.tree_leaves((known[0][1:], known[1]))):
+    if any(isinstance(leaf, Value) for leaf in leaves_of((known[0][1:], known[1]))):
         raise Unplannable("which part it names depends on values")
     x: Tensor = args[0][0]
     if isinstance(source, tuple | list):  # the parts of chunk or split

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from fastconv.convert import steps
 from fastconv.convert.capture import is_scalar
@@ -140,7 +139,7 @@ class Planner:
         result = direct(*args[0], **args[1])
         if not isinstance(function, steps.ReadStep):  # a weight is there before the segment that is being made
             self.tape.close_segment()
-            for leaf in pytree.tree_leaves(known):
+            for leaf in leaves_of(known):
                 if isinstance(leaf, Value):
                     leaf.storage.crosses = True
             self._record_open_segment()
@@ -157,7 +156,7 @@ class Planner:
 
     def _finish(self, results: Any, known: Any) -> None:
         self._record_open_segment()
-        for leaf in pytree.tree_leaves(known):
+        for leaf in leaves_of(known):
             if isinstance(leaf, Value):
                 leaf.storage.crosses = True
         self.traced.outputs, self.traced.results = tuple(known), tuple(results)
