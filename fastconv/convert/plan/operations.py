@@ -66,15 +66,23 @@ def find(node: fx.Node, function: Any) -> Handler | None:
     if node.target in _JOINS:
         return _join
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if node.op == "call_module":
-        if isinstance(function, _VIEW_MODULES):
-            return partial(_view, isinstance(function, nn.Flatten))
-        return _upsample if isinstance(function, nn.Upsample) else None
+    if node.op == "call_module":  # a subclass may have a forward of its own
+        if type(function) in _VIEW_MODULES:
+            return partial(_view, type(function) is nn.Flatten)
+        return _upsample if type(function) is nn.Upsample else None
+    if not _is_torchs(node.target):
+        return None
     if name in _MEANS:
         return _mean
     if operation in ("interpolate", "upsample", "upsample_nearest"):
         return _upsample
     return partial(_view, name in _COPYING) if name in _VIEW_NAMES else None
+
+
+def _is_torchs(target: Any) -> bool:
+    """Whether a name means what torch means by it: the user's own functions may be called mean or flatten too."""
+    home = getattr(target, "__module__", None) or "torch"  # of methods by name, and of functions compiled into torch
+    return isinstance(target, str) or home.partition(".")[0] in ("torch", "_operator", "fastconv")
 
 
 def dense(x: Tensor) -> Tensor:
