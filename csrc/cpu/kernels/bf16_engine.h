@@ -4,17 +4,25 @@
 //   for each block of pixels (rows of an image, several images, or a run of pixels read in place), for each group
 //     fill the band, unless x is read in place
 //     for each set of panels of 32 filters that stays in L2
-//       for each pair of tiles of pixels
-//         for each panel of the set: tiles, and beside their products the epilogue of the tiles before
+//       for each pair of tiles of pixels, or several pairs
+//         for each panel of the set
+//           for each slice of the reduction, one where there is one pair
+//             tiles, and beside their products the epilogue of the tiles before
 //
-// Weights are read once per block from wherever they are, pixels stay in L1 over the panels.
+// Weights are read once per block from wherever they are. One pair's pixels stay in L1 over the panels; with several
+// pairs a slice of filters does, and sums go through memory from slice to slice, which loses no bit.
 #pragma once
+
+#include <algorithm>
 
 #include "bf16_band.h"
 #include "bf16_epilogue.h"
 
 namespace fastconv::cpu::FASTCONV_ISA::bf16 {
 
+// Pairs of tiles that share a slice of filters in L1, and the bytes of such a slice.
+constexpr int64_t kPairs = TileEngine::kSlices ? 8 : 2, kSliceBytes = 18 << 10;
+constexpr int64_t kLargePanel = 128 << 10;                      // one panel of filters that L2 is filled with
 constexpr int64_t kBandBytes = 512 << 10, kSetBytes = 1 << 20;  // of an L2 of 2 MiB
 
 // What the threads of one call share.
@@ -28,6 +36,8 @@ struct Plan {
   int64_t* offsets;
   int64_t panel_bytes, block_bytes;  // of packed filters: 32 of them, 16 of them
   int64_t panels_in_set;
+  int64_t slice_steps;     // of the reduction, at a time
+  int64_t next_lines = 0;  // of filters, to be read ahead at every step
   int64_t channel_shares = 1, pixel_shares = 1;
 
   Plan(const Task& given, const CallContext& context) : t(simplify(given)), g(t), epilogue(t, *context.workspace) {
@@ -53,6 +63,7 @@ struct Plan {
     rows = smaller(TileEngine::kRows, flat_pixels(block_rows));
     offsets = static_cast<int64_t*>(context.workspace->allocate(static_cast<size_t>(g.steps) * sizeof(int64_t)));
     g.list_steps(t, block_rows, offsets);
+    choose_order();
   }
 
   int64_t flat_pixels(int64_t output_rows) const { return (output_rows - 1) * g.pitch + t.Q; }
@@ -64,6 +75,23 @@ struct Plan {
   }
 
  private:
+  // Few pixels (14x14, 7x7) and many channels: panel by panel, the next one's filters read ahead, as they come from L3
+  // or from memory. Several taps: slices of filters that stay in L1, where the pixels that taps share do too.
+  void choose_order() {
+    slice_steps = g.steps;
+    if (!TileEngine::kSlices) return;
+    const int64_t run = g.in_place ? ceil_div(t.Q, pixel_shares) : images * flat_pixels(block_rows);
+    const int64_t pairs = ceil_div(run, TileEngine::kTiles * rows);
+    if (pairs > 1 && pairs <= 8 && panel_bytes >= kLargePanel) {
+      panels_in_set = 1;
+      next_lines = pairs > 2 ? 4 : 16;
+    }
+    if (pairs >= 4 && t.R * t.S > 1 && !g.merged_taps) {
+      const int64_t most = larger(1, kSliceBytes / (kWidth * g.channels * static_cast<int64_t>(sizeof(bfloat16_t))));
+      slice_steps = ceil_div(g.steps, ceil_div(g.steps, most));
+    }
+  }
+
   // Shares of the filters or of the pixels: by what a thread computes and what it reads.
   void choose_shares(int64_t threads) {
     const int64_t pixels = t.N * t.P * t.Q, all_panels = t.groups * panels();
@@ -157,52 +185,94 @@ class Worker {
     });
   }
 
+  // A pair of tiles: what to multiply, and what becomes of the sums.
+  struct Pair {
+    int64_t count;
+    Waiting made[TileEngine::kTiles];
+    int64_t skipped[TileEngine::kTiles];
+    const char* pixels[TileEngine::kTiles];
+  };
+
+  Pair pair_of(const Block& block, int64_t tile, int64_t tiles, int64_t tiles_of_image) const {
+    const int64_t rows = plan_.rows, item = sizeof(bfloat16_t);
+    Pair pair;
+    pair.count = smaller(TileEngine::kTiles, tiles - tile);
+    for (int64_t i = 0; i < pair.count; ++i) {
+      const int64_t image = (tile + i) / tiles_of_image;
+      const int64_t f = block.first + (tile + i) % tiles_of_image * rows;
+      // The last tile of an image begins early rather than reach beyond its pixels.
+      const int64_t start = g_.in_place ? smaller(f, t_.Q - rows) : larger(0, smaller(f, block.last - rows));
+      pair.made[i] = {nullptr, block.n + image, f, smaller(f + rows, block.last)};
+      pair.skipped[i] = f - start;
+      pair.pixels[i] = block.pixels + (image * plan_.image_elements() * !g_.in_place + start * g_.pixel) * item;
+    }
+    if (pair.count < TileEngine::kTiles) pair.pixels[TileEngine::kTiles - 1] = pair.pixels[0];
+    return pair;
+  }
+
   void run_panels(const Block& block, int64_t group, int64_t first, int64_t last) {
-    const int64_t rows = plan_.rows, tiles_of_image = ceil_div(block.last - block.first, rows);
-    const int64_t tiles = block.images * tiles_of_image, item = sizeof(bfloat16_t);
+    const int64_t tiles_of_image = ceil_div(block.last - block.first, plan_.rows);
+    const int64_t tiles = block.images * tiles_of_image;
+    const int64_t together = plan_.slice_steps < g_.steps ? kPairs : 1;
+    Pair pairs[kPairs];
+    const char* filters = static_cast<const char*>(t_.packed) + group * ceil_div(t_.K, kFilters) * plan_.block_bytes;
+    const char* const end = filters + last * plan_.panel_bytes;
     for (int64_t set = first; set < last; set += plan_.panels_in_set) {
       const int64_t set_end = smaller(last, set + plan_.panels_in_set);
-      for (int64_t tile = 0; tile < tiles; tile += TileEngine::kTiles) {
-        const int64_t count = smaller(TileEngine::kTiles, tiles - tile);
-        TileArgs args;
-        Waiting made[TileEngine::kTiles];
-        for (int64_t i = 0; i < count; ++i) {
-          const int64_t image = (tile + i) / tiles_of_image;
-          const int64_t f = block.first + (tile + i) % tiles_of_image * rows;
-          // The last tile of an image begins early rather than reach beyond its pixels.
-          const int64_t start = g_.in_place ? smaller(f, t_.Q - rows) : larger(0, smaller(f, block.last - rows));
-          made[i] = {nullptr, block.n + image, f, smaller(f + rows, block.last)};
-          skipped_[i] = f - start;
-          args.pixels[i] = block.pixels + (image * plan_.image_elements() * !g_.in_place + start * g_.pixel) * item;
+      next_ = filters + set_end * plan_.panel_bytes;
+      next_end_ = std::min(end, next_ + plan_.panels_in_set * plan_.panel_bytes);
+      for (int64_t tile = 0; tile < tiles; tile += together * TileEngine::kTiles) {
+        int64_t count = 0;
+        for (int64_t i = tile; i < tiles && count < together; i += TileEngine::kTiles) {
+          pairs[count++] = pair_of(block, i, tiles, tiles_of_image);
         }
-        if (count < TileEngine::kTiles) args.pixels[TileEngine::kTiles - 1] = args.pixels[0];
-        args.pixel_step = g_.pixel * item;
-        args.offsets = plan_.offsets;
-        args.steps = g_.steps;
-        args.channels = g_.channels;
-        for (int64_t panel = set; panel < set_end; ++panel) run_tiles(block, args, made, count, group, panel);
+        for (int64_t panel = set; panel < set_end; ++panel) run_panel(block, pairs, count, group, panel);
       }
     }
     finish_waiting();
   }
 
-  void run_tiles(const Block& block, TileArgs& args, const Waiting* made, int64_t count, int64_t group, int64_t panel) {
+  // One panel and a few pairs of tiles: slice by slice of the reduction, whose filters stay in L1 from pair to pair.
+  void run_panel(const Block& block, const Pair* pairs, int64_t count, int64_t group, int64_t panel) {
     const int64_t k = panel * kWidth, channels = smaller(kWidth, t_.K - k), blocks = ceil_div(channels, kFilters);
     const char* filters = static_cast<const char*>(t_.packed);
     filters += (group * ceil_div(t_.K, kFilters) + 2 * panel) * plan_.block_bytes;
-    args.filters[0] = filters;
-    args.filters[1] = blocks > 1 ? filters + plan_.block_bytes : filters;
-    args.sums = sums_[turn_];
-    engine_.multiply(count, blocks, args);
-    finish_waiting();
-    engine_.store(count, blocks, args.sums);
-    for (int64_t i = 0; i < count; ++i) {
-      waiting_[i] = made[i];
-      waiting_[i].sums = sums_[turn_] + (i * TileEngine::kRows + skipped_[i]) * kWidth;
+    TileArgs args;
+    args.pixel_step = g_.pixel * static_cast<int64_t>(sizeof(bfloat16_t));
+    args.channels = g_.channels;
+    for (int64_t step = 0; step < g_.steps; step += plan_.slice_steps) {
+      const bool last = step + plan_.slice_steps >= g_.steps;
+      args.offsets = plan_.offsets + step;
+      args.steps = last ? g_.steps - step : plan_.slice_steps;
+      args.filters[0] = filters + step * g_.channels * 32;
+      args.filters[1] = blocks > 1 ? args.filters[0] + plan_.block_bytes : args.filters[0];
+      args.more = step > 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const Pair& pair = pairs[i];
+        args.pixels[0] = pair.pixels[0], args.pixels[1] = pair.pixels[TileEngine::kTiles - 1];
+        const int64_t buffer = plan_.slice_steps < g_.steps ? i : turn_;
+        args.sums = sums_[buffer];
+        args.next = next_;
+        args.next_lines = next_ < next_end_ ? plan_.next_lines : 0;
+        next_ += args.next_lines * args.steps * 64;
+        engine_.multiply(pair.count, blocks, args);
+        finish_waiting();
+        engine_.store(pair.count, blocks, args.sums);
+        if (last) {
+          wait_for(block, pair, args.sums, group * t_.K + k, channels);
+          turn_ ^= 1;
+        }
+      }
     }
-    waiting_count_ = count, waiting_p_ = block.p;
-    waiting_channel_ = group * t_.K + k, waiting_channels_ = channels;
-    turn_ ^= 1;
+  }
+
+  void wait_for(const Block& block, const Pair& pair, float* sums, int64_t channel, int64_t channels) {
+    for (int64_t i = 0; i < pair.count; ++i) {
+      waiting_[i] = pair.made[i];
+      waiting_[i].sums = sums + (i * TileEngine::kRows + pair.skipped[i]) * kWidth;
+    }
+    waiting_count_ = pair.count, waiting_p_ = block.p;
+    waiting_channel_ = channel, waiting_channels_ = channels;
   }
 
   void finish_waiting() {
@@ -225,10 +295,10 @@ class Worker {
   TileEngine engine_;
   bfloat16_t* band_;
   int64_t first_panel_ = 0, last_panel_ = 0;
+  const char *next_ = nullptr, *next_end_ = nullptr;  // of the filters, what is to be read ahead
   int64_t turn_ = 0, waiting_count_ = 0, waiting_p_ = 0, waiting_channel_ = 0, waiting_channels_ = 0;
-  int64_t skipped_[TileEngine::kTiles] = {};
   Waiting waiting_[TileEngine::kTiles];
-  alignas(64) float sums_[2][TileEngine::kTiles * TileEngine::kRows * kWidth];
+  alignas(64) float sums_[kPairs][TileEngine::kTiles * TileEngine::kRows * kWidth];
 };
 
 inline void run_task(const Task& task, const CallContext& context) {

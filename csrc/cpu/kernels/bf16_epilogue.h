@@ -49,23 +49,35 @@ void finish_dense(const Vectors& e, const Run& run) {
   const auto widen = [](__m256i v) {
     return VecF(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)));
   };
-  const auto sweep = [&](auto with_residual) {
-    for (int64_t i = 0; i < run.pixels; ++i) {
-      const float* sums = run.sums + i * kWidth;
+  const auto sweep = [&](auto with_residual, auto whole) {
+    // Copies: a store of bfloat16 may alias what `run` and `e` hold.
+    const float* sums = run.sums;
+    const bfloat16_t* residual = run.residual;
+    bfloat16_t* y = run.y;
+    const int64_t y_step = run.y_step, residual_step = run.residual_step;
+    for (int64_t i = run.pixels; i > 0; --i, sums += kWidth, y += y_step) {
       VecF v0 = fma(VecF::load(sums), m0, a0), v1 = fma(VecF::load(sums + 16), m1, a1);
       if constexpr (decltype(with_residual)::value) {
-        const __m512i both = _mm512_maskz_loadu_epi16(mask, run.residual + i * run.residual_step);
+        const __m512i both =
+            decltype(whole)::value ? _mm512_loadu_si512(residual) : _mm512_maskz_loadu_epi16(mask, residual);
         v0 = v0 + widen(_mm512_castsi512_si256(both));
         v1 = v1 + widen(_mm512_extracti64x4_epi64(both, 1));
+        residual += residual_step;
       }
       v0 = Act::template apply<VecF>(v0, s0), v1 = Act::template apply<VecF>(v1, s1);
-      _mm512_mask_storeu_epi16(run.y + i * run.y_step, mask, (__m512i)_mm512_cvtne2ps_pbh(v1.v, v0.v));
+      const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(v1.v, v0.v);
+      if constexpr (decltype(whole)::value) {
+        _mm512_storeu_si512(y, both);
+      } else {
+        _mm512_mask_storeu_epi16(y, mask, both);
+      }
     }
   };
+  const bool whole = run.channels >= 32;
   if (run.residual) {
-    sweep(std::true_type{});
+    whole ? sweep(std::true_type{}, std::true_type{}) : sweep(std::true_type{}, std::false_type{});
   } else {
-    sweep(std::false_type{});
+    whole ? sweep(std::false_type{}, std::true_type{}) : sweep(std::false_type{}, std::false_type{});
   }
 }
 

@@ -13,6 +13,7 @@ struct TileEngine {
   static constexpr int64_t kRows = 16;   // pixels of a tile
   static constexpr int64_t kTiles = 2;   // at a time
   static constexpr int64_t kPitch = 32;  // of the sums
+  static constexpr bool kSlices = true;  // goes on from sums of fewer steps
 
   // Tiles 0-3 are sums, 4 and 5 pixels, 6 and 7 filters. The configuration belongs to the thread, and other users of
   // AMX in it (oneDNN) expect to find none.
@@ -31,17 +32,29 @@ struct TileEngine {
   ~TileEngine() { _tile_release(); }
   TileEngine(const TileEngine&) = delete;
 
-  template <int kPixelTiles, int kBlocks>
+  template <int kPixelTiles, int kBlocks, int kNextLines = 0>
   static __attribute__((noinline)) void run(const TileArgs& t) {
     const char *b0 = t.filters[0], *b1 = t.filters[1], *a0 = t.pixels[0], *a1 = t.pixels[1];
     const int64_t step = t.pixel_step, filter_bytes = t.channels * 32;
     asm volatile("" ::: "memory");
-    _tile_zero(0);
-    if constexpr (kBlocks > 1) _tile_zero(1);
-    if constexpr (kPixelTiles > 1) _tile_zero(2);
-    if constexpr (kPixelTiles > 1 && kBlocks > 1) _tile_zero(3);
+    if (t.more) {
+      constexpr int64_t kBytes = kPitch * sizeof(float);
+      _tile_loadd(0, t.sums, kBytes);
+      if constexpr (kBlocks > 1) _tile_loadd(1, t.sums + 16, kBytes);
+      if constexpr (kPixelTiles > 1) _tile_loadd(2, t.sums + kRows * kPitch, kBytes);
+      if constexpr (kPixelTiles > 1 && kBlocks > 1) _tile_loadd(3, t.sums + kRows * kPitch + 16, kBytes);
+    } else {
+      _tile_zero(0);
+      if constexpr (kBlocks > 1) _tile_zero(1);
+      if constexpr (kPixelTiles > 1) _tile_zero(2);
+      if constexpr (kPixelTiles > 1 && kBlocks > 1) _tile_zero(3);
+    }
+    const char* next = t.next;
     for (int64_t i = 0; i < t.steps; ++i) {
       const int64_t at = t.offsets[i];
+#pragma GCC unroll 16
+      for (int line = 0; line < kNextLines; ++line) _mm_prefetch(next + 64 * line, _MM_HINT_T1);
+      next += 64 * kNextLines;
       _tile_loadd(4, a0 + at, step);
       _tile_loadd(6, b0, 64);
       _tile_dpbf16ps(0, 4, 6);
@@ -61,6 +74,7 @@ struct TileEngine {
 
   // The products only begin here: what the caller does before `store` runs beside them.
   void multiply(int64_t tiles, int64_t blocks, const TileArgs& t) const {
+    if (tiles > 1 && blocks > 1 && t.next_lines > 0) return t.next_lines > 4 ? run<2, 2, 16>(t) : run<2, 2, 4>(t);
     if (tiles > 1) return blocks > 1 ? run<2, 2>(t) : run<2, 1>(t);
     return blocks > 1 ? run<1, 2>(t) : run<1, 1>(t);
   }

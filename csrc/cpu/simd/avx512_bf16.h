@@ -12,6 +12,7 @@ struct TileEngine {
   static constexpr int64_t kRows = 14;
   static constexpr int64_t kTiles = 1;
   static constexpr int64_t kPitch = 32;
+  static constexpr bool kSlices = false;  // its filters pass by at the speed of L2
 
   explicit TileEngine(int64_t rows, int64_t) : rows_(rows) {}
   TileEngine(const TileEngine&) = delete;

@@ -14,6 +14,10 @@ struct TileArgs {
   int64_t channels;        // of a step, even
   const char* filters[2];  // of each block of 16 filters: `steps` times channels / 2 rows of 64 bytes
   float* sums;             // [tile][kRows][32], as for `store`
+  bool more = false;       // whether to go on from `sums`, where an engine can (kSlices)
+  // Filters to be brought into L2 meanwhile, `next_lines` of 64 bytes a step: 0, 4 or 16.
+  const char* next = nullptr;
+  int64_t next_lines = 0;
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA::bf16
