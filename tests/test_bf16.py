@@ -60,6 +60,35 @@ def test_integers_are_exact(algo: str, channels_last: bool) -> None:
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize(("channels", "side"), [(256, 14), (512, 7)])
+def test_deep_filters_over_one_small_image_are_exact(algo: str, channels: int, side: int) -> None:
+    x, w = integers(1, channels, side, side), integers(112, channels, 3, 3, seed=1, most=2)
+    assert torch.equal(functional.conv2d(x, w, padding=1, algo=algo), expected_conv(x, w, padding=1).to(BF16))
+
+
+# channels, filters, side, filter side, scale, stride, padding, groups
+UPSAMPLED = [
+    *((c, 40, 7, 3, s, 1, 1, 1) for c, s in itertools.product((1, 3, 33, 64), (1, 2, (3, 1), (1, 4)))),
+    *((16, 24, 6, 1, 2, s, p, 1) for s, p in ((1, 0), (2, 0), (3, 1))),
+    (20, 19, 9, 5, 3, 2, 4, 1), (64, 48, 20, 3, 2, 1, 1, 1), (32, 32, 5, 4, (2, 3), 1, 2, 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("algo", [*ALGORITHMS, None])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_upsampled_integers_are_exact(algo: str | None, channels_last: bool) -> None:
+    for c, k, side, r, scale, stride, padding, groups in UPSAMPLED:
+        x, w, bias = integers(2, c, side, side + 1), integers(k, c // groups, r, r, seed=1, most=2), integers(k, seed=2)
+        if channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        geometry = {"stride": stride, "padding": padding, "groups": groups}
+        y = functional.upsample_conv2d(x, w, bias, scale, **geometry, algo=algo)
+        factors = scale if isinstance(scale, tuple) else (scale, scale)
+        large = x.repeat_interleave(factors[0], 2).repeat_interleave(factors[1], 3)
+        assert torch.equal(y, expected_conv(large, w, bias, **geometry).to(BF16)), (c, k, side, r, scale, geometry)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_views_are_read_and_written_in_place(algo: str) -> None:
     wide = integers(2, 96, 11, 13).contiguous(memory_format=torch.channels_last)
     for x in (wide[:, 32:64], wide[:, 1:33], wide[:, ::3], wide[:, :32, ::2, 1:], wide[:, :32].transpose(2, 3)):

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/algorithm_table.h"
+#include "cpu_kernels.h"
 
 namespace fastconv::cpu {
 
@@ -10,6 +11,11 @@ namespace fastconv::cpu {
 // some 40 ns a filter and channel: they earn that back twice over.
 constexpr int64_t kWinogradWork = 2 << 20;
 constexpr int64_t kWinogradUnpackedPixels = 2500;
+
+// The rows `amx` and `avx512_bf16` of conv2d and upsample_conv2d: why the kernels `there`, null for none, do not serve
+// a call, and whether its groups fill their tiles.
+Reasons unless_bf16(const Conv2dCall& call, const Bf16Kernels* there);
+bool fills_tiles(const ConvProblem& problem);
 
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms();

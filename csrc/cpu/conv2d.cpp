@@ -88,21 +88,7 @@ Reasons with_panels(Reasons reasons, const Conv2dCall& call) {
   return reasons;
 }
 
-Reasons unless_bf16(const Conv2dCall& call, const Bf16Kernels* there) {
-  Reasons reasons;
-  if (!there) reasons.push_back("the instruction set in use (" + std::string(kernels().isa) + ") has none");
-  if (call.dtype != DType::kBFloat16) {
-    reasons.push_back("expected bfloat16, but got " + std::string(dtype_name(call.dtype)));
-  }
-  if (!packed_for(call, PackedFormat::kBf16Pairs)) reasons.push_back("the packed weights are not pairs of bfloat16");
-  return reasons;
-}
-
-// Tiles are 16 filters wide: a group of fewer fills that much of one.
-bool fills_tiles(const Conv2dCall& call) {
-  const ConvProblem& p = call.problem;
-  return !p.is_depthwise() && (p.groups == 1 || p.filters_per_group() >= 8);
-}
+bool fills_tiles(const Conv2dCall& call) { return cpu::fills_tiles(call.problem); }
 
 void run_depthwise(const Conv2dCall& call, const CallContext& context) {
   const Kernels& table = kernels();
@@ -159,6 +145,19 @@ Reasons none(const Conv2dCall&) { return {}; }
 bool never(const Conv2dCall&) { return false; }
 
 }  // namespace
+
+Reasons unless_bf16(const Conv2dCall& call, const Bf16Kernels* there) {
+  Reasons reasons;
+  if (!there) reasons.push_back("the instruction set in use (" + std::string(kernels().isa) + ") has none");
+  if (call.dtype != DType::kBFloat16) {
+    reasons.push_back("expected bfloat16, but got " + std::string(dtype_name(call.dtype)));
+  }
+  if (!packed_for(call, PackedFormat::kBf16Pairs)) reasons.push_back("the packed weights are not pairs of bfloat16");
+  return reasons;
+}
+
+// Tiles are 16 filters wide: a group of fewer fills that much of one.
+bool fills_tiles(const ConvProblem& p) { return !p.is_depthwise() && (p.groups == 1 || p.filters_per_group() >= 8); }
 
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {

@@ -54,7 +54,7 @@ Tensor run_conv2d(const char* op, Tensor x, Tensor w, const Ints* scale_factor, 
   call.y = view_of(y, call.dtype);
   call.epilogue = holder.args;
   if (packed && scale_factor) {
-    call.packed_w = packed_data(*packed, PackedKind::kUpsample, p, call.dtype, op);
+    fill_packed_upsample(call, *packed, op);
   } else if (packed) {
     fill_packed(call, *packed, op);
   }

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "../cpu/cpu_kernels.h"
+#include "../cpu/algorithms.h"
 #include "conv_geometry.h"
 #include "ops.h"
 
@@ -101,6 +101,18 @@ void fill_packed(Conv2dCall& call, const Tensor& packed, const char* op) {
   call.packed_w = packed_data(packed, kind, call.problem, call.dtype, op);
 }
 
+void fill_packed_upsample(Conv2dCall& call, const Tensor& packed, const char* op) {
+  if (kind_of(packed) != PackedKind::kConv2dBf16) {
+    call.packed_w = packed_data(packed, PackedKind::kUpsample, call.problem, call.dtype, op);
+    return;
+  }
+  // The filters as they are, whatever the scale.
+  ConvProblem p = call.problem;
+  p.scale_h = p.scale_w = 1;
+  call.packed_format = PackedFormat::kBf16Pairs;
+  call.packed_w = packed_data(packed, PackedKind::kConv2dBf16, p, call.dtype, op);
+}
+
 void fill_packed(GemmCall& call, const Tensor& packed, const char* op) {
   const bool pairs = kind_of(packed) == PackedKind::kGemmBf16;
   ConvProblem p;
@@ -153,6 +165,13 @@ Tensor pack_upsample_weight(Tensor weight, Ints scale_factor, Ints stride, Ints 
   p.stride_h = stride[0], p.stride_w = stride[1];
   p.pad_top = padding[0], p.pad_bottom = padding[1], p.pad_left = padding[2], p.pad_right = padding[3];
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
+  const cpu::Bf16Kernels* pairs = dtype == DType::kBFloat16 ? cpu::bf16_kernels() : nullptr;
+  if (pairs && cpu::fills_tiles(p)) {
+    const size_t bytes = weight.numel() > 0 ? pairs->conv2d_packed_bytes(p) : 0;
+    p.scale_h = p.scale_w = 1;
+    return make_packed(PackedKind::kConv2dBf16, p, dtype, bytes, weight,
+                       [&](void* out) { pairs->conv2d_pack(p, view_of(weight, dtype), out); });
+  }
   const auto& k = cpu::kernels();
   const size_t bytes =
       k.upsample_phase_packed_bytes && weight.numel() > 0 ? k.upsample_phase_packed_bytes(p, dtype) : 0;

@@ -23,6 +23,7 @@ const void* packed_data(const Tensor& packed, PackedKind kind, const ConvProblem
 
 // The same for whatever pack_conv2d_weight made: fills the call's packed_w and packed_format.
 void fill_packed(Conv2dCall& call, const Tensor& packed, const char* op);
+void fill_packed_upsample(Conv2dCall& call, const Tensor& packed, const char* op);  // pack_upsample_weight
 void fill_packed(GemmCall& call, const Tensor& packed, const char* op);
 
 }  // namespace fastconv::ops

@@ -108,7 +108,8 @@ def upsample_conv2d(
         x: (N, C, H, W) or (C, H, W).
         scale_factor: an int or (vertical, horizontal), at least 1.
         The others are those of `conv2d`. Algorithms: `gather` makes the same products as the unfused pair, `phase`
-        sums the filter taps that meet the same pixel beforehand and so multiplies less.
+        sums the filter taps that meet the same pixel beforehand and so multiplies less; `amx` and `avx512_bf16`
+        make the unfused pair's products of bfloat16.
 
     Returns:
         (N, K, P, Q) with P = (H * scale_factor + top + bottom - dilation * (R - 1) - 1) // stride + 1.

@@ -72,15 +72,10 @@ inline void interleave_pixels(const bfloat16_t* from, int64_t plane, int64_t pix
   }
 }
 
-// Row h of the channels of a group, one band row of g.row elements; h outside of x: zeros.
-inline void fill_row(const Task& t, const Geometry& g, int64_t n, int64_t group, int64_t h, bfloat16_t* to) {
+// The first `pixels` stored pixels of row h of the channels of a group.
+inline void fill_pixels(const Task& t, const Geometry& g, int64_t n, int64_t group, int64_t h, int64_t pixels,
+                        bfloat16_t* to) {
   const TensorView& x = t.x;
-  if (h < 0 || h >= x.size[2]) return zero(to, g.row);
-  const int64_t width = g.row / g.padded_c, first = smaller(t.pad_left, width);
-  const int64_t pixels = larger(0, smaller(x.size[3], width - first));
-  zero(to, first * g.padded_c);
-  zero(to + (first + pixels) * g.padded_c, (width - first - pixels) * g.padded_c);
-  to += first * g.padded_c;
   const bfloat16_t* from = x.as<const bfloat16_t>() + x.offset(n, group * t.C, h, 0);
   if (x.stride[3] == 1 && (t.C == 3 || t.C == 4)) return interleave_pixels(from, x.stride[1], pixels, t.C, to);
   if (x.stride[1] != 1 && t.C > 1) {
@@ -94,6 +89,26 @@ inline void fill_row(const Task& t, const Geometry& g, int64_t n, int64_t group,
   for (int64_t i = 0; i < pixels; ++i) copy_pixel(from + i * x.stride[3], t.C, g.padded_c, to + i * g.padded_c);
 }
 
+// Row h of the upsampled channels of a group, one band row of g.row elements; h outside of x: zeros.
+inline void fill_row(const Task& t, const Geometry& g, int64_t n, int64_t group, int64_t h, bfloat16_t* to) {
+  const TensorView& x = t.x;
+  if (h < 0 || h >= x.size[2] * t.scale_h) return zero(to, g.row);
+  const int64_t width = g.row / g.padded_c, first = smaller(t.pad_left, width);
+  const int64_t pixels = larger(0, smaller(x.size[3] * t.scale_w, width - first));
+  const int64_t stored = ceil_div(pixels, t.scale_w);
+  zero(to, first * g.padded_c);
+  zero(to + (first + pixels) * g.padded_c, (width - first - pixels) * g.padded_c);
+  to += first * g.padded_c;
+  // Stored pixels at the right end, from where they are repeated to the left: none is written before it was read.
+  bfloat16_t* const last = to + (pixels - stored) * g.padded_c;
+  fill_pixels(t, g, n, group, h / t.scale_h, stored, last);
+  if (t.scale_w == 1) return;
+  for (int64_t i = 0; i < pixels; ++i) {
+    const bfloat16_t* pixel = last + i / t.scale_w * g.padded_c;
+    if (pixel != to + i * g.padded_c) copy_pixel(pixel, g.padded_c, g.padded_c, to + i * g.padded_c);
+  }
+}
+
 // The input rows of output rows [p, p + rows), rows at most `capacity`, which the planes are laid out for.
 inline void fill_band(const Task& t, const Geometry& g, int64_t n, int64_t group, int64_t p, int64_t rows,
                       int64_t capacity, bfloat16_t* band) {
@@ -101,7 +116,13 @@ inline void fill_band(const Task& t, const Geometry& g, int64_t n, int64_t group
     const int64_t phase = plane * t.dilation_h % t.stride_h;
     bfloat16_t* to = band + plane * (capacity + g.more_rows) * g.row;
     for (int64_t i = 0; i < rows + g.more_rows; ++i, to += g.row) {
-      fill_row(t, g, n, group, (p + i) * t.stride_h + phase - t.pad_top, to);
+      const int64_t h = (p + i) * t.stride_h + phase - t.pad_top;
+      // Upsampled rows repeat the one before.
+      if (i > 0 && t.stride_h == 1 && h > 0 && h % t.scale_h != 0 && h < t.x.size[2] * t.scale_h) {
+        __builtin_memcpy(to, to - g.row, static_cast<size_t>(g.row) * sizeof(bfloat16_t));
+      } else {
+        fill_row(t, g, n, group, h, to);
+      }
     }
     zero(to, g.overlap * g.padded_c);
   }

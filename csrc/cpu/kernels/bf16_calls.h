@@ -21,6 +21,7 @@ inline void conv2d_pack(const ConvProblem& p, const TensorView& w, void* packed)
   pack(filters_of(w, p.groups), p.groups, p.filters_per_group(), p.channels_per_group(), p.R, p.S, packed);
 }
 
+// conv2d and, with a scale, upsample_conv2d.
 inline void conv2d(const Conv2dCall& call, const CallContext& context) {
   const ConvProblem& p = call.problem;
   Task t;
@@ -30,9 +31,10 @@ inline void conv2d(const Conv2dCall& call, const CallContext& context) {
   t.stride_h = p.stride_h, t.stride_w = p.stride_w;
   t.dilation_h = p.dilation_h, t.dilation_w = p.dilation_w;
   t.pad_top = p.pad_top, t.pad_left = p.pad_left;
+  t.scale_h = p.scale_h, t.scale_w = p.scale_w;
   t.x = call.x, t.y = call.y;
   t.epilogue = call.epilogue;
-  t.packed = call.packed_w;
+  t.packed = call.packed_format == PackedFormat::kBf16Pairs ? call.packed_w : nullptr;
   if (!t.packed) {
     void* packed = context.workspace->allocate(conv2d_packed_bytes(p));
     conv2d_pack(p, call.w, packed);

@@ -3,8 +3,10 @@
 //   y[n, g*K + k, p, q] = epilogue(sum over r, s, c of x[n, g*C + c, p * stride_h + r * dilation_h - pad_top,
 //                                                                  q * stride_w + s * dilation_w - pad_left] * w)
 //
-// and how its pixels are numbered. Where x cannot be read in place, a block of its rows is copied into a band in which
-// every tap of every output pixel is a constant number of bytes from that of the pixel before, across rows as well:
+// where x is the stored one repeated scale_h x scale_w times (upsample_conv2d): row h of it is the stored row h /
+// scale_h. Here is also how its pixels are numbered. Where x cannot be read in place, a block of its rows is copied
+// into a band in which every tap of every output pixel is a constant number of bytes from that of the pixel before,
+// across rows as well:
 //
 //   row phase (row mod stride_h) | row | pixel, `pitch` outputs wide | channels of all steps
 //
@@ -20,6 +22,7 @@ namespace fastconv::cpu::FASTCONV_ISA::bf16 {
 struct Task {
   int64_t N = 0, P = 0, Q = 0, groups = 1, C = 0, K = 0, R = 1, S = 1;  // C and K of one group
   int64_t stride_h = 1, stride_w = 1, dilation_h = 1, dilation_w = 1, pad_top = 0, pad_left = 0;
+  int64_t scale_h = 1, scale_w = 1;
   TensorView x, y;
   const void* packed = nullptr;  // see bf16_format.h
   EpilogueArgs epilogue;
@@ -35,14 +38,14 @@ inline Task simplify(const Task& given) {
     if (v->size[3] == 1) v->stride[3] = v->stride[2];
   if (t.R == 1) {
     int64_t tap = -t.pad_top;
-    fold_axis(t.x, 2, t.P, 1, t.stride_h, tap);
+    fold_axis(t.x, 2, t.P, t.scale_h, t.stride_h, tap);
   }
   if (t.S == 1) {
     int64_t tap = -t.pad_left;
-    fold_axis(t.x, 3, t.Q, 1, t.stride_w, tap);
+    fold_axis(t.x, 3, t.Q, t.scale_w, t.stride_w, tap);
   }
   const bool plain = t.R == 1 && t.S == 1 && t.stride_h == 1 && t.stride_w == 1 && t.pad_top == 0 && t.pad_left == 0 &&
-                     t.x.size[2] == t.P && t.x.size[3] == t.Q;
+                     t.scale_h == 1 && t.scale_w == 1 && t.x.size[2] == t.P && t.x.size[3] == t.Q;
   if (!plain) return t;
   // Pixels that have to be copied stay in rows, which make blocks.
   if (t.x.stride[1] != 1 || channel_steps(t.C).padded() != t.C) return t;
@@ -81,7 +84,8 @@ struct Geometry {
     channels = cut.channels;
     steps = cut.count * t.R * t.S;
     in_place = t.R == 1 && t.S == 1 && t.stride_h == 1 && t.stride_w == 1 && t.pad_top == 0 && t.pad_left == 0 &&
-               t.P == 1 && t.x.size[3] == t.Q && t.x.stride[1] == 1 && padded_c == t.C;
+               t.P == 1 && t.scale_h == 1 && t.scale_w == 1 && t.x.size[3] == t.Q && t.x.stride[1] == 1 &&
+               padded_c == t.C;
     if (in_place) {
       pitch = t.Q;
       pixel = t.x.stride[3];
@@ -89,7 +93,7 @@ struct Geometry {
       return;
     }
     const int64_t width = (t.Q - 1) * t.stride_w + (t.S - 1) * t.dilation_w + 1;
-    overlap = larger(0, smaller(t.pad_left, width - t.pad_left - t.x.size[3]));
+    overlap = larger(0, smaller(t.pad_left, width - t.pad_left - t.x.size[3] * t.scale_w));
     pitch = larger(t.Q, ceil_div(width - overlap, t.stride_w));
     overlap = larger(0, width - pitch * t.stride_w);
     pixel = t.stride_w * padded_c;
