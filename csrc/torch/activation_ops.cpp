@@ -91,7 +91,7 @@ void run_activation(Tensor x, const Tensor& y, const OptionalTensor& dy, const s
 
 }  // namespace
 
-Tensor activation(Tensor x, std::string act, double act_param, OptionalTensor alpha, std::string backend) {
+Tensor activation(Tensor x, Text act, double act_param, OptionalTensor alpha, Text backend) {
   const char* op = "activation";
   const DType dtype = dtype_of(x, op);
   Tensor y = empty_like(x, dtype);
@@ -103,7 +103,7 @@ Tensor activation(Tensor x, std::string act, double act_param, OptionalTensor al
   return y;
 }
 
-void activation_(Tensor x, std::string act, double act_param, OptionalTensor alpha, std::string backend) {
+void activation_(Tensor x, Text act, double act_param, OptionalTensor alpha, Text backend) {
   const char* op = "activation_";
   if (x.dim() > 4 && !(is_dense(x) && (!alpha || alpha->numel() == 1)) && !x.is_contiguous()) {
     Tensor y = activation(x, act, act_param, alpha, backend);
@@ -113,8 +113,8 @@ void activation_(Tensor x, std::string act, double act_param, OptionalTensor alp
   run_activation(x, x, std::nullopt, act, act_param, alpha, 0, backend, op);
 }
 
-Tensor activation_backward(Tensor dy, Tensor x, std::string act, double act_param, OptionalTensor alpha, int64_t order,
-                           std::string backend) {
+Tensor activation_backward(Tensor dy, Tensor x, Text act, double act_param, OptionalTensor alpha, int64_t order,
+                           Text backend) {
   const char* op = "activation_backward";
   const DType dtype = dtype_of(x, op);
   require(order == 1 || order == 2, op, ": expected order to be 1 or 2, but got ", order);
@@ -130,7 +130,7 @@ Tensor activation_backward(Tensor dy, Tensor x, std::string act, double act_para
   return dx;
 }
 
-Tensor prelu_alpha_grad(Tensor dy, Tensor x, Ints alpha_size, std::string backend_name) {
+Tensor prelu_alpha_grad(Tensor dy, Tensor x, Ints alpha_size, Text backend_name) {
   const char* op = "prelu_alpha_grad";
   const Backend backend = backend_of(x, backend_name, op);
   PreluParamGradCall call;
@@ -191,7 +191,7 @@ SoftmaxCall make_softmax(const Tensor& x, int64_t dim, DType dtype, const char* 
 
 }  // namespace
 
-Tensor softmax(Tensor x, int64_t dim, std::string backend_name) {
+Tensor softmax(Tensor x, int64_t dim, Text backend_name) {
   const char* op = "softmax";
   const Backend backend = backend_of(x, backend_name, op);
   const DType dtype = dtype_of(x, op);
@@ -204,7 +204,7 @@ Tensor softmax(Tensor x, int64_t dim, std::string backend_name) {
   return y;
 }
 
-Tensor softmax_backward(Tensor dy, Tensor y, int64_t dim, std::string backend_name) {
+Tensor softmax_backward(Tensor dy, Tensor y, int64_t dim, Text backend_name) {
   const char* op = "softmax_backward";
   const Backend backend = backend_of(y, backend_name, op);
   const DType dtype = dtype_of(y, op);
@@ -221,7 +221,7 @@ Tensor softmax_backward(Tensor dy, Tensor y, int64_t dim, std::string backend_na
   return dx;
 }
 
-Tensor channel_sum(Tensor dy, std::string backend_name) {
+Tensor channel_sum(Tensor dy, Text backend_name) {
   const char* op = "channel_sum";
   const Backend backend = backend_of(dy, backend_name, op);
   require(dy.dim() == 4, op, ": expected dy to have 4 dimensions, but got ", dy.dim());

@@ -51,7 +51,7 @@ Tensor vector(const Tensor& x, DType dtype) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> batch_norm_stats(Tensor x, std::string backend_name) {
+std::tuple<Tensor, Tensor> batch_norm_stats(Tensor x, Text backend_name) {
   const char* op = "batch_norm_stats";
   const Backend backend = backend_of(x, backend_name, op);
   require_image(x, op);
@@ -73,8 +73,7 @@ std::tuple<Tensor, Tensor> batch_norm_stats(Tensor x, std::string backend_name) 
 
 // `training` says that mean and var are x's own, which the gradient takes into account; y does not depend on it.
 Tensor batch_norm_act(Tensor x, Tensor mean, Tensor var, OptionalTensor weight, OptionalTensor bias, bool, double eps,
-                      OptionalTensor residual, std::string act, double act_param, OptionalTensor alpha,
-                      std::string backend_name) {
+                      OptionalTensor residual, Text act, double act_param, OptionalTensor alpha, Text backend_name) {
   const char* op = "batch_norm_act";
   const Backend backend = backend_of(x, backend_name, op);
   NormHolder h = make_norm(x, mean, var, weight, bias, eps, residual, act, act_param, alpha, op);
@@ -89,8 +88,8 @@ Tensor batch_norm_act(Tensor x, Tensor mean, Tensor var, OptionalTensor weight, 
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_act_backward(Tensor dy, Tensor x, Tensor mean, Tensor var,
                                                                    OptionalTensor weight, OptionalTensor bias,
                                                                    bool training, double eps, OptionalTensor residual,
-                                                                   std::string act, double act_param,
-                                                                   OptionalTensor alpha, std::string backend_name) {
+                                                                   Text act, double act_param, OptionalTensor alpha,
+                                                                   Text backend_name) {
   const char* op = "batch_norm_act_backward";
   const Backend backend = backend_of(x, backend_name, op);
   NormHolder h = make_norm(x, mean, var, weight, bias, eps, residual, act, act_param, alpha, op);

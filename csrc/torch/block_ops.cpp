@@ -84,13 +84,13 @@ void run_block(Call& call, Tensor& x, const Tensor& y, Backend backend, const st
 
 }  // namespace
 
-Tensor inverted_residual(Tensor x, Tensor expand_weight, OptionalTensor expand_bias, std::string expand_act,
+Tensor inverted_residual(Tensor x, Tensor expand_weight, OptionalTensor expand_bias, Text expand_act,
                          double expand_param, OptionalTensor expand_alpha, Tensor depthwise_weight,
-                         OptionalTensor depthwise_bias, Ints stride, Ints padding, Ints dilation,
-                         std::string depthwise_act, double depthwise_param, OptionalTensor depthwise_alpha,
-                         Tensor project_weight, OptionalTensor project_bias, OptionalTensor residual, std::string act,
-                         double act_param, OptionalTensor alpha, std::string algo, std::string backend_name,
-                         OptionalTensor expand_packed, OptionalTensor depthwise_packed, OptionalTensor project_packed) {
+                         OptionalTensor depthwise_bias, Ints stride, Ints padding, Ints dilation, Text depthwise_act,
+                         double depthwise_param, OptionalTensor depthwise_alpha, Tensor project_weight,
+                         OptionalTensor project_bias, OptionalTensor residual, Text act, double act_param,
+                         OptionalTensor alpha, Text algo, Text backend_name, OptionalTensor expand_packed,
+                         OptionalTensor depthwise_packed, OptionalTensor project_packed) {
   const char* op = "inverted_residual";
   const Backend backend = backend_of(x, backend_name, op);
   require(depthwise_weight.dim() == 4 && depthwise_weight.size(0) > 0, op,
@@ -118,10 +118,10 @@ Tensor inverted_residual(Tensor x, Tensor expand_weight, OptionalTensor expand_b
 }
 
 Tensor depthwise_pointwise(Tensor x, Tensor depthwise_weight, OptionalTensor depthwise_bias, Ints stride, Ints padding,
-                           Ints dilation, std::string depthwise_act, double depthwise_param,
-                           OptionalTensor depthwise_alpha, Tensor weight, OptionalTensor bias, OptionalTensor residual,
-                           std::string act, double act_param, OptionalTensor alpha, std::string algo,
-                           std::string backend_name, OptionalTensor depthwise_packed, OptionalTensor packed) {
+                           Ints dilation, Text depthwise_act, double depthwise_param, OptionalTensor depthwise_alpha,
+                           Tensor weight, OptionalTensor bias, OptionalTensor residual, Text act, double act_param,
+                           OptionalTensor alpha, Text algo, Text backend_name, OptionalTensor depthwise_packed,
+                           OptionalTensor packed) {
   const char* op = "depthwise_pointwise";
   const Backend backend = backend_of(x, backend_name, op);
   require(x.dim() == 4 && x.size(1) > 0, op, ": expected the input to have 4 dimensions and channels, but got ",
@@ -143,9 +143,9 @@ Tensor depthwise_pointwise(Tensor x, Tensor depthwise_weight, OptionalTensor dep
 }
 
 Tensor conv_max_pool(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, Ints dilation,
-                     int64_t groups, std::string act, double act_param, OptionalTensor alpha, Ints kernel_size,
-                     Ints pool_stride, Ints pool_padding, Ints pool_dilation, bool ceil_mode, std::string algo,
-                     std::string backend_name, OptionalTensor packed) {
+                     int64_t groups, Text act, double act_param, OptionalTensor alpha, Ints kernel_size,
+                     Ints pool_stride, Ints pool_padding, Ints pool_dilation, bool ceil_mode, Text algo,
+                     Text backend_name, OptionalTensor packed) {
   const char* op = "conv_max_pool";
   const Backend backend = backend_of(x, backend_name, op);
   const ConvGeometry geometry{stride, padding, dilation, groups};

@@ -67,23 +67,22 @@ Tensor run_conv2d(const char* op, Tensor x, Tensor w, const Ints* scale_factor, 
 }  // namespace
 
 Tensor conv2d(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, Ints dilation, int64_t groups,
-              OptionalTensor scale, OptionalTensor shift, OptionalTensor residual, std::string act, double act_param,
-              OptionalTensor alpha, std::string algo, std::string backend, OptionalTensor packed) {
+              OptionalTensor scale, OptionalTensor shift, OptionalTensor residual, Text act, double act_param,
+              OptionalTensor alpha, Text algo, Text backend, OptionalTensor packed) {
   return run_conv2d("conv2d", x, weight, nullptr, {stride, padding, dilation, groups},
                     {bias, scale, shift, residual, act, act_param, alpha}, algo, backend, packed);
 }
 
 Tensor upsample_conv2d(Tensor x, Tensor weight, OptionalTensor bias, Ints scale_factor, Ints stride, Ints padding,
                        Ints dilation, int64_t groups, OptionalTensor scale, OptionalTensor shift,
-                       OptionalTensor residual, std::string act, double act_param, OptionalTensor alpha,
-                       std::string algo, std::string backend, OptionalTensor packed) {
+                       OptionalTensor residual, Text act, double act_param, OptionalTensor alpha, Text algo,
+                       Text backend, OptionalTensor packed) {
   return run_conv2d("upsample_conv2d", x, weight, &scale_factor, {stride, padding, dilation, groups},
                     {bias, scale, shift, residual, act, act_param, alpha}, algo, backend, packed);
 }
 
 Tensor conv_transpose2d(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, Ints output_padding,
-                        int64_t groups, Ints dilation, std::string algo, std::string backend_name,
-                        OptionalTensor packed) {
+                        int64_t groups, Ints dilation, Text algo, Text backend_name, OptionalTensor packed) {
   const char* op = "conv_transpose2d";
   const Backend backend = backend_of(x, backend_name, op);
   Conv2dInputGradCall call;
@@ -134,7 +133,7 @@ Tensor conv_transpose2d(Tensor x, Tensor weight, OptionalTensor bias, Ints strid
 }
 
 Tensor conv2d_input_grad(Tensor dy, Tensor weight, Ints input_size, Ints stride, Ints padding, Ints dilation,
-                         int64_t groups, std::string algo, std::string backend_name) {
+                         int64_t groups, Text algo, Text backend_name) {
   const char* op = "conv2d_input_grad";
   const Backend backend = backend_of(dy, backend_name, op);
   Conv2dInputGradCall call;
@@ -155,7 +154,7 @@ Tensor conv2d_input_grad(Tensor dy, Tensor weight, Ints input_size, Ints stride,
 }
 
 Tensor conv2d_weight_grad(Tensor dy, Tensor x, Ints weight_size, Ints stride, Ints padding, Ints dilation,
-                          int64_t groups, std::string algo, std::string backend_name) {
+                          int64_t groups, Text algo, Text backend_name) {
   const char* op = "conv2d_weight_grad";
   const Backend backend = backend_of(dy, backend_name, op);
   Conv2dWeightGradCall call;

@@ -26,8 +26,7 @@ TensorView matrix_view(const Tensor& t, DType dtype) {
 }  // namespace
 
 Tensor gemm(Tensor a, Tensor b, OptionalTensor bias, bool transpose_a, bool transpose_b, OptionalTensor residual,
-            std::string act, double act_param, OptionalTensor alpha, std::string algo, std::string backend_name,
-            OptionalTensor packed) {
+            Text act, double act_param, OptionalTensor alpha, Text algo, Text backend_name, OptionalTensor packed) {
   const char* op = "gemm";
   const Backend backend = backend_of(a, backend_name, op);
   GemmCall call;

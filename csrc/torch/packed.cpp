@@ -121,7 +121,7 @@ void fill_packed(GemmCall& call, const Tensor& packed, const char* op) {
   call.packed_b = packed_data(packed, pairs ? PackedKind::kGemmBf16 : PackedKind::kGemmB, p, call.dtype, op);
 }
 
-Tensor pack_conv2d_weight(Tensor weight, int64_t groups, std::string algo) {
+Tensor pack_conv2d_weight(Tensor weight, int64_t groups, Text algo) {
   const char* op = "pack_conv2d_weight";
   const DType dtype = dtype_of(weight, op);
   const ConvProblem p = weight_problem(weight, groups, op);

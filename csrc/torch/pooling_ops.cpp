@@ -141,14 +141,14 @@ Tensor pool_backward(const char* op, Slot slot, Tensor dy, const OptionalTensor&
 }  // namespace
 
 std::tuple<Tensor, Tensor> max_pool2d(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
-                                      bool ceil_mode, bool return_indices, std::string backend) {
+                                      bool ceil_mode, bool return_indices, Text backend) {
   const char* op = "max_pool2d";
   const PoolProblem p = make_pool(sizes_of(x), {kernel_size, stride, padding, dilation, ceil_mode}, op);
   return pool_forward(op, &OpKernels::max_pool2d, x, p, return_indices, backend);
 }
 
 Tensor max_pool2d_backward(Tensor dy, Tensor indices, Ints input_size, Ints kernel_size, Ints stride, Ints padding,
-                           Ints dilation, bool ceil_mode, std::string backend) {
+                           Ints dilation, bool ceil_mode, Text backend) {
   const char* op = "max_pool2d_backward";
   const PoolProblem p = make_pool(input_size, {kernel_size, stride, padding, dilation, ceil_mode}, op);
   return pool_backward(op, &OpKernels::max_pool2d_backward, dy, indices, p, backend);
@@ -167,7 +167,7 @@ PoolProblem make_average(const Ints& input, const Ints& kernel_size, const Ints&
 }  // namespace
 
 Tensor avg_pool2d(Tensor x, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode, bool count_include_pad,
-                  int64_t divisor_override, std::string backend) {
+                  int64_t divisor_override, Text backend) {
   const char* op = "avg_pool2d";
   const PoolProblem p =
       make_average(sizes_of(x), kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, op);
@@ -175,28 +175,28 @@ Tensor avg_pool2d(Tensor x, Ints kernel_size, Ints stride, Ints padding, bool ce
 }
 
 Tensor avg_pool2d_backward(Tensor dy, Ints input_size, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode,
-                           bool count_include_pad, int64_t divisor_override, std::string backend) {
+                           bool count_include_pad, int64_t divisor_override, Text backend) {
   const char* op = "avg_pool2d_backward";
   const PoolProblem p =
       make_average(input_size, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, op);
   return pool_backward(op, &OpKernels::avg_pool2d_backward, dy, std::nullopt, p, backend);
 }
 
-Tensor adaptive_avg_pool2d(Tensor x, Ints output_size, std::string backend) {
+Tensor adaptive_avg_pool2d(Tensor x, Ints output_size, Text backend) {
   const char* op = "adaptive_avg_pool2d";
   const PoolProblem p = make_adaptive(sizes_of(x), output_size, op);
   require((p.H > 0 && p.W > 0) || (p.P == 1 && p.Q == 1), op, ": expected a non-empty image, but got ", shape_text(x));
   return std::get<0>(pool_forward(op, &OpKernels::avg_pool2d, x, p, false, backend));
 }
 
-Tensor adaptive_avg_pool2d_backward(Tensor dy, Ints input_size, std::string backend) {
+Tensor adaptive_avg_pool2d_backward(Tensor dy, Ints input_size, Text backend) {
   const char* op = "adaptive_avg_pool2d_backward";
   require(dy.dim() == 4, op, ": expected dy to have 4 dimensions, but got ", dy.dim());
   const PoolProblem p = make_adaptive(input_size, {dy.size(2), dy.size(3)}, op);
   return pool_backward(op, &OpKernels::avg_pool2d_backward, dy, std::nullopt, p, backend);
 }
 
-std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor x, Ints output_size, bool return_indices, std::string backend) {
+std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor x, Ints output_size, bool return_indices, Text backend) {
   const char* op = "adaptive_max_pool2d";
   const PoolProblem p = make_adaptive(sizes_of(x), output_size, op);
   require(p.C > 0 && p.H > 0 && p.W > 0, op, ": expected extents other than the batch to be positive, but got ",
@@ -204,7 +204,7 @@ std::tuple<Tensor, Tensor> adaptive_max_pool2d(Tensor x, Ints output_size, bool 
   return pool_forward(op, &OpKernels::max_pool2d, x, p, return_indices, backend);
 }
 
-Tensor adaptive_max_pool2d_backward(Tensor dy, Tensor indices, Ints input_size, std::string backend) {
+Tensor adaptive_max_pool2d_backward(Tensor dy, Tensor indices, Ints input_size, Text backend) {
   const char* op = "adaptive_max_pool2d_backward";
   require(dy.dim() == 4, op, ": expected dy to have 4 dimensions, but got ", dy.dim());
   const PoolProblem p = make_adaptive(input_size, {dy.size(2), dy.size(3)}, op);

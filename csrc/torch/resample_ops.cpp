@@ -27,7 +27,7 @@ ConvProblem make_windows(const Ints& image, const Ints& kernel_size, const Ints&
 
 }  // namespace
 
-Tensor im2col(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilation, std::string backend_name) {
+Tensor im2col(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilation, Text backend_name) {
   const char* op = "im2col";
   const Backend backend = backend_of(x, backend_name, op);
   Im2colCall call;
@@ -44,7 +44,7 @@ Tensor im2col(Tensor x, Ints kernel_size, Ints stride, Ints padding, Ints dilati
 }
 
 Tensor col2im(Tensor x, Ints output_size, Ints kernel_size, Ints stride, Ints padding, Ints dilation,
-              std::string backend_name) {
+              Text backend_name) {
   const char* op = "col2im";
   const Backend backend = backend_of(x, backend_name, op);
   Im2colCall call;
@@ -71,7 +71,7 @@ Tensor col2im(Tensor x, Ints output_size, Ints kernel_size, Ints stride, Ints pa
   return y;
 }
 
-Tensor upsample_nearest2d(Tensor x, Ints scale_factor, std::string backend_name) {
+Tensor upsample_nearest2d(Tensor x, Ints scale_factor, Text backend_name) {
   const char* op = "upsample_nearest2d";
   const Backend backend = backend_of(x, backend_name, op);
   UpsampleCall call;
@@ -89,7 +89,7 @@ Tensor upsample_nearest2d(Tensor x, Ints scale_factor, std::string backend_name)
   return y;
 }
 
-Tensor upsample_nearest2d_backward(Tensor dy, Ints scale_factor, std::string backend_name) {
+Tensor upsample_nearest2d_backward(Tensor dy, Ints scale_factor, Text backend_name) {
   const char* op = "upsample_nearest2d_backward";
   const Backend backend = backend_of(dy, backend_name, op);
   UpsampleCall call;
