@@ -33,9 +33,9 @@ SHOWN = ("FFMA", "HFMA2", "DFMA", "HMMA", "HGMMA", "LDGSTS", "LDSM", "UTMALDG", 
 # what it says it is. Copies by the element have no asynchronous form in 16 bits; ldmatrix turns 16-bit elements only.
 _MMA_CHUNKS = r"(gemm|conv|weight_grad|grouped)\w*_mma_kernel<MmaConfig<(half_t|bfloat16_t)(?!.*ElementLoader)"
 EXPECTED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    (r"\w*mma_kernel<(?!GemmWgmma)", ("sm_80", "sm_90a"), ("HMMA",)),
+    (r"\w*mma_kernel<(?!Wgmma)", ("sm_80", "sm_90a"), ("HMMA",)),
     (_MMA_CHUNKS, ("sm_80", "sm_90a"), ("LDGSTS", "LDSM")),
-    (r"gemm_wgmma_kernel", ("sm_90a",), ("HGMMA", "UTMALDG")),
+    (r"\w*wgmma_kernel", ("sm_90a",), ("HGMMA", "UTMALDG")),
 )
 
 

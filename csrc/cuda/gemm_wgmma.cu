@@ -2,42 +2,12 @@
 #include "algorithms.h"
 #include "gemm_rows.h"
 #include "kernels/gemm_wgmma.cuh"
+#include "wgmma_support.h"
 
 namespace fastconv::cuda {
 namespace {
 
 constexpr int kTileM = 128, kWideN = 256, kNarrowN = 128;
-
-// wgmma exists in code for sm_90a alone, which later GPUs do not run, and TORCH_CUDA_ARCH_LIST may have left it out.
-// The size of this kernel's shared memory tells which of its versions the GPU has been given, without a launch.
-#if defined(FASTCONV_EMULATED)
-bool compiled_for_this_gpu() { return true; }
-#else
-constexpr size_t kProbeBytes = 8192;
-
-__global__ void wgmma_probe(int* out) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  __shared__ int marker[kProbeBytes / sizeof(int)];
-#else
-  __shared__ int marker[1];
-#endif
-  marker[threadIdx.x] = *out;
-  __syncthreads();
-  *out = marker[0];
-}
-
-bool compiled_for_this_gpu() {
-  // Asked for on a GPU of architecture 90 only; those of one machine are alike in this.
-  static const bool compiled = [] {
-    cudaFuncAttributes attributes;
-    if (cudaFuncGetAttributes(&attributes, wgmma_probe) == cudaSuccess)
-      return attributes.sharedSizeBytes >= kProbeBytes;
-    (void)cudaGetLastError();
-    return false;
-  }();
-  return compiled;
-}
-#endif
 
 int64_t tiles(const GemmCall& call, int tile_n) { return tile_count(call.M, call.N, call.batch, kTileM, tile_n); }
 
@@ -61,14 +31,7 @@ void refuse_layout(Reasons& reasons, const GemmCall& call) {
 
 Reasons wgmma_reasons(const GemmCall& call) {
   Reasons reasons = gemm_extent_reasons(call);
-  const int architecture = current_device().architecture;
-  if (architecture == 0) {
-    reasons.push_back("there is no CUDA device");
-  } else if (architecture != 90) {
-    reasons.push_back("the GPU is sm_" + std::to_string(architecture) + ": wgmma is sm_90a's");
-  } else if (!compiled_for_this_gpu()) {
-    reasons.push_back("this build has no code for sm_90a");
-  }
+  refuse_without_wgmma(reasons);
   if (call.K == 0) reasons.push_back("K = 0");
   if (reasons.empty() && tiles(call, kNarrowN) > 0x7fffffff) {
     reasons.push_back(std::to_string(tiles(call, kNarrowN)) + " tiles are above 2^31 - 1");
@@ -96,9 +59,9 @@ void launch_for(const GemmCall& call, const LaunchConfig& config) {
   const DeviceInfo& device = current_device();
   visit_epilogue<T>(call.epilogue, [&](auto epilogue) {
     if (prefer_large_tile(call.M, call.N, call.batch, kTiles, device)) {
-      launch_gemm_wgmma<GemmWgmmaConfig<T, kWideN, 4>>(call, epilogue, config, device.multiprocessors);
+      launch_gemm_wgmma<WgmmaConfig<T, kWideN, 4>>(call, epilogue, config, device.multiprocessors);
     } else {
-      launch_gemm_wgmma<GemmWgmmaConfig<T, kNarrowN, 6>>(call, epilogue, config, device.multiprocessors);
+      launch_gemm_wgmma<WgmmaConfig<T, kNarrowN, 6>>(call, epilogue, config, device.multiprocessors);
     }
   });
 }

@@ -1,0 +1,124 @@
+// How the sums of wgmma_pipeline.cuh leave: a consumer warpgroup's 64 rows of accumulators pass the epilogue and become
+// rows of D. What D is, an `Output` says:
+//   TensorMap map; bool by_tma;    (columns, rows, batch), and whether D is stored through it
+//   int rows, columns;             of one batch
+//   int64_t stride_column;         in elements
+//   int64_t channel(batch, column)   the epilogue's name of a column
+//   OutputRow<T> row(batch, row)
+#pragma once
+
+#include "../../common/calls.h"
+#include "../primitives/epilogue.cuh"
+#include "../primitives/mbarrier.cuh"
+#include "../primitives/named_barrier.cuh"
+#include "../primitives/opaque.cuh"
+#include "../primitives/pack.cuh"
+#include "../primitives/tma.cuh"
+#include "../primitives/wgmma.cuh"
+
+namespace fastconv::cuda {
+
+// Where column 0 of a row lies, and the row's place in the epilogue's tensors.
+template <class T>
+struct OutputRow {
+  T* data;
+  int64_t n, p, q;
+};
+
+// A tile's first row and column, in the batch's matrix.
+struct WgmmaTile {
+  int batch, m, n;
+};
+
+namespace wgmma_detail {
+
+// All threads of one consumer; barrier numbers are constants.
+__device__ __forceinline__ void consumer_barrier(int consumer) {
+  consumer == 0 ? named_barrier_sync<1>(128) : named_barrier_sync<2>(128);
+}
+
+// Chunk by chunk of columns: registers -> epilogue -> shared memory, in the swizzle that TMA expects -> D. The eight
+// rows that a warp writes at once fall into different banks thanks to it. `stored` counts the consumer's chunks, whose
+// two buffers take turns from tile to tile, too.
+template <class Config, class Output, class Epilogue>
+__device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumulators], const Output& output,
+                                             typename Config::Chunks& chunks, const Epilogue& epilogue,
+                                             const WgmmaTile& tile, int consumer, int& stored) {
+  using T = typename Config::Element;
+  const int m = tile.m + consumer * Config::kConsumerM;
+#pragma unroll
+  for (int c = 0; c < Config::kTileN / Config::kChunkN; ++c) {
+    const int n0 = tile.n + c * Config::kChunkN;
+    if (n0 >= output.columns) break;
+    // Addresses are computed anew for every chunk: there are no registers to keep them in.
+    stored = opaque(stored + 1);
+    const int thread = opaque(static_cast<int>(threadIdx.x) % Config::kWarpgroup);
+    const int row = thread / 32 * 16 + thread % 32 / 4;
+    unsigned char* chunk = chunks[consumer][stored & 1];
+    if (thread == 0) tma_wait_stores_read<1>();  // the store before the last was this buffer's
+    consumer_barrier(consumer);
+#pragma unroll
+    for (int j = 0; j < Config::kChunkN / 8; ++j) {
+      const int n = min(n0 + j * 8 + thread % 4 * 2, output.columns - 2);  // columns are even here
+      const typename Epilogue::Channel channels[2] = {epilogue.channel(output.channel(tile.batch, n)),
+                                                      epilogue.channel(output.channel(tile.batch, n + 1))};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {  // rows row and row + 8
+        const float* sums = &acc[(c * Config::kChunkN / 8 + j) * 4 + half * 2];
+        Pack<T, 2> pair;
+        for (int e = 0; e < 2; ++e) pair.value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e]));
+        const int line = row + half * 8;
+        store_pack<2>(
+            reinterpret_cast<T*>(chunk + line * kSwizzleBytes + ((j ^ line % 8) * 16 + thread % 4 * sizeof(pair))),
+            pair);
+      }
+    }
+    fence_proxy_async();
+    consumer_barrier(consumer);
+    if (thread == 0) {
+      tma_store_3d(&output.map, chunk, n0, m, tile.batch);
+      tma_commit_stores();
+    }
+  }
+}
+
+// Any strides, any epilogue: a warp's 16 rows of a chunk pass through its part of shared memory as floats, after which
+// lanes hold neighbouring columns, and the epilogue's code stands in one place.
+template <class Config, class Output, class Epilogue>
+__device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccumulators], const Output& output,
+                                               typename Config::Chunks& chunks, const Epilogue& epilogue,
+                                               const WgmmaTile& tile, int consumer) {
+  constexpr int kRows = 16, kChunkN = Config::kChunkN;
+  static_assert(sizeof(chunks[0]) == 4 * kRows * kChunkN * sizeof(float), "a slice for each of the four warps");
+  const int warp = static_cast<int>(threadIdx.x) % Config::kWarpgroup / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  float* slice = reinterpret_cast<float*>(chunks[consumer]) + warp * kRows * kChunkN;
+  // Groups of 8 columns change places with the row: the 8 rows that a warp writes at once would share their banks.
+  const auto at = [slice](int row, int column) { return slice + row * kChunkN + (column ^ row % 8 * 8); };
+  const int m0 = tile.m + consumer * Config::kConsumerM + warp * kRows;
+#pragma unroll 1
+  for (int c = 0; c < Config::kTileN / kChunkN; ++c) {
+    const int n0 = tile.n + c * kChunkN;
+    if (n0 >= output.columns) break;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < Config::kAccumulators; i += 2) {
+      if (i / (kChunkN / 2) != c) continue;  // registers cannot be indexed by a run-time value
+      const int j = i / 4 % (kChunkN / 8), row = lane / 4 + i / 2 % 2 * 8;
+      store_pack<2>(at(row, j * 8 + lane % 4 * 2), Pack<float, 2>{{acc[i], acc[i + 1]}});
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < kRows * kChunkN / 32; ++i) {
+      const int row = i / (kChunkN / 32), column = i % (kChunkN / 32) * 32 + lane;
+      const int m = m0 + row, n = n0 + column;
+      if (m >= output.rows || n >= output.columns) continue;
+      const auto place = output.row(tile.batch, m);
+      const int64_t channel = output.channel(tile.batch, n);
+      place.data[n * output.stride_column] =
+          epilogue.finish(epilogue.channel(channel), *at(row, column), place.n, channel, place.p, place.q);
+    }
+  }
+}
+
+}  // namespace wgmma_detail
+}  // namespace fastconv::cuda

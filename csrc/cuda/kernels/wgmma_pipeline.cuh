@@ -1,0 +1,182 @@
+// Tiles of D = epilogue(A * B) on Hopper's warpgroup tensor cores, for whatever can be fetched by TMA as a matrix
+// product: what GEMM and convolution have in common. A block lives as long as the launch and takes every
+// gridDim.x-th tile of D. One warpgroup produces: a single thread fetches 64 elements of K of the tile's rows of A and
+// columns of B at a time into a ring of stages. Two warpgroups consume, each half the tile's rows:
+//
+//        kTileN                      full[s]    the stage's bytes have landed        producer's copies -> consumers
+//      +--------+ ^                  empty[s]   all consumer warps are through it    consumers -> producer
+//      |  wg 1  | 64 rows
+//      +--------+                    Fetching runs up to kStages ahead, also into the next tile while the consumers
+//      |  wg 2  | 64 rows            are in this one's epilogue.
+//      +--------+ v
+//
+// The `Work`, a kernel parameter, says what the tiles are:
+//   int tiles, steps;              of K, 64 elements each, in every tile
+//   output                         wgmma_output.cuh
+//   tile<Config>(number)           -> WgmmaTile
+//   source<Config>(tile)           -> an object whose fetch(a, b, full) issues the copies of the next step
+//   visit_majors(f)                f(A's, B's direction that is contiguous in shared memory), as integral constants
+#pragma once
+
+#include <type_traits>
+
+#include "../primitives/elect.cuh"
+#include "../primitives/launch.h"
+#include "../primitives/mbarrier.cuh"
+#include "../primitives/register_budget.cuh"
+#include "../primitives/tma.cuh"
+#include "../primitives/wgmma.cuh"
+#include "wgmma_output.cuh"
+
+namespace fastconv::cuda {
+
+template <class T, int kTileN_, int kStages_>
+struct WgmmaConfig {
+  using Element = T;
+  static constexpr int kTileM = 128, kTileN = kTileN_, kTileK = 64;
+  static constexpr int kStages = kStages_;
+  static constexpr int kConsumers = 2, kWarpgroup = 128;
+  static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
+  static constexpr int kConsumerM = kTileM / kConsumers;
+  static constexpr int kAccumulators = kTileN / 2;  // of a consumer thread
+  // Of 168 each that 384 threads start with: the producer needs hardly any, and both sum to the same.
+  static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
+  // Columns that leave together: one row of them is one row of the swizzle.
+  static constexpr int kChunkN = kSwizzleBytes / sizeof(T);
+  static constexpr int kStageBytes = (kTileM + kTileN) * kTileK * static_cast<int>(sizeof(T));
+  // On the way out; two for each consumer, so that one is filled while the other is read.
+  using Chunks = unsigned char[kConsumers][2][kConsumerM * kSwizzleBytes];
+
+  static_assert(sizeof(T) == 2, "MN-major operands are for 16-bit types only");
+  static_assert(kTileK * sizeof(T) == kSwizzleBytes, "a K-major row is one row of the swizzle");
+  static_assert(kConsumerM == 64, "wgmma has 64 rows");
+  static_assert(kTileN % kChunkN == 0 && kTileN <= 256, "one TMA box, one wgmma");
+};
+
+// Lies at the start of dynamic shared memory, on a boundary of the swizzle pattern, as does every tile in it.
+template <class Config>
+struct alignas(kSwizzlePatternBytes) WgmmaShared {
+  unsigned char a[Config::kStages][Config::kTileM * kSwizzleBytes];
+  unsigned char b[Config::kStages][Config::kTileN * kSwizzleBytes];
+  typename Config::Chunks chunks;
+  uint64_t full[Config::kStages], empty[Config::kStages];
+};
+
+// OperandMajor as a type, for visit_majors().
+template <OperandMajor kMajor>
+using MajorConstant = std::integral_constant<OperandMajor, kMajor>;
+
+namespace wgmma_detail {
+
+// Where in the ring a warpgroup is, and the parity of that round.
+template <int kStages>
+struct RingPlace {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+};
+
+template <class Config, class Work>
+__device__ __forceinline__ void produce(const Work& work, WgmmaShared<Config>& shared) {
+  RingPlace<Config::kStages> place;
+  for (int tile = static_cast<int>(blockIdx.x); tile < work.tiles; tile += static_cast<int>(gridDim.x)) {
+    auto source = work.template source<Config>(work.template tile<Config>(tile));
+    for (int step = 0; step < work.steps; ++step, place.advance()) {
+      uint64_t* full = &shared.full[place.stage];
+      mbarrier_wait(&shared.empty[place.stage], place.parity ^ 1);
+      mbarrier_arrive_expect(full, Config::kStageBytes);
+      source.fetch(shared.a[place.stage], shared.b[place.stage], full);
+    }
+  }
+}
+
+// acc = the consumer's rows of the tile. One group of products is always in flight: a stage is given back when the next
+// one's are under way.
+template <class Config, OperandMajor kMajorA, OperandMajor kMajorB>
+__device__ __forceinline__ void multiply(float (&acc)[Config::kAccumulators], WgmmaShared<Config>& shared,
+                                         RingPlace<Config::kStages>& place, int steps, int consumer) {
+  const auto release = [&](int stage) {
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.empty[stage]);
+  };
+  int previous = 0;
+#pragma unroll 1
+  for (int step = 0; step < steps; ++step, place.advance()) {
+    mbarrier_wait(&shared.full[place.stage], place.parity);
+    const uint64_t a = matrix_descriptor<kMajorA>(shared.a[place.stage] + consumer * Config::kConsumerM * kSwizzleBytes,
+                                                  Config::kTileK);
+    const uint64_t b = matrix_descriptor<kMajorB>(shared.b[place.stage], Config::kTileK);
+    wgmma_fence(acc);
+#pragma unroll
+    for (int i = 0; i < Config::kTileK / 16; ++i) {
+      wgmma_k16<typename Config::Element, kMajorA, kMajorB>(acc, a + i * kDescriptorStep<kMajorA>,
+                                                            b + i * kDescriptorStep<kMajorB>, step > 0 || i > 0);
+    }
+    wgmma_commit();
+    if (step > 0) {
+      wgmma_wait<1>();
+      release(previous);
+    }
+    previous = place.stage;
+  }
+  wgmma_wait<0>(acc);
+  release(previous);
+}
+
+}  // namespace wgmma_detail
+
+// The whole kernel: all threads of a block of Config::kThreads, with sizeof(WgmmaShared<Config>) of dynamic shared
+// memory.
+template <class Config, class Work, class Epilogue>
+__device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue& epilogue) {
+  using namespace wgmma_detail;
+  auto& shared = *reinterpret_cast<WgmmaShared<Config>*>(dynamic_shared_memory());
+  const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / Config::kWarpgroup;
+  if (thread == 0) {
+    for (int stage = 0; stage < Config::kStages; ++stage) {
+      mbarrier_init(&shared.full[stage], 1);                           // the producer's, and bytes
+      mbarrier_init(&shared.empty[stage], Config::kThreads / 32 - 4);  // one for each consumer warp
+    }
+    fence_mbarrier_init();
+  }
+  __syncthreads();
+  if (warpgroup == 0) {
+    release_registers<Config::kProducerRegisters>();
+    if (thread / 32 == 0 && elect_one()) produce(work, shared);
+    return;
+  }
+  claim_registers<Config::kConsumerRegisters>();
+  const int consumer = warpgroup - 1;
+  RingPlace<Config::kStages> place;
+  int stored = 0;
+  for (int number = static_cast<int>(blockIdx.x); number < work.tiles; number += static_cast<int>(gridDim.x)) {
+    const WgmmaTile tile = work.template tile<Config>(number);
+    float acc[Config::kAccumulators];
+    work.visit_majors([&](auto a, auto b) {
+      multiply<Config, decltype(a)::value, decltype(b)::value>(acc, shared, place, work.steps, consumer);
+    });
+    if constexpr (Epilogue::kUnrolled) {
+      if (work.output.by_tma) {
+        store_by_tma<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer, stored);
+        continue;
+      }
+    }
+    store_elements<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer);
+  }
+  // Shared memory must outlive the copies that read it.
+  if (thread % Config::kWarpgroup == 0) tma_wait_stores_read<0>();
+}
+
+// One block for each multiprocessor that has a tile.
+template <class Config>
+LaunchConfig wgmma_launch(const LaunchConfig& base, int tiles, int multiprocessors) {
+  LaunchConfig config = base;
+  config.block = dim3(Config::kThreads);
+  config.grid = dim3(static_cast<unsigned>(tiles < multiprocessors ? tiles : multiprocessors));
+  config.dynamic_shared_bytes = sizeof(WgmmaShared<Config>);
+  return config;
+}
+
+}  // namespace fastconv::cuda
