@@ -14,20 +14,31 @@ struct alignas(64) TensorMap {
   uint32_t magic;
   uint16_t element_bytes, rank;
   unsigned char* base;
-  uint64_t extent[5];  // in elements, the contiguous dimension first
-  uint64_t stride[4];  // in bytes, of dimensions 1 to rank - 1
-  uint32_t box[5];
+  uint64_t extent[5];      // in elements, the contiguous dimension first
+  uint64_t stride[4];      // in bytes, of dimensions 1 to rank - 1
+  uint32_t box[5];         // im2col: channels of a pixel, pixels of a column, and ones
   uint32_t swizzle_bytes;  // 0, 32, 64 or 128
+  // Of the dimensions between channels and images: the corners of the box of base pixels, that at the origin and that
+  // at the last pixel, and the distance of base pixels.
+  int16_t lower_corner[3], upper_corner[3];
+  uint8_t step[3];
+  uint8_t im2col;  // else tiled
 };
 static_assert(sizeof(TensorMap) == 128, "as large as CUtensorMap");
 
 // Fills `map`, or returns why cuTensorMapEncodeTiled would refuse.
 std::string encode_tensor_map(TensorMap& map, void* base, int element_bytes, int rank, const uint64_t* extent,
                               const uint64_t* stride_bytes, const uint32_t* box, int swizzle_bytes);
+// The same for cuTensorMapEncodeIm2col. Corners and steps: one for each dimension but the first and the last.
+std::string encode_im2col_map(TensorMap& map, void* base, int element_bytes, int rank, const uint64_t* extent,
+                              const uint64_t* stride_bytes, const int* lower_corner, const int* upper_corner,
+                              uint32_t channels, uint32_t pixels, const uint32_t* step, int swizzle_bytes);
 
 // Box at `coordinates` (contiguous dimension first) -> shared memory; what lies outside the tensor is zero. Its bytes
-// are reported to `barrier`.
-void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller);
+// are reported to `barrier`. With `offsets` (rank - 2 of them), an im2col load: a column of pixels from the base pixel
+// at `coordinates` on, each read `offsets` further on.
+void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller,
+              const uint16_t* offsets = nullptr);
 // Shared memory -> box; what lies outside the tensor is not written.
 void tma_store(const TensorMap* map, const void* shared, int rank, const int* coordinates, Caller caller);
 void bulk_commit_group();

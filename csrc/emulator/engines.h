@@ -23,6 +23,8 @@ inline uint32_t swizzled(uint32_t address, uint32_t swizzle_bytes) {
   return address ^ (address >> 3 & chunk_bits);
 }
 
+constexpr uint32_t kTensorMapMagic = 0x7e50c0de;  // a TensorMap that an encoder has filled
+
 struct NamedBarrier {
   int expected = 0, arrived = 0;
   Caller first = {nullptr, 0};
@@ -50,6 +52,7 @@ struct BulkCopy {
   TensorMap map;
   unsigned char* shared;
   int coordinates[5];
+  uint16_t offsets[3] = {};  // im2col
   Caller caller;
   int thread;  // that has issued it
   int engine;
@@ -58,6 +61,12 @@ struct BulkCopy {
   std::vector<unsigned char> box;  // stores: what has been read from shared memory, in the tensor's order
   bool read = false, written = false;
 };
+
+// tma_im2col.cpp: the pixels of an im2col load, each as the global address of its first channel (which may lie before
+// the tensor's first channel), or null where the pixel lies outside.
+std::vector<unsigned char*> im2col_pixels(const BulkCopy& copy);
+// Reports what a base pixel and offsets must not be.
+void check_im2col(const BulkCopy& copy);
 
 struct BulkGroups {
   int engine = 0;

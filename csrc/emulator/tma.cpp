@@ -9,7 +9,6 @@
 namespace fastconv::emulator {
 namespace {
 
-constexpr uint32_t kMagic = 0x7e50c0de;
 constexpr unsigned char kPoison = 0xff;
 constexpr int kChunk = 16;  // bytes that swizzling keeps together
 
@@ -24,6 +23,11 @@ size_t box_bytes(const TensorMap& map) {
 template <class F>
 void for_each_row(const BulkCopy& copy, F f) {
   const TensorMap& map = copy.map;
+  if (map.im2col) {
+    size_t pixel = 0;
+    for (unsigned char* row : im2col_pixels(copy)) f(pixel++, row);
+    return;
+  }
   size_t rows = 1;
   for (int d = 1; d < map.rank; ++d) rows *= map.box[d];
   for (size_t row = 0; row < rows; ++row) {
@@ -62,15 +66,22 @@ void for_each_chunk(const BulkCopy& copy, F f) {
   }
 }
 
-void check_arguments(const TensorMap* map, const void* shared, int rank, const char* name, Caller caller) {
+void check_arguments(const TensorMap* map, const void* shared, int rank, const char* name, Caller caller,
+                     bool im2col = false) {
   const Site site{0, caller};
-  if (reinterpret_cast<uintptr_t>(map) % 64 != 0 || map->magic != kMagic) {
+  if (reinterpret_cast<uintptr_t>(map) % 64 != 0 || map->magic != kTensorMapMagic) {
     report_and_abandon("tensor-map", site, std::string(name) + " at {0}: not a tensor map on a 64-byte boundary");
   }
   if (map->rank != rank) {
     report_and_abandon("tensor-map", site,
                        std::string(name) + " at {0} has " + std::to_string(rank) + " coordinates for a tensor map of " +
                            std::to_string(map->rank) + " dimensions");
+  }
+  if (im2col != (map->im2col != 0)) {
+    report_and_abandon(
+        "tensor-map", site,
+        std::string(name) + " at {0} is " +
+            (im2col ? "an im2col copy, and its tensor map tiled" : "a tiled copy, and its tensor map im2col"));
   }
   if (!is_shared(shared)) {
     report_and_abandon("shared-address", site, std::string(name) + " at {0}: not a pointer to shared memory");
@@ -159,44 +170,10 @@ BulkGroups& my_stores() {
 
 }  // namespace
 
-std::string encode_tensor_map(TensorMap& map, void* base, int element_bytes, int rank, const uint64_t* extent,
-                              const uint64_t* stride_bytes, const uint32_t* box, int swizzle_bytes) {
-  const auto dimension = [](const char* name, int d, uint64_t value) {
-    return std::string(name) + " " + std::to_string(d) + " is " + std::to_string(value);
-  };
-  if (rank < 1 || rank > 5) return "a tensor map has 1 to 5 dimensions, not " + std::to_string(rank);
-  if (reinterpret_cast<uintptr_t>(base) % 16 != 0) return "the tensor does not start on a 16-byte boundary";
-  for (int d = 0; d < rank; ++d) {
-    if (extent[d] < 1 || extent[d] > uint64_t{1} << 32) return dimension("extent", d, extent[d]) + ", not 1 to 2^32";
-    if (box[d] < 1 || box[d] > 256) return dimension("box extent", d, box[d]) + ", not 1 to 256";
-    if (d == 0) continue;
-    if (stride_bytes[d - 1] % 16 != 0 || stride_bytes[d - 1] >= uint64_t{1} << 40) {
-      return dimension("stride", d, stride_bytes[d - 1]) + " bytes, not a multiple of 16 below 2^40";
-    }
-  }
-  const uint32_t row = box[0] * static_cast<uint32_t>(element_bytes);
-  if (row % 16 != 0) return "a row of the box has " + std::to_string(row) + " bytes, not a multiple of 16";
-  if (swizzle_bytes != 0 && row > static_cast<uint32_t>(swizzle_bytes)) {
-    return "a row of the box has " + std::to_string(row) + " bytes, more than the swizzle's " +
-           std::to_string(swizzle_bytes);
-  }
-  map = TensorMap();
-  map.magic = kMagic;
-  map.element_bytes = static_cast<uint16_t>(element_bytes);
-  map.rank = static_cast<uint16_t>(rank);
-  map.base = static_cast<unsigned char*>(base);
-  map.swizzle_bytes = static_cast<uint32_t>(swizzle_bytes);
-  for (int d = 0; d < rank; ++d) {
-    map.extent[d] = extent[d];
-    map.box[d] = box[d];
-    if (d > 0) map.stride[d - 1] = stride_bytes[d - 1];
-  }
-  return "";
-}
-
-void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller) {
+void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller,
+              const uint16_t* offsets) {
   Machine& m = machine();
-  check_arguments(map, shared, rank, "TMA load", caller);
+  check_arguments(map, shared, rank, "TMA load", caller, offsets != nullptr);
   const Mbarrier& b = *find_mbarrier(barrier, "TMA load", caller);
   if (m.checking && !b.fenced) {
     report("missing-mbarrier-fence", Site{0, caller},
@@ -212,6 +189,10 @@ void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, c
   load.engine = b.engine;
   load.clock = m.clocks.begin_operation(b.engine);
   load.barrier = barrier;
+  if (offsets) {
+    std::copy_n(offsets, rank - 2, load.offsets);
+    check_im2col(load);
+  }
   check_global(load, AccessKind::kRead);
   if (m.checking) {
     shared_access(shared, box_bytes(*map), AccessKind::kWrite, engine_accessor(load), Site{0, caller});

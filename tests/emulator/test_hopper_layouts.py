@@ -1,4 +1,4 @@
-"""The layouts of wgmma's operands, accumulators and descriptors against CuTe, NVIDIA's own definition of them.
+"""wgmma's operands, accumulators and descriptors, and im2col's coordinates, against CuTe, NVIDIA's definition of them.
 
 Needs the headers of the nvidia-cutlass package (pip install nvidia-cutlass) and of a CUDA toolkit; skipped without.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulator_build import BUILD, HERE
+from test_hopper_im2col import CONVOLUTIONS
 from test_hopper_products import MAJORS, K, accumulator_places, call, hopper, multiply, operand_offsets, operands  # noqa: F401
 
 from buildtools.compile import Task, compile_all, link
@@ -28,17 +29,26 @@ def include_folders() -> list[Path]:
     return [cutlass, cuda, cuda / "cccl"]
 
 
-@pytest.fixture(scope="module")
-def cute() -> ctypes.CDLL:
+def build(source: str) -> ctypes.CDLL:
     flags = ["-std=c++17", "-O1", "-fPIC", "-w", *(f"-I{folder}" for folder in include_folders())]
-    library = BUILD / "libcute.so"
+    library = BUILD / f"lib{Path(source).stem}.so"
     try:
-        link(compile_all([Task.of(HERE / "cute_layouts.cpp", BUILD, flags)]), library, [])
+        link(compile_all([Task.of(HERE / source, BUILD, flags)]), library, [])
     except (SystemExit, subprocess.CalledProcessError) as error:
         pytest.fail(f"CuTe's headers do not compile: {error}")
-    loaded = ctypes.CDLL(str(library))
-    loaded.cute_descriptor.restype = ctypes.c_uint64
-    return loaded
+    return ctypes.CDLL(str(library))
+
+
+@pytest.fixture(scope="module")
+def cute() -> ctypes.CDLL:
+    library = build("cute_layouts.cpp")
+    library.cute_descriptor.restype = ctypes.c_uint64
+    return library
+
+
+@pytest.fixture(scope="module")
+def cutlass() -> ctypes.CDLL:
+    return build("cute_im2col.cpp")
 
 
 def cute_operand(cute, rows, mn_major) -> np.ndarray:
@@ -84,3 +94,22 @@ def test_product_of_operands_laid_out_by_cute(cute, hopper, columns, majors):  #
         return cute_accumulators(cute, columns)
 
     np.testing.assert_array_equal(multiply(hopper, "bfloat16", a, b, majors, layout, places), a @ b.T)
+
+
+@pytest.mark.parametrize("name", [name for name, c in CONVOLUTIONS.items() if len(c.filter) == 2])
+def test_corners_coordinates_and_offsets_are_cutlasss(cutlass, name):
+    """With these, test_hopper_im2col.py shows, the emulator's loads are rows of the convolution's matrix."""
+    c = CONVOLUTIONS[name]
+    n, h, w, channels = c.shape
+    before, after = zip(*c.padding, strict=True)
+    geometry = np.array([n, h, w, channels, 16, *c.filter, *c.stride, *before, *after, *c.dilation], np.int32)
+    taps = list(np.ndindex(*c.filter))
+    pixels = n * int(np.prod(c.outputs()))
+    corners, loads = np.zeros(4, np.int32), np.zeros((pixels, len(taps), 5), np.int32)
+    arrays = [ctypes.c_void_p(a.ctypes.data) for a in (geometry, corners, loads)]
+    assert cutlass.cutlass_im2col(*arrays) == pixels
+    ours = [[c.column(m, tap, 0) for tap in taps] for m in range(pixels)]
+    first = ours[0][0]
+    np.testing.assert_array_equal(corners, [*first.lower[::-1], *first.upper[::-1]])
+    expected = [[(o.at[2], o.at[1], o.at[0], *o.offset[::-1]) for o in row] for row in ours]
+    np.testing.assert_array_equal(loads, expected)
