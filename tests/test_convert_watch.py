@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from networks import randomise
 from torch import Tensor, nn
 
 import fastconv
+from fastconv import _C
 
 
 class Switched(nn.Module):
@@ -57,6 +59,50 @@ def test_changes_beside_the_weights(change: str) -> None:
         after, wanted = converted(x), model(x)
     torch.testing.assert_close(after, wanted)
     assert before.shape != after.shape or not torch.equal(before, after)
+
+
+def test_an_attribute_that_a_loop_writes() -> None:
+    """Python compiles repeated writes into instructions of their own, past the dictionary's functions."""
+    model = randomise(Switched())
+    x = torch.randn(1, 3, 6, 6)
+    converted = fastconv.convert(model, x)
+    with torch.no_grad():
+        plain = converted(x)
+        for step in range(50):
+            model.gain = float(step)
+            model.unrelated = step
+            if step % 10 == 0:
+                torch.testing.assert_close(converted(x), plain * step)
+
+
+def test_watched_dictionaries() -> None:
+    watch, table, empty = _C.Watch(), {"a": object(), "b": object()}, OrderedDict[str, object]()
+    kept = watch.entries(table, ["a", "c"]) + watch.values(empty)
+    for change, seen in (
+        (lambda: None, True),
+        (lambda: table.update(b=object()), True),
+        (lambda: table.update(c=object()), False),
+        (lambda: table.pop("c"), True),
+        (lambda: table.update(a=object()), False),
+        (lambda: table.update(a=kept[0]), True),
+        (lambda: empty.update(x=1), False),
+        (lambda: empty.clear(), True),
+        (lambda: table.clear(), False),
+    ):
+        change()
+        assert watch.unchanged() is seen
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_watched_order(kind: type[dict[str, object]]) -> None:
+    watch, table = _C.Watch(), kind(a=object(), b=object())
+    kept = watch.values(table)
+    first = table.pop("a")
+    assert not watch.unchanged()
+    table["a"] = first
+    assert not watch.unchanged(), "b comes first now"
+    table["b"] = table.pop("b")
+    assert watch.unchanged() and kept
 
 
 def test_a_hook_in_the_place_of_another() -> None:

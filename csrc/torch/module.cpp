@@ -11,7 +11,8 @@ namespace py = pybind11;
 
 namespace fastconv::ops {
 void define_plan_classes(py::module_& m);  // plan_module.cpp
-}
+void define_watch(py::module_& m);         // watch_module.cpp
+}  // namespace fastconv::ops
 
 namespace {
 
@@ -66,6 +67,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("measure_fma_gflops", &ops::measure_fma_gflops, py::arg("threads"), py::call_guard<py::gil_scoped_release>());
   m.def("measure_copy_gbs", &ops::measure_copy_gbs, py::arg("bytes"), py::call_guard<py::gil_scoped_release>());
   ops::define_plan_classes(m);
+  ops::define_watch(m);
   m.def("peak_workspace_bytes", &ops::peak_workspace_bytes);
   m.def("reset_peak_workspace_bytes", &ops::reset_peak_workspace_bytes);
 }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastconv import _C
 from fastconv.functional import edits
 
 # Where a tensor lives: the dictionary of a module (`_parameters`, `_buffers`) and the key in it. The dictionary, not
@@ -26,39 +27,37 @@ class Sources:
     """
 
     def __init__(self, slots: Iterable[Slot]) -> None:
-        self._versioned: list[tuple[dict[str, Any], str, Tensor, int, int]] = []
-        self._unversioned: list[tuple[dict[str, Any], str, Tensor, int]] = []
-        self._others: list[tuple[dict[str, Any], str, Any]] = []
+        self._watch = _C.Watch()
         self._step = edits.steps
-        # Keeps the storages alive: a freed address could come back under other values with the same version.
-        self._storages: list[Any] = []
+        # What the watch points to. With aliases of the tensors, which keep their storages alive: a freed address could
+        # come back under other values with the same version.
+        self._kept: list[Any] = []
+        self._tensors: list[Tensor] = []  # with a version, which fused optimizers leave as it is
+        slots = tuple(slots)
+        names: dict[int, tuple[dict[str, Any], set[str]]] = {}
+        for owner, name in slots:
+            names.setdefault(id(owner), (owner, set()))[1].add(name)
+        # Before the tensors are read: what another thread exchanges from here on is noticed at the next call.
+        for owner, watched in names.values():
+            self._kept += self._watch.entries(owner, list(watched))
+        seen: set[int] = set()
         for owner, name in slots:
             tensor = owner.get(name)
-            if not isinstance(tensor, Tensor):
-                self._others.append((owner, name, tensor))
+            if not isinstance(tensor, Tensor) or id(tensor) in seen:
                 continue
-            self._storages.append(tensor.detach())
-            if tensor.is_inference():
-                self._unversioned.append((owner, name, tensor, tensor.data_ptr()))
-            else:
-                self._versioned.append((owner, name, tensor, tensor._version, tensor.data_ptr()))
+            seen.add(id(tensor))
+            self._kept += (tensor, tensor.detach())
+            self._watch.tensor(tensor, versioned=not tensor.is_inference())
+            if not tensor.is_inference():
+                self._tensors.append(tensor)
 
     def unchanged(self) -> bool:
-        """About 0.15 microseconds a tensor."""
-        for owner, name, tensor, version, address in self._versioned:
-            if owner.get(name) is not tensor or tensor._version != version or tensor.data_ptr() != address:
-                return False
-        for owner, name, other in self._others:
-            if owner.get(name) is not other:
-                return False
-        for owner, name, tensor, address in self._unversioned:
-            if owner.get(name) is not tensor or tensor.data_ptr() != address:
-                return False
-        return self._step == edits.steps or self._unwritten()
+        """About 0.1 microseconds a tensor."""
+        return self._watch.unchanged() and (self._step == edits.steps or self._unwritten())
 
     def _unwritten(self) -> bool:
         step = edits.steps
-        if any(edits.written_since(self._step, tensor) for _, _, tensor, *_ in self._versioned):
+        if any(edits.written_since(self._step, tensor) for tensor in self._tensors):
             return False
         self._step = step
         return True

@@ -21,6 +21,8 @@ constexpr int64_t kBlockPixels = 224, kFewerBlockPixels = 112, kSmallWeightBytes
 constexpr int64_t kChain = 256;
 // Multiply-adds below which another thread costs more than it brings (about 10 us of one core).
 constexpr int64_t kThreadWork = 1 << 20;
+// What a weight costs that comes from memory once, in multiply-adds: nearly all of a matrix product of one row.
+constexpr int64_t kWeightWork = 8;
 
 FC_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FC_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -53,7 +55,7 @@ struct Blocking {
 template <class Acc>
 Shares choose_shares(const SimplifiedTask& t, int64_t threads) {
   const int64_t panels = t.groups * panel_count<Acc>(t.K), reduction = t.C * t.R * t.S;
-  const int64_t work = t.N * t.P * t.Q * t.groups * t.K * larger(reduction, 1);
+  const int64_t work = (t.N * t.P * t.Q + kWeightWork) * t.groups * t.K * larger(reduction, 1);
   threads = larger(1, smaller(threads, work / kThreadWork));
   const int64_t tiles = ceil_div(t.Q, kTileRows), tile = balanced(t.Q, kTileRows);
   Shares best;
