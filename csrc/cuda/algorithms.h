@@ -17,7 +17,7 @@ extern const Algorithm<GemmCall> kGemmWgmma;
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 
 extern const Algorithm<Conv2dCall> kConv2dDepthwise, kConv2dStemMma, kConv2dGroupedMma, kConv2dMma, kConv2dMmaTf32;
-extern const Algorithm<Conv2dCall> kConv2dPointwise, kConv2dImplicitGemm, kConv2dIm2col, kConv2dDirect;
+extern const Algorithm<Conv2dCall> kConv2dWgmma, kConv2dPointwise, kConv2dImplicitGemm, kConv2dIm2col, kConv2dDirect;
 extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma, kUpsamplePhase, kUpsampleGather;
 extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise, kInputGradMma, kInputGradMmaTf32;
 extern const Algorithm<Conv2dInputGradCall> kInputGradPhases, kInputGradDirect;

@@ -15,8 +15,9 @@ namespace {
 
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {
-      kConv2dDepthwise, kConv2dPointwise,   kConv2dStemMma,     kConv2dGroupedMma,   kConv2dMma,    kConv2dMmaTf32,
-      kConv2dWinograd,  kConv2dWinograd4x4, kConv2dWinograd2x2, kConv2dImplicitGemm, kConv2dIm2col, kConv2dDirect};
+      kConv2dDepthwise,    kConv2dPointwise, kConv2dStemMma,  kConv2dGroupedMma,  kConv2dWgmma,
+      kConv2dMma,          kConv2dMmaTf32,   kConv2dWinograd, kConv2dWinograd4x4, kConv2dWinograd2x2,
+      kConv2dImplicitGemm, kConv2dIm2col,    kConv2dDirect};
   return table;
 }
 

@@ -68,6 +68,13 @@ def _conv() -> list[Case]:
     ]
     cases += [ConvCase.parse(text, **options) for text in FAMILIES for options in (*act_options(), *EPILOGUES)]
     cases += [ConvCase.parse(text, **options) for text in FAMILIES for options in SPECIALS]
+    # Reductions three times round the longest ring of stages; groups of whole k-steps, with every part of the epilogue;
+    # the longest stride that TMA takes.
+    cases += [
+        ConvCase.parse(text, fill="integer") for text in ("mb1ic192ih5iw4oc24kh3ph1", "mb2ic16ih19iw9oc10kh3sh8ph3")
+    ]
+    rest: dict[str, Any] = {"scale": True, "shift": True, "residual": True, "act": "prelu", "alpha": "channel"}
+    cases.append(ConvCase.parse("g2mb1ic128ih4iw5oc24kh3ph1", fill="integer", **rest))
     return cases + [ConvCase.parse(WHOLE_GROUPS, **options) for options in (*EPILOGUES[3:5], *SPECIALS[3:8])]
 
 

@@ -21,7 +21,7 @@ struct GemmWgmmaOutput {
   T* data;
   int64_t stride_batch, stride_row, stride_column;  // in elements
 
-  __device__ __forceinline__ int64_t channel(int, int column) const { return column; }
+  __device__ __forceinline__ int channel(int, int column) const { return column; }
   __device__ __forceinline__ OutputRow<T> row(int batch, int m) const {
     return {data + batch * stride_batch + m * stride_row, batch, m, 0};
   }

@@ -3,7 +3,7 @@
 //   TensorMap map; bool by_tma;    (columns, rows, batch), and whether D is stored through it
 //   int rows, columns;             of one batch
 //   int64_t stride_column;         in elements
-//   int64_t channel(batch, column)   the epilogue's name of a column
+//   int channel(batch, column)     the epilogue's name of a column
 //   OutputRow<T> row(batch, row)
 #pragma once
 
@@ -113,7 +113,7 @@ __device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccum
       const int m = m0 + row, n = n0 + column;
       if (m >= output.rows || n >= output.columns) continue;
       const auto place = output.row(tile.batch, m);
-      const int64_t channel = output.channel(tile.batch, n);
+      const int channel = output.channel(tile.batch, n);
       place.data[n * output.stride_column] =
           epilogue.finish(epilogue.channel(channel), *at(row, column), place.n, channel, place.p, place.q);
     }

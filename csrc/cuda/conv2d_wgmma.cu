@@ -1,0 +1,166 @@
+// The conv2d row "wgmma".
+#include <algorithm>
+#include <iterator>
+
+#include "algorithms.h"
+#include "conv2d_gemm.h"
+#include "kernels/conv_wgmma.cuh"
+#include "tuning/gemm_plan.h"
+#include "wgmma_support.h"
+
+namespace fastconv::cuda {
+
+int64_t tma_pixel_stride(const Conv2dCall& call) {
+  const TensorView& y = call.y;
+  const int64_t Kg = call.problem.filters_per_group();
+  const int64_t stride =
+      y.size[2] * y.size[3] == 1 ? (y.size[0] == 1 ? (y.size[1] + 7) / 8 * 8 : y.stride[0]) : pixel_stride(y);
+  const bool rows = pixels_are_even(y) && images_are_even(y, y.size[0]) && stride > 0 && stride % 8 == 0;
+  // Two columns at a time; groups are a dimension of the map, whose stride is Kg.
+  const bool columns = y.stride[1] == 1 && Kg % (call.problem.groups == 1 ? 2 : 8) == 0;
+  return rows && columns && aligned_16(y.data) ? stride : 0;
+}
+
+namespace {
+
+constexpr int kTileM = 128, kTileK = 64, kNarrowestN = 64;
+constexpr int64_t kMaxExtent = 0x7fffffff - kTileM;
+constexpr int64_t kMaxStride = 8, kCorner = 128, kMaxReach = 254;
+constexpr int64_t kMaxMapStride = int64_t{1} << 39;  // elements of 16 bits
+
+std::string pair_text(int64_t h, int64_t w) { return std::to_string(h) + "x" + std::to_string(w); }
+
+// A multiple of 8, so that rows of channels are multiples of 16 bytes: more than C of zeros where x is packed.
+int64_t stored_channels(const ConvProblem& p) { return (p.channels_per_group() + 7) / 8 * 8; }
+
+int64_t tiles(const ConvProblem& p, int tile_n) {
+  return tile_count(p.N * p.P * p.Q, p.filters_per_group(), p.groups, kTileM, tile_n);
+}
+
+// What TMA's im2col mode has no bits for, along one axis.
+void refuse_axis(Reasons& reasons, const char* axis, const Im2colAxis& a) {
+  const auto outside = [](int64_t corner) { return corner < -kCorner || corner >= kCorner; };
+  if (outside(a.lower)) {
+    reasons.push_back(std::string("the first window begins at ") + std::to_string(a.lower) + " along " + axis +
+                      ", outside im2col's -128 to 127");
+  }
+  if (outside(a.upper)) {
+    reasons.push_back(std::string("the last window begins ") + std::to_string(a.upper) +
+                      " from the image's end along " + axis + ", outside im2col's -128 to 127");
+  }
+  if (a.reach > kMaxReach) {
+    reasons.push_back(std::string("the filter reaches ") + std::to_string(a.reach) + " pixels along " + axis +
+                      ", above im2col's 254");
+  }
+}
+
+// x as TMA reads it: the caller's, or a packed copy.
+bool in_place(const TensorView& x, int64_t channels) {
+  bool forward = in_whole_chunks<half_t>(x, channels);
+  for (const int axis : {0, 2, 3}) {
+    forward = forward && (x.size[axis] == 1 || (x.stride[axis] > 0 && x.stride[axis] < kMaxMapStride));
+  }
+  return forward;
+}
+
+Reasons wgmma_reasons(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  Reasons reasons = phase_extent_reasons(p);
+  refuse_without_wgmma(reasons);
+  if (call.dtype != DType::kFloat16 && call.dtype != DType::kBFloat16) {
+    reasons.push_back(std::string("dtype is ") + dtype_name(call.dtype) + ", not float16 or bfloat16");
+  }
+  if (p.scale_h != 1 || p.scale_w != 1) {
+    reasons.push_back("upsamples its input by " + pair_text(p.scale_h, p.scale_w));
+  }
+  if (p.C == 0 || p.H * p.W == 0) reasons.push_back("x has no channels or no pixels");
+  if (p.stride_h > kMaxStride || p.stride_w > kMaxStride) {
+    reasons.push_back("a stride of " + pair_text(p.stride_h, p.stride_w) + " is above im2col's 8");
+  }
+  refuse_axis(reasons, "H", im2col_axis_h(p));
+  refuse_axis(reasons, "W", im2col_axis_w(p));
+  if (p.groups > 1 && p.channels_per_group() % kTileK != 0) {
+    reasons.push_back("groups of " + std::to_string(p.channels_per_group()) +
+                      " channels, no multiple of 64: a step would read the next group's");
+  }
+  if (!reasons.empty()) return reasons;
+  if (p.N * p.P * p.Q > kMaxExtent || p.N * p.H * p.W > kMaxExtent) {
+    reasons.push_back("more than 2^31 - 129 pixels of x or y");
+  } else if (tiles(p, kNarrowestN) > 0x7fffffff) {
+    reasons.push_back(std::to_string(tiles(p, kNarrowestN)) + " tiles are above 2^31 - 1");
+  }
+  if (p.R * p.S * (stored_channels(p) + kTileK) > 0x7fffffff) {
+    reasons.push_back("a reduction over " + std::to_string(p.gemm_k()) + " is above 2^31");
+  }
+  return reasons;
+}
+
+// The widest tile, whose operands are read least often, unless another fills the GPU or the filters better. As for
+// GEMM, the percentages are what fetching more for the same product is taken to cost, not measured.
+struct TileWidth {
+  int n, percent;
+};
+constexpr TileWidth kTileWidths[] = {{256, 100}, {128, 85}, {64, 60}};
+
+int chosen_width(const ConvProblem& p) {
+  const int multiprocessors = std::max(current_device().multiprocessors, 1);
+  const auto cost = [&](const TileWidth& t) {
+    return wave_cost(tiles(p, t.n), multiprocessors, 1, int64_t{kTileM} * t.n, t.percent);
+  };
+  return std::min_element(std::begin(kTileWidths), std::end(kTileWidths),
+                          [&](const TileWidth& a, const TileWidth& b) { return cost(a) < cost(b); })
+      ->n;
+}
+
+// Where its tiles keep at least half of the GPU busy over a reduction that fills the ring, and at least three quarters
+// of what they compute is asked for; the rest has smaller tiles, or a split reduction, in mma.sync's row.
+bool wgmma_preferred(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  const auto fills = [](int64_t extent, int64_t step) { return 4 * extent >= 3 * ((extent + step - 1) / step * step); };
+  const int64_t steps = p.R * p.S * ((p.channels_per_group() + kTileK - 1) / kTileK);
+  return 2 * tiles(p, chosen_width(p)) >= current_device().multiprocessors && steps >= 4 &&
+         fills(p.channels_per_group(), kTileK) && fills(p.filters_per_group(), kNarrowestN);
+}
+
+template <class T>
+void run_typed(const Conv2dCall& call, const CallContext& context) {
+  const ConvProblem& p = call.problem;
+  const int64_t channels = stored_channels(p);
+  const TensorView x =
+      in_place(call.x, p.channels_per_group()) ? call.x : packed_channels<T>(call.x, p.groups, channels, context);
+  const ConvMmaProblem problem = forward_mma(call);
+  const PreparedWeights<T> weights = prepare_weights<T>(problem, channels, context);
+  LaunchConfig config;
+  config.stream = context.stream;
+  config.footprint.reads("x", x).writes("y", call.y).reads(call.epilogue, call.dtype, p.K);
+  declare_weights(config.footprint, weights, problem);
+  visit_epilogue<T>(call.epilogue, [&](auto epilogue) {
+    const auto launch_tile = [&](auto tile) {
+      launch_conv_wgmma<decltype(tile)>(call, x, channels, weights, epilogue, config,
+                                        std::max(current_device().multiprocessors, 1));
+    };
+    switch (chosen_width(p)) {
+      case 256:
+        return launch_tile(WgmmaConfig<T, 256, 4>());
+      case 128:
+        return launch_tile(WgmmaConfig<T, 128, 6>());
+      default:
+        return launch_tile(WgmmaConfig<T, 64, 8>());
+    }
+  });
+}
+
+void run_wgmma(const Conv2dCall& call, const CallContext& context) {
+  if (call.y.numel() == 0) return;
+  call.dtype == DType::kFloat16 ? run_typed<half_t>(call, context) : run_typed<bfloat16_t>(call, context);
+}
+
+}  // namespace
+
+const Algorithm<Conv2dCall> kConv2dWgmma = {
+    "wgmma",
+    "implicit GEMM on Hopper's tensor cores (TMA im2col, wgmma), fp16 and bf16; an x that is not NHWC with whole "
+    "16-byte chunks of channels, and weights that are not KRSC, are packed into the workspace first",
+    wgmma_reasons, wgmma_preferred, run_wgmma};
+
+}  // namespace fastconv::cuda

@@ -1,0 +1,202 @@
+// y = epilogue(conv2d(x, w)) as an implicit matrix product on Hopper's warpgroup tensor cores: tiles of output pixels x
+// filters for wgmma_pipeline.cuh. A step of the reduction is 64 channels of one tap of the filter:
+//
+//              C of (r, s)                                  K
+//           +---+---+---+                            +-------------+
+//   n, p, q |   im2col  |  one TMA copy: a column    | w's filters |  a box of (channels, one tap, filters)
+//           +---+---+---+  of base pixels, each      +-------------+
+//                          (s, r) * dilation further on
+//
+// Strides, padding, and rows and images that end amid a tile are the copy's own business. Channels beyond the last are
+// zeros for every tap. Groups are batches, and their channels whole steps, so that none reads its neighbour's.
+#pragma once
+
+#include "../../common/calls.h"
+#include "../primitives/fast_divmod.cuh"
+#include "../primitives/launch.h"
+#include "../primitives/tensor_map.h"
+#include "../primitives/tma_im2col.cuh"
+#include "prepare_weights.cuh"
+#include "tile_raster.cuh"
+#include "wgmma_pipeline.cuh"
+
+namespace fastconv::cuda {
+
+template <class T>
+struct ConvWgmmaOutput {
+  TensorMap map;
+  bool by_tma;
+  int rows, columns;  // output pixels, filters of a group
+  T* data;
+  int64_t stride_image, stride_p, stride_q, stride_column;  // in elements
+  FastDivmod image_pixels, width;
+
+  __device__ __forceinline__ int channel(int group, int column) const { return group * columns + column; }
+  __device__ __forceinline__ OutputRow<T> row(int group, int pixel) const {
+    int of_image, q;
+    const int n = image_pixels.divmod(pixel, of_image), p = width.divmod(of_image, q);
+    return {data + n * stride_image + p * stride_p + q * stride_q + channel(group, 0) * stride_column, n, p, q};
+  }
+};
+
+template <class T>
+struct ConvWgmmaWork {
+  TensorMap x, w;
+  ConvWgmmaOutput<T> output;
+  int steps;
+  int tiles_m, tiles_n, tiles;  // tiles: of all groups
+  int channels;                 // of a group
+  int filter_width;
+  int stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
+
+  template <class Config>
+  __device__ __forceinline__ WgmmaTile tile(int number) const {
+    const int tiles_of_group = tiles_m * tiles_n;
+    const TilePlace place = raster_tile(number % tiles_of_group, tiles_m, tiles_n);
+    return {number / tiles_of_group, place.row * Config::kTileM, place.column * Config::kTileN};
+  }
+
+  // One tap after the other, and its channels.
+  template <class Config>
+  struct Source {
+    const ConvWgmmaWork& work;
+    int first_channel, first_filter;
+    int image, base_h, base_w;
+    int c, tap, s;
+    int offset_h, offset_w;
+
+    __device__ __forceinline__ void fetch(unsigned char* a, unsigned char* b, uint64_t* full) {
+      tma_load_im2col_4d(a, &work.x, full, first_channel + c, base_w, base_h, image, static_cast<uint16_t>(offset_w),
+                         static_cast<uint16_t>(offset_h));
+      tma_load_3d(b, &work.w, full, c, tap, first_filter);
+      c += Config::kTileK;
+      if (c < work.channels) return;
+      c = 0, ++tap, ++s;
+      offset_w += work.dilation_w;
+      if (s == work.filter_width) s = 0, offset_w = 0, offset_h += work.dilation_h;
+    }
+  };
+  template <class Config>
+  __device__ __forceinline__ Source<Config> source(const WgmmaTile& tile) const {
+    int of_image, q;
+    const int n = output.image_pixels.divmod(tile.m, of_image), p = output.width.divmod(of_image, q);
+    return {*this,
+            tile.batch * channels,
+            tile.batch * output.columns + tile.n,
+            n,
+            p * stride_h - pad_top,
+            q * stride_w - pad_left,
+            0,
+            0,
+            0,
+            0,
+            0};
+  }
+
+  template <class F>
+  __device__ __forceinline__ void visit_majors(F&& f) const {
+    constexpr MajorConstant<OperandMajor::kK> k;
+    f(k, k);
+  }
+};
+
+template <class Config, class Epilogue>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    conv_wgmma_kernel(const __grid_constant__ ConvWgmmaWork<typename Config::Element> work,
+                      const __grid_constant__ Epilogue epilogue) {
+  wgmma_pipeline<Config>(work, epilogue);
+}
+
+// Along one axis: where base pixels begin and end, as im2col's corners, and how far taps reach.
+struct Im2colAxis {
+  int64_t lower, upper, reach;
+};
+
+inline Im2colAxis im2col_axis(int64_t in, int64_t out, int64_t filter, int64_t stride, int64_t pad, int64_t dilation) {
+  // The last base pixel itself: what a stride leaves over at the image's end changes nothing, but may pass the limit.
+  return {-pad, (out - 1) * stride - pad - (in - 1), (filter - 1) * dilation};
+}
+inline Im2colAxis im2col_axis_h(const ConvProblem& p) {
+  return im2col_axis(p.H, p.P, p.R, p.stride_h, p.pad_top, p.dilation_h);
+}
+inline Im2colAxis im2col_axis_w(const ConvProblem& p) {
+  return im2col_axis(p.W, p.Q, p.S, p.stride_w, p.pad_left, p.dilation_w);
+}
+
+// Strides of a view for a tensor map: an axis of one entry may have any, and gets what a dense tensor would have.
+inline uint64_t map_stride(const TensorView& view, int axis, uint64_t dense) {
+  return view.size[axis] == 1 ? dense : static_cast<uint64_t>(view.stride[axis]);
+}
+
+template <class Config>
+TensorMap image_map(const TensorView& x, const ConvProblem& p) {
+  const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
+  Im2colMapSpec spec{x.data, x.dtype, 4, {}, {}, {}, {}, {}, Config::kTileK, Config::kTileM, kSwizzleBytes};
+  const int axes[4] = {1, 3, 2, 0};
+  for (int d = 0; d < 4; ++d) {
+    spec.extent[d] = extent(x.size[axes[d]]);
+    spec.stride[d] = d == 0 ? 1 : map_stride(x, axes[d], spec.extent[d - 1] * spec.stride[d - 1]);
+  }
+  const Im2colAxis w = im2col_axis_w(p), h = im2col_axis_h(p);
+  spec.lower_corner[0] = static_cast<int>(w.lower), spec.lower_corner[1] = static_cast<int>(h.lower);
+  spec.upper_corner[0] = static_cast<int>(w.upper), spec.upper_corner[1] = static_cast<int>(h.upper);
+  spec.step[0] = static_cast<uint32_t>(p.stride_w), spec.step[1] = static_cast<uint32_t>(p.stride_h);
+  return make_im2col_map("x", spec);
+}
+
+// y's pixels as rows of a matrix, where they lie evenly; `rows` of them, `pixel_stride` apart.
+template <class Config, class T>
+TensorMap output_map(const ConvWgmmaOutput<T>& out, DType dtype, int64_t groups, int64_t pixel_stride) {
+  const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
+  TensorMapSpec spec{out.data, dtype, 3, {}, {}, {}, kSwizzleBytes};
+  spec.extent[0] = extent(out.columns), spec.extent[1] = extent(out.rows), spec.extent[2] = extent(groups);
+  spec.stride[1] = extent(pixel_stride);
+  spec.stride[2] = groups == 1 ? spec.extent[1] * spec.stride[1] : extent(out.columns);
+  spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
+  return make_tensor_map("y", spec);
+}
+
+// Whether TMA can store y, and then how far its pixels lie apart; 0: it cannot.
+int64_t tma_pixel_stride(const Conv2dCall& call);
+
+// x and the weights are in form: channels contiguous, in groups of `channels`, everything else in 16-byte multiples.
+template <class Config, class Epilogue>
+void launch_conv_wgmma(const Conv2dCall& call, const TensorView& x, int64_t channels,
+                       const PreparedWeights<typename Config::Element>& weights, const Epilogue& epilogue,
+                       const LaunchConfig& base, int multiprocessors) {
+  using T = typename Config::Element;
+  const ConvProblem& p = call.problem;
+  const auto narrow = [](int64_t value) { return static_cast<int>(value); };
+  const int64_t taps = p.R * p.S;
+  ConvWgmmaWork<T> work = {};
+  work.x = image_map<Config>(x, p);
+  TensorMapSpec filters{weights.data, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
+  filters.extent[0] = static_cast<uint64_t>(channels), filters.extent[1] = static_cast<uint64_t>(taps);
+  filters.extent[2] = static_cast<uint64_t>(p.K);
+  filters.stride[1] = static_cast<uint64_t>(channels), filters.stride[2] = static_cast<uint64_t>(weights.stride_out);
+  filters.box[0] = Config::kTileK, filters.box[1] = 1, filters.box[2] = Config::kTileN;
+  work.w = make_tensor_map("w", filters);
+  work.channels = narrow(channels), work.filter_width = narrow(p.S);
+  work.stride_h = narrow(p.stride_h), work.stride_w = narrow(p.stride_w);
+  work.pad_top = narrow(p.pad_top), work.pad_left = narrow(p.pad_left);
+  work.dilation_h = narrow(p.dilation_h), work.dilation_w = narrow(p.dilation_w);
+  work.steps = narrow(taps * ((channels + Config::kTileK - 1) / Config::kTileK));
+
+  ConvWgmmaOutput<T>& out = work.output;
+  out.rows = narrow(p.N * p.P * p.Q), out.columns = narrow(p.filters_per_group());
+  out.data = call.y.as<T>();
+  out.stride_image = call.y.stride[0], out.stride_p = call.y.stride[2], out.stride_q = call.y.stride[3];
+  out.stride_column = call.y.stride[1];
+  out.image_pixels = FastDivmod(p.P * p.Q), out.width = FastDivmod(p.Q);
+  const int64_t pixel_stride = Epilogue::kUnrolled ? tma_pixel_stride(call) : 0;
+  out.by_tma = pixel_stride > 0;
+  if (out.by_tma) out.map = output_map<Config>(out, call.dtype, p.groups, pixel_stride);
+
+  work.tiles_m = (out.rows + Config::kTileM - 1) / Config::kTileM;
+  work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;
+  work.tiles = work.tiles_m * work.tiles_n * narrow(p.groups);
+  launch("conv_wgmma", wgmma_launch<Config>(base, work.tiles, multiprocessors), conv_wgmma_kernel<Config, Epilogue>,
+         work, epilogue);
+}
+
+}  // namespace fastconv::cuda

@@ -1,0 +1,72 @@
+// A convolution's filters in the form that tensor-core kernels read: packed into the workspace where they do not lie in
+// it already.
+#pragma once
+
+#include <algorithm>
+
+#include "../conv_mma.h"
+#include "layout.cuh"
+
+namespace fastconv::cuda {
+
+// Of all phases.
+inline int most_of(const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); }
+
+template <class T>
+struct PreparedWeights {
+  const T* data;
+  int64_t stride_phase, stride_group, stride_out, elements;
+};
+
+// One dense matrix for each phase and group, in place where the filters are one already (KRSC): the kernel's main loop
+// then has one way to read B, whichever operator and layout it serves. Packing reads the weights once and writes them
+// once, a small part of what the convolution itself moves.
+template <class T>
+PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channels, const CallContext& context) {
+  constexpr int64_t kChunk = 16 / sizeof(T);
+  const PhasedConv& conv = problem.conv;
+  const WeightAxis &h = problem.weights_h, &w = problem.weights_w;
+  const bool same_taps = h.phases == 1 && w.phases == 1 && h.scale == 0 && w.scale == 0;
+  const bool dense = (conv.in_channels == 1 || conv.w_stride_in == 1) &&
+                     (w.taps[0] == 1 || conv.w_stride_w == channels) &&
+                     (h.taps[0] == 1 || conv.w_stride_h == channels * w.taps[0]);
+  const auto* source = static_cast<const T*>(conv.weights);
+  if (same_taps && dense && conv.in_channels == channels && conv.w_stride_out % kChunk == 0 && aligned_16(source) &&
+      (conv.groups == 1 || conv.w_stride_group % kChunk == 0)) {
+    return {source, 0, conv.w_stride_group, conv.w_stride_out, 0};
+  }
+  const int most_taps = most_of(h.taps) * most_of(w.taps);
+  PreparedWeights<T> p;
+  p.stride_out = most_taps * channels;
+  p.stride_group = p.stride_out * conv.out_channels;
+  p.stride_phase = h.phases * w.phases == 1 ? 0 : p.stride_group * conv.groups;
+  p.elements = p.stride_group * conv.groups * h.phases * w.phases;
+  T* packed = static_cast<T*>(context.workspace->allocate(static_cast<size_t>(p.elements) * sizeof(T)));
+  p.data = packed;
+  PackWeightsParams<T> params;
+  params.source = source, params.packed = packed;
+  params.stride_group = conv.w_stride_group, params.stride_out = conv.w_stride_out;
+  params.stride_in = conv.w_stride_in, params.stride_h = conv.w_stride_h, params.stride_w = conv.w_stride_w;
+  params.packed_stride_phase = p.stride_group * conv.groups;
+  params.packed_stride_group = p.stride_group, params.packed_stride_out = p.stride_out;
+  params.in_channels = static_cast<int>(conv.in_channels), params.padded_in_channels = static_cast<int>(channels);
+  params.out_channels = static_cast<int>(conv.out_channels);
+  params.h = h, params.w = w;
+  if (most_taps > 0) {
+    Footprint footprint;
+    footprint.reads("w", problem.weights).scratch("packed w", packed, static_cast<size_t>(p.elements) * sizeof(T));
+    launch_pack_conv_weights(params, conv.groups, most_taps, footprint, context.stream);
+  }
+  return p;
+}
+
+template <class T>
+void declare_weights(Footprint& footprint, const PreparedWeights<T>& weights, const ConvMmaProblem& problem) {
+  if (weights.elements > 0) {
+    footprint.reads("packed w", weights.data, static_cast<size_t>(weights.elements) * sizeof(T));
+  } else {
+    footprint.reads("w", problem.weights);
+  }
+}
+
+}  // namespace fastconv::cuda
