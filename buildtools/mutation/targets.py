@@ -33,6 +33,7 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     "reductions.cu": [("channel_sum", "")],
     "softmax.cu": [("softmax", "")],
     "upsample.cu": [("upsample_nearest2d", "")],
+    "wgmma_support.cu": [],
 }
 
 _ROW = re.compile(r'\bconst Algorithm<(\w+)> k\w+ = \{\s*"(\w+)"')
