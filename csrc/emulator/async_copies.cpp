@@ -24,7 +24,7 @@ void land(AsyncCopy& copy) {
 
 CopyQueue& my_copies() {
   Machine& m = machine();
-  return m.copies[m.current->context->thread];
+  return m.copies[m.agent()];
 }
 
 // A chance for a copy on its way to arrive.
@@ -49,8 +49,9 @@ void copy_async(void* shared, const void* global, int bytes, bool valid) {
       global_access(global, size, AccessKind::kRead, site);
     }
     check_alignment(shared, size, AccessKind::kWrite, site);
-    if (!is_shared(shared)) {
-      report_and_abandon("shared-address", site, "asynchronous copy at {0} to an address outside shared memory");
+    if (!is_own_shared(shared)) {
+      report_and_abandon("shared-address", site,
+                         "asynchronous copy at {0} to an address outside the block's shared memory");
     }
     Accessor copy = running_thread();
     copy.through = Through::kPendingCopy;
@@ -86,7 +87,7 @@ void wait_copies(int pending_groups) {
 
 void check_unfinished_copies(const Fiber& fiber) {
   Machine& m = machine();
-  const CopyQueue& queue = m.copies[fiber.context->thread];
+  const CopyQueue& queue = m.copies[fiber.context->agent];
   if (queue.copies.empty()) return;
   report("unfinished-copy", queue.copies.front().site,
          "the thread returns from the kernel, but has not waited for the asynchronous copy it issued at {0}");

@@ -1,11 +1,12 @@
 // Which access happens before which: vector clocks, the way race detectors keep them, with a shortcut for
-// __syncthreads. An agent is whatever accesses memory in its own order: the threads of a block, and engines, which work
-// for them asynchronously (copies, warpgroups' matrix products).
+// __syncthreads. An agent is whatever accesses memory in its own order: the threads of a cluster, and engines, which
+// work for them asynchronously (copies, warpgroups' matrix products).
 //
 // Every agent has a clock. An access carries (agent, clock). Observer o has seen it when o's view of that agent has
 // reached the clock. Views grow by synchronisation only: release() publishes a view, acquire() takes it in. After a
-// barrier of the whole block all views are equal: that common part is the floor, and a view is stored only for threads
-// that have synchronised otherwise since. Kernels with nothing but __syncthreads thus cost O(threads) a barrier.
+// barrier of a block that is its own cluster all views are equal: that common part is the floor, and a view is stored
+// only for threads that have synchronised otherwise since. Kernels with nothing but __syncthreads thus cost O(threads)
+// a barrier.
 //
 // What ordinary stores wrote is visible to an asynchronous engine only after a proxy fence somewhere between the store
 // and the engine's access. A view therefore has a second entry for each thread, its mark: how far that thread's stores
@@ -22,8 +23,8 @@ using VectorClock = std::vector<uint32_t>;
 
 class Clocks {
  public:
-  // Agents 0 to threads - 1 are the block's threads, which take part in its barriers. The threads' marks follow, then
-  // the engines, which hold no views.
+  // Agents 0 to threads - 1 are the cluster's threads, block by block, which take part in its barriers. The threads'
+  // marks follow, then the engines, which hold no views.
   void reset(int threads, int engines) {
     threads_ = threads;
     const size_t entries = static_cast<size_t>(2 * threads + engines);
@@ -32,21 +33,23 @@ class Clocks {
     views_.assign(threads, {});
     view_generation_.assign(threads, 0);
     generation_ = 1;
-    block_start_ = floor_;
+    start_ = floor_;
   }
 
-  // Whatever came before belongs to another block: it is ordered, and what it wrote to shared memory is gone.
-  void start_block() {
-    block_barrier();
+  // Whatever came before belongs to another cluster: it is ordered, and what it wrote to shared memory is gone.
+  void start_cluster() {
+    barrier_of_all();
     for (int thread = 0; thread < threads_; ++thread) floor_[mark(thread)] = floor_[thread];
     for (size_t agent = 2 * static_cast<size_t>(threads_); agent < clock_.size(); ++agent) {
       floor_[agent] = clock_[agent]++;
     }
-    block_start_ = floor_;
+    start_ = floor_;
   }
 
   uint32_t now(int agent) const { return clock_[agent]; }
-  bool of_this_block(int agent, uint32_t clock) const { return clock > block_start_[agent]; }
+  bool of_this_cluster(int agent, uint32_t clock) const { return clock > start_[agent]; }
+  // Whether the observer knows that `thread` runs: it has seen something that the thread did here.
+  bool seen_running(int observer, int thread) const { return seen(observer, thread, start_[thread] + 1); }
 
   bool seen(int observer, int agent, uint32_t clock) const {
     if (agent == observer || clock <= floor_[agent]) return true;
@@ -62,7 +65,15 @@ class Clocks {
 
   void acquire(int thread, const VectorClock& published) { join(view(thread), published); }
 
-  void block_barrier() {
+  // __syncthreads() of the threads from `first` on.
+  void block_barrier(int first, int count) {
+    if (count == threads_) return barrier_of_all();
+    VectorClock published;
+    for (int thread = first; thread < first + count; ++thread) release(thread, published);
+    for (int thread = first; thread < first + count; ++thread) acquire(thread, published);
+  }
+
+  void barrier_of_all() {
     for (int thread = 0; thread < threads_; ++thread) {
       if (view_generation_[thread] == generation_) join(floor_, views_[thread]);
     }
@@ -79,6 +90,13 @@ class Clocks {
   void acquire_operation(int thread, int engine, uint32_t clock) {
     uint32_t& entry = view(thread)[engine];
     entry = std::max(entry, clock);
+  }
+  // Adds the operations that `thread` has waited for, and nothing of what threads did themselves.
+  void release_waited_operations(int thread, VectorClock& published) const {
+    const VectorClock& from = view_generation_[thread] == generation_ ? views_[thread] : floor_;
+    if (published.size() < clock_.size()) published.resize(clock_.size(), 0);
+    for (size_t i = static_cast<size_t>(engine(0)); i < from.size(); ++i)
+      published[i] = std::max(published[i], from[i]);
   }
   // Adds the end of an operation to `published`.
   void release_operation(int engine, uint32_t clock, VectorClock& published) const {
@@ -116,7 +134,7 @@ class Clocks {
   }
 
   int threads_ = 0;
-  VectorClock clock_, floor_, block_start_;
+  VectorClock clock_, floor_, start_;
   std::vector<VectorClock> views_;
   std::vector<uint64_t> view_generation_;
   uint64_t generation_ = 1;

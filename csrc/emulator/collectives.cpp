@@ -14,18 +14,19 @@ std::string hex(unsigned mask) {
 
 void open_barrier() {
   Machine& m = machine();
-  if (m.checking) m.clocks.block_barrier();
-  for (size_t warp = 0; m.counting && warp < m.warps.size(); ++warp) count_warp(static_cast<int>(warp));
-  for (Fiber* fiber : m.barrier.waiting) m.ready.push(fiber);
-  m.barrier = BlockBarrier();
+  const int rank = m.current->context->cluster_rank;
+  if (m.checking) m.clocks.block_barrier(rank * m.threads, m.threads);
+  for (int warp = 0; m.counts(*m.current) && warp < m.warps_per_block(); ++warp) count_warp(warp);
+  for (Fiber* fiber : m.block().barrier.waiting) m.ready.push(fiber);
+  m.block().barrier = BlockBarrier();
 }
 
 // CUDA lets threads return before a barrier that the others wait in; this project does not, because the same code with
 // the return a little later hangs. Said once per barrier, whichever comes first.
 void report_absent_threads() {
   Machine& m = machine();
-  report("divergent-barrier", Site{0, m.barrier.first},
-         std::to_string(m.barrier.arrived) + " of " + std::to_string(m.threads) +
+  report("divergent-barrier", Site{0, m.block().barrier.first},
+         std::to_string(m.block().barrier.arrived) + " of " + std::to_string(m.threads) +
              " threads reach __syncthreads() at {0}; the others have returned from the kernel");
 }
 
@@ -34,7 +35,7 @@ void report_absent_threads() {
 bool meet(unsigned mask, const char* function, void* operand, Caller caller, Rendezvous& complete) {
   Machine& m = machine();
   Fiber* me = m.current;
-  Warp& warp = m.warps[me->context->warp];
+  Warp& warp = m.warp_of(*me);
   const unsigned bit = 1u << me->context->lane;
   const Site site{0, caller};
   if (!(mask & bit)) {
@@ -61,7 +62,7 @@ bool meet(unsigned mask, const char* function, void* operand, Caller caller, Ren
     open.arrived |= bit;
     open.lane[me->context->lane] = me;
     if (open.arrived == mask) {
-      if (m.counting && mask == warp.existing) count_warp(me->context->warp);
+      if (m.counts(*me) && mask == warp.existing) count_warp(me->context->warp);
       complete = open;
       warp.open.erase(warp.open.begin() + static_cast<ptrdiff_t>(i));
       return true;
@@ -103,7 +104,7 @@ void wake(const Rendezvous& r) {
 
 void block_barrier(Caller caller) {
   Machine& m = machine();
-  BlockBarrier& barrier = m.barrier;
+  BlockBarrier& barrier = m.block().barrier;
   if (barrier.arrived == 0) {
     barrier.first = caller;
   } else if (barrier.first.line != caller.line || strcmp(barrier.first.file, caller.file) != 0) {
@@ -111,7 +112,7 @@ void block_barrier(Caller caller) {
            "threads of one block meet in __syncthreads() at {0} and at " + position(barrier.first));
   }
   ++barrier.arrived;
-  if (barrier.arrived < m.live) {
+  if (barrier.arrived < m.block().live) {
     barrier.waiting.push_back(m.current);
     m.block_current("__syncthreads()", caller);
     return;
@@ -122,7 +123,7 @@ void block_barrier(Caller caller) {
 
 void thread_left(Fiber& fiber) {
   Machine& m = machine();
-  Warp& warp = m.warps[fiber.context->warp];
+  Warp& warp = m.warp_of(fiber);
   const unsigned bit = 1u << fiber.context->lane;
   warp.live &= ~bit;
   for (const Rendezvous& open : warp.open) {
@@ -131,7 +132,8 @@ void thread_left(Fiber& fiber) {
                        std::string("lanes wait in ") + open.function + " at {0} with mask " + hex(open.mask) +
                            ", but one of them returns from the kernel");
   }
-  if (m.barrier.arrived > 0 && m.barrier.arrived == m.live) {
+  const Block& block = m.block();
+  if (block.barrier.arrived > 0 && block.barrier.arrived == block.live) {
     report_absent_threads();
     open_barrier();
   }
@@ -142,9 +144,9 @@ void warp_barrier(unsigned mask, Caller caller) {
   Rendezvous r;
   if (!meet(mask, "__syncwarp", nullptr, caller, r)) return;
   if (m.checking) {
-    VectorClock published(m.threads, 0);
-    for_each_lane(r, [&](int, Fiber& fiber) { m.clocks.release(fiber.context->thread, published); });
-    for_each_lane(r, [&](int, Fiber& fiber) { m.clocks.acquire(fiber.context->thread, published); });
+    VectorClock published;
+    for_each_lane(r, [&](int, Fiber& fiber) { m.clocks.release(fiber.context->agent, published); });
+    for_each_lane(r, [&](int, Fiber& fiber) { m.clocks.acquire(fiber.context->agent, published); });
   }
   wake(r);
 }

@@ -109,14 +109,15 @@ void read_counter_setting() {
   registered |= print;
 }
 
-void start_counting(bool this_block) {
+void start_counting(bool this_cluster) {
   Machine& m = machine();
-  m.counting = m.counters_wanted && this_block;
-  if (m.counting) state().streams.assign(m.warps.size(), {});
+  m.counting = m.counters_wanted && this_cluster;
+  if (m.counting) state().streams.assign(m.warps_per_block(), {});
 }
 
 void count_access(const void* address, size_t bytes, CountedAccess kind, const Site& site) {
   const ThreadContext& thread = *machine().current->context;
+  if (thread.cluster_rank != 0) return;
   Stream& stream = state().streams[thread.warp][{place(site), static_cast<int>(kind)}];
   stream.site = site;
   stream.kind = kind;
@@ -129,6 +130,7 @@ void count_access(const void* address, size_t bytes, CountedAccess kind, const S
 }
 
 void count_matrix(const void* const (&rows)[8], const Site& site) {
+  if (!machine().counts(*machine().current)) return;
   WarpAccess access;
   access.active = 0xff;
   access.bytes = 16;

@@ -15,6 +15,9 @@ struct ThreadContext {
   dim3 block_extent, grid_extent;
   int thread;  // linear index in the block
   int warp, lane;
+  int cluster_rank;     // of the block in its cluster
+  dim3 cluster_extent;  // blocks
+  int agent;            // linear index in the cluster
 };
 
 // const: within one activation of a kernel the answer never changes, so the compiler may hoist the call.

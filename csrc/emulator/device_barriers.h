@@ -15,6 +15,10 @@ void named_barrier_arrive(int id, int threads, Caller caller);
 void mbarrier_init(uint64_t* barrier, uint32_t arrivals, Caller caller);
 void mbarrier_invalidate(uint64_t* barrier, Caller caller);
 void mbarrier_arrive(uint64_t* barrier, Caller caller);
+// An arrival at the mbarrier that lies at the same place in the shared memory of another block of the cluster. It says
+// that asynchronous operations are over which the thread has waited for; what threads read and wrote themselves is not
+// ordered by it.
+void mbarrier_arrive_remote(uint64_t* barrier, uint32_t rank, Caller caller);
 // One arrival, which also adds to the bytes that the phase waits for.
 void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes, Caller caller);
 // Until the phase of this parity is over; passes at once when the barrier is in a phase of the other parity.

@@ -39,6 +39,10 @@ std::string encode_im2col_map(TensorMap& map, void* base, int element_bytes, int
 // at `coordinates` on, each read `offsets` further on.
 void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller,
               const uint16_t* offsets = nullptr);
+// The same to every block of the cluster whose bit is set in `ranks`: each gets the box, and its mbarrier the bytes, at
+// the place that they have in the calling block.
+void tma_load_multicast(void* shared, const TensorMap* map, uint64_t* barrier, uint16_t ranks, int rank,
+                        const int* coordinates, Caller caller, const uint16_t* offsets = nullptr);
 // Shared memory -> box; what lies outside the tensor is not written.
 void tma_store(const TensorMap* map, const void* shared, int rank, const int* coordinates, Caller caller);
 void bulk_commit_group();

@@ -1,4 +1,4 @@
-// State of one block's asynchronous machinery: barriers, bulk copies, warpgroup products. The device_*.h headers say
+// State of one cluster's asynchronous machinery: barriers, bulk copies, warpgroup products. The device_*.h headers say
 // what each of them does.
 #pragma once
 
@@ -35,7 +35,7 @@ struct NamedBarrier {
 struct Mbarrier {
   uint64_t* address = nullptr;
   Caller initialised = {nullptr, 0};
-  int owner = 0;  // the thread that initialised it, at clock `since`
+  int owner = 0;  // the thread (as an agent) that initialised it, at clock `since`
   uint32_t since = 0;
   bool fenced = false;    // engines may know of it
   int engine = 0;         // agent of the loads that report to it
@@ -54,7 +54,7 @@ struct BulkCopy {
   int coordinates[5];
   uint16_t offsets[3] = {};  // im2col
   Caller caller;
-  int thread;  // that has issued it
+  int thread;  // that has issued it, as an agent
   int engine;
   uint32_t clock;
   uint64_t* barrier = nullptr;     // loads
@@ -108,17 +108,31 @@ struct Warpgroup {
   std::vector<Fiber*> waiting;
 };
 
+// What a block's threads have of its registers, once one of them has asked for another number.
+struct RegisterBudget {
+  std::vector<int> held;  // by thread
+  int64_t free = 0;
+  std::vector<Fiber*> waiting;
+};
+
+// The barrier of all threads of a cluster, of which arriving and waiting are two instructions.
+struct ClusterBarrier {
+  int arrived = 0;
+  uint32_t phase = 0;
+  std::vector<uint32_t> arrived_in;  // by thread: phase + 1 where it has not waited since, else 0
+  VectorClock arriving, completed;
+  std::vector<Fiber*> waiting;
+};
+
+// All threads by their numbers in the cluster.
 struct Engines {
-  NamedBarrier named[kNamedBarriers];
   std::map<const uint64_t*, Mbarrier> mbarriers;
   int mbarriers_created = 0;
   std::deque<BulkCopy> loads;
-  std::map<int, BulkGroups> stores;  // by thread
-  std::vector<Warpgroup> warpgroups;
-  std::vector<WgmmaThread> wgmma_threads;
-  std::vector<int> registers;  // by thread
-  int64_t free_registers = 0;
-  std::vector<Fiber*> waiting_for_registers;
+  ClusterBarrier cluster;
+  std::map<int, BulkGroups> stores;        // by thread
+  std::vector<Warpgroup> warpgroups;       // of block after block
+  std::vector<WgmmaThread> wgmma_threads;  // by thread
 };
 
 }  // namespace fastconv::emulator

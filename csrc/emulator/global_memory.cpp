@@ -76,7 +76,7 @@ void check_alignment(const void* address, size_t bytes, AccessKind kind, const S
 void memory_access(const void* address, size_t bytes, AccessKind kind, bool aligned, const Site& site) {
   Machine& m = machine();
   const uintptr_t at = reinterpret_cast<uintptr_t>(address);
-  const uintptr_t stack = reinterpret_cast<uintptr_t>(m.stacks.low(m.current->context->thread));
+  const uintptr_t stack = reinterpret_cast<uintptr_t>(m.stacks.low(m.agent()));
   if (at - stack < StackPool::kStackBytes - StackPool::kGuardBytes) {  // local memory
     if (at - m.current->in_flight_low < m.current->in_flight_high - m.current->in_flight_low) {
       accumulator_access(address, kind, site);

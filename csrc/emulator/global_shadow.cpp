@@ -29,14 +29,24 @@ void refine(GlobalPage& page, size_t bytes) {
 std::string describe(const GlobalAccess& access) {
   const dim3& grid = machine().shape.grid;
   return "block (" + std::to_string(access.block % grid.x) + "," + std::to_string(access.block / grid.x % grid.y) +
-         "," + std::to_string(access.block / grid.x / grid.y) + ") " + describe_agent(access.agent);
+         "," + std::to_string(access.block / grid.x / grid.y) + ") " +
+         describe_thread(access.agent % machine().threads);
+}
+
+bool same_cluster(uint32_t block, uint32_t other) {
+  const Machine& m = machine();
+  if (m.cluster_blocks == 1) return block == other;
+  const dim3 &grid = m.shape.grid, &cluster = m.shape.cluster;
+  return block % grid.x / cluster.x == other % grid.x / cluster.x &&
+         block / grid.x % grid.y / cluster.y == other / grid.x % grid.y / cluster.y &&
+         block / grid.x / grid.y / cluster.z == other / grid.x / grid.y / cluster.z;
 }
 
 bool ordered(const GlobalAccess& earlier, const GlobalAccess& mine) {
-  const Machine& m = machine();
+  Machine& m = machine();
   if (!earlier.clock || (earlier.atomic && mine.atomic)) return true;
-  if (earlier.block == mine.block) return m.clocks.seen(mine.agent, earlier.agent, earlier.clock);
-  return m.seen_blocks.count(earlier.block) != 0;
+  if (same_cluster(earlier.block, mine.block) && m.clocks.seen(mine.agent, earlier.agent, earlier.clock)) return true;
+  return earlier.block != mine.block && m.block().seen_blocks.count(earlier.block) != 0;
 }
 
 void report_race(const MemoryRange& range, size_t offset, AccessKind kind, const Site& site,
@@ -52,8 +62,9 @@ void report_race(const MemoryRange& range, size_t offset, AccessKind kind, const
 void order_blocks(uintptr_t address, uint32_t block) {
   Machine& m = machine();
   std::set<uint32_t>& released = m.released_blocks[address];
-  m.seen_blocks.insert(released.begin(), released.end());
-  released.insert(m.seen_blocks.begin(), m.seen_blocks.end());
+  std::set<uint32_t>& seen = m.block().seen_blocks;
+  seen.insert(released.begin(), released.end());
+  released.insert(seen.begin(), seen.end());
   released.insert(block);
 }
 
@@ -168,7 +179,7 @@ void track_global_access(const TrackedRange& tracked, const void* address, size_
   const ThreadContext& thread = *m.current->context;
   const dim3& grid = m.shape.grid;
   const uint32_t block = thread.block_index.x + grid.x * (thread.block_index.y + grid.y * thread.block_index.z);
-  const GlobalAccess mine{m.clocks.now(thread.thread), block, pack(site), static_cast<uint16_t>(thread.thread),
+  const GlobalAccess mine{m.clocks.now(thread.agent), block, pack(site), static_cast<uint16_t>(thread.agent),
                           kind == AccessKind::kAtomic};
   if (kind == AccessKind::kAtomic) order_blocks(low, block);
   for (uintptr_t at = low; at < low + bytes;) {

@@ -1,9 +1,10 @@
-// The emulated multiprocessor: state shared by the runtime's source files, each of which implements one part of it.
-// There is one machine a process; run() holds a lock while it works.
+// The emulated multiprocessors of a cluster: state shared by the runtime's source files, each of which implements one
+// part of it. There is one machine a process; run() holds a lock while it works.
 #pragma once
 
 #include <array>
 #include <cstdio>
+#include <map>
 #include <random>
 #include <set>
 #include <string>
@@ -72,6 +73,22 @@ struct Rendezvous {
   const char* function = nullptr;
   Caller caller = {nullptr, 0};
   Fiber* lane[32] = {};
+};
+
+// An access to a block's shared memory from another block of its cluster.
+struct RemoteAccess {
+  uint32_t clock;
+  Site site;
+};
+
+struct Block {
+  uint3 index = {};
+  int live = 0;  // threads that have not returned
+  BlockBarrier barrier;
+  NamedBarrier named[kNamedBarriers];
+  RegisterBudget registers;
+  std::map<int, RemoteAccess> visitors;  // by agent: the latest
+  std::set<uint32_t> seen_blocks;        // that atomics have ordered before it
 };
 
 struct Warp {
@@ -196,7 +213,8 @@ struct Machine {
   void (*body)(void*) = nullptr;
   void* argument = nullptr;
   size_t argument_bytes = 0;
-  int threads = 0;
+  int threads = 0;         // of a block
+  int cluster_blocks = 1;  // that run together
 
   StackPool stacks;
   std::vector<Fiber> fibers;
@@ -205,13 +223,13 @@ struct Machine {
   ReadyQueue ready;
   Schedule schedule = Schedule::kFifo;
   std::mt19937 random;
-  int live = 0;
+  int live = 0;  // threads of the cluster that have not returned
   bool abandoned = false;
   int64_t switches = 0;
   int64_t work_left = 0;  // accesses and switches until the launch counts as running away
 
-  BlockBarrier barrier;
-  std::vector<Warp> warps;
+  std::vector<Block> blocks;  // of the running cluster, by rank
+  std::vector<Warp> warps;    // of block after block
   Engines engines;
 
   std::vector<CopyQueue> copies;  // by thread
@@ -219,7 +237,7 @@ struct Machine {
   std::mt19937 copy_random;
 
   bool checking = false;
-  bool counters_wanted = false, counting = false;  // in this launch; in this block
+  bool counters_wanted = false, counting = false;  // in this launch; in this cluster, of its first block
   Image image;
   char* static_shared = nullptr;  // this host thread's copy of the image's thread_local segment
   std::vector<SharedRegion> shared_regions;
@@ -228,12 +246,19 @@ struct Machine {
   std::vector<TrackedRange> ranges;
   size_t last_range = 0;                                   // where the last global access was found
   std::unordered_map<uintptr_t, GlobalPage> global_pages;  // by address / kGlobalPageBytes
-  // Blocks ordered by atomics: those that have touched an address, and those that the running block has thus seen.
+  // Blocks ordered by atomics: those that have touched an address. Block::seen_blocks: those thus seen.
   std::unordered_map<uintptr_t, std::set<uint32_t>> released_blocks;
-  std::set<uint32_t> seen_blocks;
   std::vector<ScratchMemory> scratch;
 
-  Fiber& fiber(int thread) { return fibers[thread]; }
+  Fiber& fiber(int agent) { return fibers[agent]; }
+  // Those of the running fiber.
+  Block& block() { return blocks[current->context->cluster_rank]; }
+  int agent() const { return current->context->agent; }
+  int warps_per_block() const { return (threads + 31) / 32; }
+  Warp& warp_of(const Fiber& fiber) {
+    return warps[fiber.context->cluster_rank * warps_per_block() + fiber.context->warp];
+  }
+  bool counts(const Fiber& fiber) const { return counting && fiber.context->cluster_rank == 0; }
   // Run others until somebody makes this fiber ready. `state` and `object` are for deadlock reports.
   void block_current(const char* wait, Caller caller, std::string (*state)(const Fiber&) = nullptr,
                      const void* object = nullptr);
@@ -251,7 +276,9 @@ constexpr int kWarpgroupEngines = kMaxThreads / kWarpgroupThreads;  // wgmma, on
 constexpr int kLoadEngines = 64;   // bulk loads: one for each mbarrier, as far as the number goes
 constexpr int kStoreEngines = 16;  // bulk stores: one for each thread that issues any, likewise
 constexpr int kFirstLoadEngine = kWarpgroupEngines, kFirstStoreEngine = kFirstLoadEngine + kLoadEngines;
-constexpr int kEngines = kFirstStoreEngine + kStoreEngines;
+constexpr int kArrivalEngines = 32;  // arrivals at other blocks' mbarriers: one for each warp
+constexpr int kFirstArrivalEngine = kFirstStoreEngine + kStoreEngines;
+constexpr int kEngines = kFirstArrivalEngine + kArrivalEngines;  // of one block
 
 // ---- reports.cpp ----------------------------------------------------------------------------------------------------
 // Records a finding of the running fiber. Source positions in `message` are written as "{0}" for `site` and "{1}" for
@@ -262,7 +289,8 @@ void report(const char* rule, const Site& site, const std::string& message, cons
 void clear_reports();
 std::vector<Report> take_reports();
 std::string describe(const Fiber& fiber);
-std::string describe_agent(int agent);  // "thread 5 (warp 0 lane 5)", or the engine
+std::string describe_agent(int agent);    // "thread 5 (warp 0 lane 5)", or the engine; in a cluster, of which block
+std::string describe_thread(int thread);  // the same for a thread of a block, without the block
 std::string position(Caller caller);
 std::string position(const Site& site);
 // A site in 32 bits, for the shadow of shared memory.
@@ -278,22 +306,29 @@ void wake(const Rendezvous& r);
 
 // ---- engines.h: barriers, bulk copies, wgmma
 // -------------------------------------------------------------------------
-void start_block_engines();                      // tma.cpp: nothing is on its way
+void start_cluster_engines();                    // tma.cpp: nothing is on its way
 void check_unfinished_operations(Fiber& fiber);  // tma.cpp: of a thread that returns
-void check_unfinished_loads();                   // tma.cpp: of a block that ends
+void check_unfinished_loads(int rank);           // tma.cpp: of a block that ends
 bool land_a_load();                              // tma.cpp: false: none on its way
-Mbarrier* find_mbarrier(uint64_t* barrier, const char* instruction, Caller caller);  // mbarrier.cpp; null: reported
-void complete_bytes(Mbarrier& barrier, int64_t bytes);                               // mbarrier.cpp
-void wake_waiting(std::vector<Fiber*>& waiting);                                     // mbarrier.cpp
-void check_unfinished_wgmma(Fiber& fiber);                                           // wgmma.cpp
-void accumulator_access(const void* address, AccessKind kind, const Site& site);     // wgmma.cpp: while in flight
+Mbarrier* find_mbarrier(uint64_t* barrier, const char* instruction, Caller caller,
+                        bool remote = false);                                     // mbarrier.cpp
+void complete_bytes(Mbarrier& barrier, int64_t bytes);                            // mbarrier.cpp
+void wake_waiting(std::vector<Fiber*>& waiting);                                  // mbarrier.cpp
+void check_unfinished_wgmma(Fiber& fiber);                                        // wgmma.cpp
+void accumulator_access(const void* address, AccessKind kind, const Site& site);  // wgmma.cpp: while in flight
+
+// ---- cluster.cpp ----------------------------------------------------------------------------------------------------
+// `agent` touches shared memory of the block of another rank: which must run, and be known to.
+void remote_access(int rank, int observer, int agent, uint32_t clock, const Site& site);
+void leave_cluster_barrier(const Fiber& fiber);  // its thread has returned
+void check_visitors(int rank);                   // of a block that ends: nobody may come later
 
 // ---- async_copies.cpp -----------------------------------------------------------------------------------------------
 void check_unfinished_copies(const Fiber& fiber);  // of a thread that returned from the kernel
 
 // ---- counters.cpp ---------------------------------------------------------------------------------------------------
 void read_counter_setting();
-void start_counting(bool this_block);
+void start_counting(bool this_cluster);
 // An access by the running fiber, while counting.
 void count_access(const void* address, size_t bytes, CountedAccess kind, const Site& site);
 void count_matrix(const void* const (&rows)[8], const Site& site);
@@ -307,10 +342,12 @@ void track_global_access(const TrackedRange& tracked, const void* address, size_
                          const Site& site);
 
 // ---- shared_memory.cpp, global_memory.cpp ---------------------------------------------------------------------------
-void prepare_shared_memory();  // at the start of a launch
-void start_block_memory();     // NaN bytes into all shared memory
-void check_block_memory();     // stores that no callback saw
-bool is_shared(const void* address);
+void prepare_shared_memory();             // at the start of a launch
+void start_cluster_memory();              // NaN bytes into all shared memory
+void check_cluster_memory();              // stores that no callback saw
+bool is_shared(const void* address);      // of any block of the cluster
+bool is_own_shared(const void* address);  // of the running fiber's block
+int rank_of(const void* address);         // of the block whose dynamic shared memory it is in, or -1
 Accessor running_thread();
 void shared_access(const void* address, size_t bytes, AccessKind kind, const Accessor& accessor, const Site& site);
 void finish_copy(const void* address, size_t bytes);  // of the running fiber: no longer pending
@@ -319,7 +356,7 @@ void global_access(const void* address, size_t bytes, AccessKind kind, const Sit
 // Any access of the running fiber: local memory passes, the rest goes to one of the two above.
 void memory_access(const void* address, size_t bytes, AccessKind kind, bool aligned, const Site& site);
 std::string shared_place(const void* address);  // "variable + offset (its bytes)"
-// The bytes are nobody's again, as at the start of the block.
+// The bytes are nobody's again, as at the start of the cluster.
 void forget_shared_bytes(void* address, size_t bytes);
 
 }  // namespace fastconv::emulator

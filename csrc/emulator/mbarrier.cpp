@@ -1,6 +1,7 @@
 // mbarriers: objects in shared memory whose phase ends when the expected threads have arrived and the expected bytes of
 // asynchronous copies have landed. Their state is kept here; the eight bytes in shared memory stay untouched, and an
 // ordinary access to them is reported.
+#include "device_cluster.h"
 #include "machine.h"
 
 namespace fastconv::emulator {
@@ -32,18 +33,21 @@ void end_phase_if_complete(Mbarrier& b) {
   wake_waiting(b.waiting);
 }
 
-bool arrive(Mbarrier& b, const char* instruction, Caller caller) {
+// False after a report.
+bool takes_an_arrival(const Mbarrier& b, const char* instruction, Caller caller) {
+  if (b.pending != 0) return true;
+  report("mbarrier-arrivals", Site{0, caller},
+         std::string(instruction) + " at {0} is one more than the " + std::to_string(b.expected) +
+             " arrivals that a phase of the mbarrier at " + shared_place(b.address) + " takes");
+  return false;
+}
+
+void arrive(Mbarrier& b, const char* instruction, Caller caller) {
   Machine& m = machine();
-  if (b.pending == 0) {
-    report("mbarrier-arrivals", Site{0, caller},
-           std::string(instruction) + " at {0} is one more than the " + std::to_string(b.expected) +
-               " arrivals that a phase of the mbarrier at " + shared_place(b.address) + " takes");
-    return false;
-  }
-  if (m.checking) m.clocks.release(m.current->context->thread, b.arriving);
+  if (!takes_an_arrival(b, instruction, caller)) return;
+  if (m.checking) m.clocks.release(m.agent(), b.arriving);
   --b.pending;
   end_phase_if_complete(b);
-  return true;
 }
 
 }  // namespace
@@ -53,9 +57,14 @@ void wake_waiting(std::vector<Fiber*>& waiting) {
   waiting.clear();
 }
 
-Mbarrier* find_mbarrier(uint64_t* barrier, const char* instruction, Caller caller) {
+Mbarrier* find_mbarrier(uint64_t* barrier, const char* instruction, Caller caller, bool remote) {
   Machine& m = machine();
   const Site site{0, caller};
+  if (!remote && is_shared(barrier) && !is_own_shared(barrier)) {
+    report_and_abandon(
+        "shared-address", site,
+        std::string(instruction) + " at {0} takes an mbarrier of the own block, not " + shared_place(barrier));
+  }
   const auto found = m.engines.mbarriers.find(barrier);
   if (found == m.engines.mbarriers.end()) {
     report_and_abandon("mbarrier-uninitialised", site,
@@ -63,7 +72,7 @@ Mbarrier* find_mbarrier(uint64_t* barrier, const char* instruction, Caller calle
                            (is_shared(barrier) ? shared_place(barrier) : "that address, which is not shared memory"));
   }
   Mbarrier& b = found->second;
-  if (m.checking && !m.clocks.seen(m.current->context->thread, b.owner, b.since)) {
+  if (m.checking && !m.clocks.seen(m.agent(), b.owner, b.since)) {
     report("shared-race", site,
            std::string(instruction) + " at {0} is not ordered after the mbarrier's initialisation at {1} by " +
                describe_agent(b.owner) + ", " + shared_place(barrier),
@@ -98,7 +107,8 @@ void mbarrier_init(uint64_t* barrier, uint32_t arrivals, Caller caller) {
   b.initialised = caller;
   b.owner = me.agent;
   b.since = me.clock;
-  b.engine = m.clocks.engine(kFirstLoadEngine + m.engines.mbarriers_created++ % kLoadEngines);
+  b.engine = m.clocks.engine(m.current->context->cluster_rank * kEngines + kFirstLoadEngine +
+                             m.engines.mbarriers_created++ % kLoadEngines);
   b.expected = b.pending = arrivals;
 }
 
@@ -129,6 +139,27 @@ void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes, Caller caller) {
   arrive(b, name, caller);
 }
 
+void mbarrier_arrive_remote(uint64_t* barrier, uint32_t rank, Caller caller) {
+  Machine& m = machine();
+  const char* name = "mbarrier.arrive.shared::cluster";
+  const ThreadContext& thread = *m.current->context;
+  uint64_t* theirs = static_cast<uint64_t*>(map_shared_rank(barrier, rank, caller));
+  const int engine =
+      m.clocks.engine(thread.cluster_rank * kEngines + kFirstArrivalEngine + thread.warp % kArrivalEngines);
+  const uint32_t clock = m.clocks.begin_operation(engine);
+  if (m.checking && rank != static_cast<uint32_t>(thread.cluster_rank)) {
+    remote_access(static_cast<int>(rank), m.agent(), engine, clock, Site{0, caller});
+  }
+  Mbarrier& b = *find_mbarrier(theirs, name, caller, true);
+  if (!takes_an_arrival(b, name, caller)) return;
+  if (m.checking) {
+    m.clocks.acquire_operation(m.agent(), engine, clock);
+    m.clocks.release_waited_operations(m.agent(), b.arriving);
+  }
+  --b.pending;
+  end_phase_if_complete(b);
+}
+
 void mbarrier_wait(uint64_t* barrier, uint32_t parity, Caller caller) {
   Machine& m = machine();
   Mbarrier& b = *find_mbarrier(barrier, "mbarrier.try_wait", caller);
@@ -137,20 +168,20 @@ void mbarrier_wait(uint64_t* barrier, uint32_t parity, Caller caller) {
     b.waiting.push_back(m.current);
     m.block_current("mbarrier.try_wait", caller, state, &wait);
   }
-  if (m.checking) m.clocks.acquire(m.current->context->thread, b.completed[parity & 1]);
+  if (m.checking) m.clocks.acquire(m.agent(), b.completed[parity & 1]);
 }
 
 void fence_mbarrier_init() {
   Machine& m = machine();
   for (auto& [address, barrier] : m.engines.mbarriers) {
-    if (barrier.owner == m.current->context->thread) barrier.fenced = true;
+    if (barrier.owner == m.agent()) barrier.fenced = true;
   }
 }
 
 void fence_proxy_async() {
   Machine& m = machine();
   if (!m.checking) return;
-  const int me = m.current->context->thread;
+  const int me = m.agent();
   for (auto& [address, barrier] : m.engines.mbarriers) {
     if (m.clocks.seen(me, barrier.owner, barrier.since)) barrier.fenced = true;
   }

@@ -8,7 +8,8 @@ namespace {
 std::string state(const Fiber& fiber) {
   const NamedBarrier& barrier = *static_cast<const NamedBarrier*>(fiber.wait_object);
   return ": " + std::to_string(barrier.arrived) + " of " + std::to_string(barrier.expected) +
-         " threads have arrived at barrier " + std::to_string(&barrier - machine().engines.named);
+         " threads have arrived at barrier " +
+         std::to_string(&barrier - machine().blocks[fiber.context->cluster_rank].named);
 }
 
 // True for the arrival that completes the barrier.
@@ -30,14 +31,14 @@ bool arrive(NamedBarrier& barrier, int id, int threads, const char* instruction,
                            " threads, but others wait at barrier " + std::to_string(id) + " for " +
                            std::to_string(barrier.expected) + ", at " + position(barrier.first));
   }
-  if (m.checking) m.clocks.release(m.current->context->thread, barrier.arriving);
+  if (m.checking) m.clocks.release(m.agent(), barrier.arriving);
   return ++barrier.arrived == barrier.expected;
 }
 
 void open(NamedBarrier& barrier) {
   Machine& m = machine();
   if (m.checking) {
-    for (const Fiber* fiber : barrier.waiting) m.clocks.acquire(fiber->context->thread, barrier.arriving);
+    for (const Fiber* fiber : barrier.waiting) m.clocks.acquire(fiber->context->agent, barrier.arriving);
   }
   wake_waiting(barrier.waiting);
   barrier = NamedBarrier();
@@ -47,18 +48,18 @@ void open(NamedBarrier& barrier) {
 
 void named_barrier_sync(int id, int threads, Caller caller) {
   Machine& m = machine();
-  NamedBarrier& barrier = m.engines.named[id];
+  NamedBarrier& barrier = m.block().named[id];
   if (!arrive(barrier, id, threads, "bar.sync", caller)) {
     barrier.waiting.push_back(m.current);
     m.block_current("bar.sync", caller, state, &barrier);
     return;
   }
-  if (m.checking) m.clocks.acquire(m.current->context->thread, barrier.arriving);
+  if (m.checking) m.clocks.acquire(m.agent(), barrier.arriving);
   open(barrier);
 }
 
 void named_barrier_arrive(int id, int threads, Caller caller) {
-  NamedBarrier& barrier = machine().engines.named[id];
+  NamedBarrier& barrier = machine().block().named[id];
   if (arrive(barrier, id, threads, "bar.arrive", caller)) open(barrier);
 }
 

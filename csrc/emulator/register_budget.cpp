@@ -11,42 +11,43 @@ namespace {
 
 constexpr int kRegistersOfMultiprocessor = 65536, kGranularity = 8, kMaxRegisters = 255;
 
-std::string state(const Fiber&) {
-  return ": the block has " + std::to_string(machine().engines.free_registers) + " registers to spare";
+std::string state(const Fiber& fiber) {
+  return ": the block has " + std::to_string(machine().blocks[fiber.context->cluster_rank].registers.free) +
+         " registers to spare";
 }
 
 }  // namespace
 
 void set_max_registers(int registers, bool increase, Caller caller) {
   Machine& m = machine();
-  Engines& engines = m.engines;
+  RegisterBudget& budget = m.block().registers;
   const Site site{0, caller};
   const std::string name = std::string(increase ? "setmaxnreg.inc" : "setmaxnreg.dec") + " at {0}: ";
-  if (engines.registers.empty()) {
+  if (budget.held.empty()) {
     const int each = std::min(kRegistersOfMultiprocessor / m.threads, kMaxRegisters) / kGranularity * kGranularity;
-    engines.registers.assign(static_cast<size_t>(m.threads), each);
+    budget.held.assign(static_cast<size_t>(m.threads), each);
   }
   if (registers % kGranularity != 0 || registers < 24 || registers > 256) {
     report_and_abandon("register-budget", site,
                        name + std::to_string(registers) + " is not a multiple of 8 between 24 and 256");
   }
-  int& mine = engines.registers[static_cast<size_t>(m.current->context->thread)];
+  int& mine = budget.held[static_cast<size_t>(m.current->context->thread)];
   if (increase ? registers < mine : registers > mine) {
     report_and_abandon(
         "register-budget", site,
         name + "the thread has " + std::to_string(mine) + " registers and asks for " + std::to_string(registers));
   }
   if (!increase) {
-    engines.free_registers += mine - registers;
+    budget.free += mine - registers;
     mine = registers;
-    wake_waiting(engines.waiting_for_registers);
+    wake_waiting(budget.waiting);
     return;
   }
-  while (registers - mine > engines.free_registers) {
-    engines.waiting_for_registers.push_back(m.current);
+  while (registers - mine > budget.free) {
+    budget.waiting.push_back(m.current);
     m.block_current("setmaxnreg.inc", caller, state);
   }
-  engines.free_registers -= registers - mine;
+  budget.free -= registers - mine;
   mine = registers;
 }
 

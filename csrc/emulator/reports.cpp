@@ -44,15 +44,26 @@ std::string describe(const Fiber& fiber) {
          " lane " + std::to_string(c.lane) + ")";
 }
 
+std::string describe_thread(int thread) {
+  return "thread " + std::to_string(thread) + " (warp " + std::to_string(thread / 32) + " lane " +
+         std::to_string(thread % 32) + ")";
+}
+
 std::string describe_agent(int agent) {
   const Machine& m = machine();
-  if (m.clocks.is_thread(agent)) {
-    return "thread " + std::to_string(agent) + " (warp " + std::to_string(agent / 32) + " lane " +
-           std::to_string(agent % 32) + ")";
-  }
-  const int engine = agent - m.clocks.engine(0);
-  if (engine < kWarpgroupEngines) return "wgmma of warpgroup " + std::to_string(engine);
-  return engine < kFirstStoreEngine ? "an asynchronous load" : "an asynchronous store";
+  const bool thread = m.clocks.is_thread(agent);
+  const int number = thread ? agent : agent - m.clocks.engine(0), each = thread ? m.threads : kEngines;
+  const int engine = number % each;
+  const std::string name = thread                       ? describe_thread(number % each)
+                           : engine < kWarpgroupEngines ? "wgmma of warpgroup " + std::to_string(engine)
+                           : engine < kFirstStoreEngine ? "an asynchronous load"
+                           : engine < kFirstArrivalEngine
+                               ? "an asynchronous store"
+                               : "an arrival by warp " + std::to_string(engine - kFirstArrivalEngine);
+  if (m.cluster_blocks == 1) return name;
+  const uint3& block = m.blocks[number / each].index;
+  return name + " of block (" + std::to_string(block.x) + "," + std::to_string(block.y) + "," +
+         std::to_string(block.z) + ")";
 }
 
 namespace {

@@ -1,5 +1,6 @@
-// Runs a CUDA kernel on the host: every block in turn, every thread of a block as a fiber, every memory access of
-// instrumented kernels under a checker. This is the interface of launchers and tests; kernels see cuda_shim.h.
+// Runs a CUDA kernel on the host: every cluster of blocks in turn, every thread of its blocks as a fiber, every memory
+// access of instrumented kernels under a checker. This is the interface of launchers and tests; kernels see
+// cuda_shim.h.
 //
 // Environment, read at every launch:
 //   FASTCONV_EMULATOR_SCHEDULE=fifo|lifo|rand:SEED   the order in which ready threads run
@@ -21,6 +22,7 @@ namespace fastconv::emulator {
 
 constexpr size_t kMaxDynamicSharedBytes = 227 << 10;  // sm_90's limit for one block
 constexpr int kMaxThreads = 1024;
+constexpr int kMaxClusterBlocks = 8;  // more are not portable
 
 // Global memory that the kernel may read, and write when `writable`. Any other access ends the launch.
 struct MemoryRange {
@@ -34,7 +36,7 @@ struct MemoryRange {
 struct LaunchShape {
   // The kernel function: tells its __shared__ variables from those of other kernels. Null: any may be used.
   const void* function = nullptr;
-  dim3 grid, block;
+  dim3 grid, block, cluster;  // cluster: in blocks
   size_t dynamic_shared_bytes = 0;
   std::vector<MemoryRange> ranges;
 };

@@ -1,4 +1,4 @@
-// Launches: one block after the other, a fiber for each of its threads, and who runs when one waits.
+// Launches: one cluster after the other, a fiber for each of its threads, and who runs when one waits.
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -54,12 +54,12 @@ void report_deadlock() {
     Group& group = groups[what];
     if (group.count++ == 0) group.first = &fiber;
   }
-  std::string text = "no thread of the block can run:";
+  std::string text = std::string("no thread of the ") + (m.cluster_blocks > 1 ? "cluster" : "block") + " can run:";
   for (const auto& [what, group] : groups) {
     text += "\n    " + std::to_string(group.count) + " thread(s) wait in " + what + ", the first is " +
             describe(*group.first);
   }
-  const int finished = m.threads - m.live;
+  const int finished = static_cast<int>(m.fibers.size()) - m.live;
   if (finished) text += "\n    " + std::to_string(finished) + " thread(s) have returned from the kernel";
   Fiber* first = groups.empty() ? nullptr : const_cast<Fiber*>(groups.begin()->second.first);
   m.current = first;
@@ -93,8 +93,14 @@ void fiber_main() {
   check_unfinished_operations(*me);
   me->done = true;
   --m.live;
+  const bool last = --m.block().live == 0;
   if (m.checking) check_unfinished_copies(*me);
   thread_left(*me);
+  leave_cluster_barrier(*me);
+  if (last && m.checking) {
+    check_unfinished_loads(me->context->cluster_rank);
+    check_visitors(me->context->cluster_rank);
+  }
   run_another(me);
   __builtin_unreachable();
 }
@@ -148,62 +154,80 @@ std::string invalid_shape(const LaunchShape& s) {
   if (s.grid.x < 1 || s.grid.y < 1 || s.grid.z < 1 || s.grid.x > 0x7fffffffu || s.grid.y > 65535 || s.grid.z > 65535) {
     return "grid " + extent(s.grid);
   }
+  const uint64_t blocks = uint64_t{s.cluster.x} * s.cluster.y * s.cluster.z;
+  if (blocks < 1 || blocks > kMaxClusterBlocks || s.grid.x % s.cluster.x || s.grid.y % s.cluster.y ||
+      s.grid.z % s.cluster.z) {
+    return "grid " + extent(s.grid) + " in clusters of " + extent(s.cluster) + " blocks";
+  }
   if (s.dynamic_shared_bytes > kMaxDynamicSharedBytes) {
     return std::to_string(s.dynamic_shared_bytes) + " bytes of dynamic shared memory";
   }
   return "";
 }
 
-void start_fiber(int thread, uint3 block) {
+void start_fiber(int rank, int thread) {
   Machine& m = machine();
-  Fiber& fiber = m.fibers[thread];
+  const int agent = rank * m.threads + thread;
+  Fiber& fiber = m.fibers[agent];
   fiber = Fiber();
   // Frames of different fibers must not all fall into the same cache sets: stagger the tops.
-  char* top = m.stacks.top(thread) - sizeof(ThreadContext) - (thread % 61) * 64;
+  char* top = m.stacks.top(agent) - sizeof(ThreadContext) - (agent % 61) * 64;
   top = reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t{63});
   const dim3& extent = m.shape.block;
   const unsigned t = static_cast<unsigned>(thread);
   fiber.context = new (top) ThreadContext{{t % extent.x, t / extent.x % extent.y, t / (extent.x * extent.y)},
-                                          block,
+                                          m.blocks[rank].index,
                                           extent,
                                           m.shape.grid,
                                           thread,
                                           thread / 32,
-                                          thread % 32};
-  make_context(fiber.machine, m.stacks.low(thread), top, fiber_main);
+                                          thread % 32,
+                                          rank,
+                                          m.shape.cluster,
+                                          agent};
+  make_context(fiber.machine, m.stacks.low(agent), top, fiber_main);
   m.ready.push(&fiber);
 }
 
-void run_block(uint3 block) {
+// `first`: the cluster's first block.
+void run_cluster(uint3 first) {
   Machine& m = machine();
-  m.barrier = BlockBarrier();
-  m.warps.assign((m.threads + 31) / 32, Warp());
-  for (int t = 0; t < m.threads; ++t) m.warps[t / 32].existing |= 1u << (t % 32);
+  const int warps = m.warps_per_block(), blocks = m.cluster_blocks;
+  const dim3& extent = m.shape.cluster;
+  m.blocks.assign(blocks, Block());
+  m.warps.assign(blocks * warps, Warp());
+  for (int rank = 0; rank < blocks; ++rank) {
+    const unsigned r = static_cast<unsigned>(rank);
+    m.blocks[rank].index = {first.x + r % extent.x, first.y + r / extent.x % extent.y,
+                            first.z + r / (extent.x * extent.y)};
+    m.blocks[rank].live = m.threads;
+    for (int t = 0; t < m.threads; ++t) m.warps[rank * warps + t / 32].existing |= 1u << (t % 32);
+  }
   for (Warp& warp : m.warps) warp.live = warp.existing;
-  m.live = m.threads;
-  m.ready.reset(m.threads);
+  m.live = blocks * m.threads;
+  m.ready.reset(m.live);
   for (CopyQueue& queue : m.copies) {
     queue.copies.clear();
     queue.closed_groups = 0;
   }
-  m.seen_blocks.clear();
-  start_counting(block.x + block.y + block.z == 0);
-  start_block_memory();
-  start_block_engines();
-  for (int t = 0; t < m.threads; ++t) start_fiber(t, block);
+  start_counting(first.x + first.y + first.z == 0);
+  start_cluster_memory();
+  start_cluster_engines();
+  for (int rank = 0; rank < blocks; ++rank) {
+    for (int t = 0; t < m.threads; ++t) start_fiber(rank, t);
+  }
   m.current = m.ready.pop(m.schedule, m.random);
   switch_context(m.host, m.current->machine);
   m.current = nullptr;
   if (m.abandoned) return;
-  for (size_t warp = 0; m.counting && warp < m.warps.size(); ++warp) count_warp(static_cast<int>(warp));
-  check_unfinished_loads();
-  check_block_memory();
+  for (int warp = 0; m.counting && warp < warps; ++warp) count_warp(warp);
+  check_cluster_memory();
 }
 
-// A GPU starts blocks in no order that a kernel may count on.
-std::vector<uint32_t> block_order(uint64_t blocks) {
+// A GPU starts clusters in no order that a kernel may count on.
+std::vector<uint32_t> cluster_order(uint64_t clusters) {
   Machine& m = machine();
-  std::vector<uint32_t> order(blocks);
+  std::vector<uint32_t> order(clusters);
   std::iota(order.begin(), order.end(), 0u);
   if (m.schedule == Schedule::kLifo) std::reverse(order.begin(), order.end());
   if (m.schedule == Schedule::kRandom) std::shuffle(order.begin(), order.end(), m.random);
@@ -250,15 +274,19 @@ std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*bod
     return take_reports();
   }
   m.threads = static_cast<int>(shape.block.x * shape.block.y * shape.block.z);
-  m.stacks.reserve(m.threads);
-  m.fibers.resize(m.threads);
-  m.copies.resize(m.threads);
-  m.clocks.reset(m.threads, kEngines);
+  const dim3 &grid = shape.grid, &cluster = shape.cluster;
+  m.cluster_blocks = static_cast<int>(cluster.x * cluster.y * cluster.z);
+  const int threads = m.cluster_blocks * m.threads;
+  m.stacks.reserve(threads);
+  m.fibers.resize(threads);
+  m.copies.resize(threads);
+  m.clocks.reset(threads, m.cluster_blocks * kEngines);
   prepare_global_memory();
   prepare_shared_memory();
-  const dim3& grid = shape.grid;
-  for (const uint32_t block : block_order(uint64_t{grid.x} * grid.y * grid.z)) {
-    run_block({block % grid.x, block / grid.x % grid.y, block / grid.x / grid.y});
+  const unsigned clusters_x = grid.x / cluster.x, clusters_y = grid.y / cluster.y, clusters_z = grid.z / cluster.z;
+  for (const uint32_t i : cluster_order(uint64_t{clusters_x} * clusters_y * clusters_z)) {
+    run_cluster(
+        {i % clusters_x * cluster.x, i / clusters_x % clusters_y * cluster.y, i / clusters_x / clusters_y * cluster.z});
     if (m.abandoned) break;
   }
   return take_reports();

@@ -9,10 +9,11 @@ namespace fastconv::emulator {
 namespace {
 
 constexpr unsigned char kPoison = 0xff;
-// Where 32-bit shared addresses begin. Both keep a pointer's remainder modulo 1024; dynamic shared memory, in which
-// swizzled tiles lie, fits the 18 bits that a matrix descriptor has for an address.
+// Where 32-bit shared addresses of the own block begin. Both keep a pointer's remainder modulo 1024; dynamic shared
+// memory, in which swizzled tiles lie, fits the 18 bits that a matrix descriptor has for an address.
 constexpr uint32_t kDynamicWindow = 1 << 10, kStaticWindow = 1 << 18;
-alignas(1024) unsigned char dynamic_bytes[kMaxDynamicSharedBytes];
+// Of each block of a cluster.
+alignas(1024) unsigned char dynamic_bytes[kMaxClusterBlocks][kMaxDynamicSharedBytes];
 
 std::string place(const SharedRegion& region, size_t offset) {
   return region.name + " + " + std::to_string(offset) + " (" + std::to_string(region.bytes) + " bytes)";
@@ -52,7 +53,7 @@ int add_variable(int number) {
 SharedRegion* region_at(const unsigned char* address) {
   Machine& m = machine();
   const size_t offset = static_cast<size_t>(address - reinterpret_cast<unsigned char*>(m.static_shared));
-  if (offset >= m.image.thread_segment_bytes()) return &m.shared_regions[0];
+  if (offset >= m.image.thread_segment_bytes()) return &m.shared_regions[rank_of(address)];
   const int variable = m.image.variable_at(offset);
   if (variable < 0) return nullptr;
   int region = m.region_of_variable[variable];
@@ -65,7 +66,7 @@ SharedRegion* region_at(const unsigned char* address) {
 
 }  // namespace
 
-unsigned char* dynamic_shared_memory() { return dynamic_bytes; }
+unsigned char* dynamic_shared_memory() { return dynamic_bytes[machine().current->context->cluster_rank]; }
 
 void prepare_shared_memory() {
   Machine& m = machine();
@@ -73,7 +74,10 @@ void prepare_shared_memory() {
   m.static_shared = m.image.thread_segment();
   m.shared_regions.clear();
   m.region_of_variable.assign(m.image.shared_variables().size(), -1);
-  add_region(dynamic_bytes, m.shape.dynamic_shared_bytes, "dynamic shared memory");
+  for (int rank = 0; rank < m.cluster_blocks; ++rank) {
+    const std::string of = m.cluster_blocks > 1 ? " of rank " + std::to_string(rank) : "";
+    add_region(dynamic_bytes[rank], m.shape.dynamic_shared_bytes, "dynamic shared memory" + of);
+  }
   if (!m.shape.function) return;
   const uint32_t kernel = m.image.code_offset(m.shape.function);
   for (size_t i = 0; i < m.image.shared_variables().size(); ++i) {
@@ -81,21 +85,21 @@ void prepare_shared_memory() {
   }
 }
 
-void start_block_memory() {
+void start_cluster_memory() {
   Machine& m = machine();
   for (SharedRegion& region : m.shared_regions) memset(region.data, kPoison, region.bytes);
-  if (m.checking) m.clocks.start_block();
+  if (m.checking) m.clocks.start_cluster();
 }
 
 // A byte that changed though no callback saw a store to it: the compiler left a store uninstrumented, and races there
 // would go unseen. (Storing the poison value itself goes unnoticed.)
-void check_block_memory() {
+void check_cluster_memory() {
   Machine& m = machine();
   if (!m.checking) return;
   for (SharedRegion& region : m.shared_regions) {
     for (size_t i = 0; i < region.bytes; ++i) {
       const SharedAccess& write = region.byte(i).write;
-      if (region.data[i] == kPoison || m.clocks.of_this_block(write.agent, write.clock)) continue;
+      if (region.data[i] == kPoison || m.clocks.of_this_cluster(write.agent, write.clock)) continue;
       report("unseen-store", Site{}, place(region, i) + " was written by a store that the checker could not see");
       break;
     }
@@ -106,19 +110,39 @@ bool is_shared(const void* address) {
   Machine& m = machine();
   const char* a = static_cast<const char*>(address);
   // Beyond the requested bytes of the dynamic block it is still shared memory, only out of bounds.
-  return static_cast<size_t>(a - m.static_shared) < m.image.thread_segment_bytes() ||
-         static_cast<size_t>(a - reinterpret_cast<char*>(dynamic_bytes)) < kMaxDynamicSharedBytes;
+  return static_cast<size_t>(a - m.static_shared) < m.image.thread_segment_bytes() || rank_of(address) >= 0;
+}
+
+bool is_own_shared(const void* address) {
+  const int rank = rank_of(address);
+  return is_shared(address) && (rank < 0 || rank == machine().current->context->cluster_rank);
+}
+
+int rank_of(const void* address) {
+  const size_t offset = reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(dynamic_bytes);
+  const size_t rank = offset / kMaxDynamicSharedBytes;
+  return rank < static_cast<size_t>(machine().cluster_blocks) ? static_cast<int>(rank) : -1;
 }
 
 Accessor running_thread() {
   const Machine& m = machine();
-  const int thread = m.current->context->thread;
+  const int thread = m.agent();
   return {thread, m.clocks.now(thread), thread, 1, Through::kOrdinary};
 }
 
 void shared_access(const void* address, size_t bytes, AccessKind kind, const Accessor& accessor, const Site& site) {
   Machine& m = machine();
   const unsigned char* a = static_cast<const unsigned char*>(address);
+  const int rank = rank_of(address), observer = accessor.first_thread;
+  if (m.cluster_blocks > 1 && rank < 0) {
+    report_and_abandon("static-shared-in-cluster", site,
+                       std::string(verb(kind)) +
+                           " at {0} of a __shared__ variable in a launch with clusters, whose "
+                           "blocks the emulator gives dynamic shared memory only");
+  }
+  if (m.cluster_blocks > 1 && rank != observer / m.threads) {
+    remote_access(rank, observer, accessor.agent, accessor.clock, site);
+  }
   SharedRegion* region = region_at(a);
   const size_t offset = region ? static_cast<size_t>(a - region->data) : 0;
   if (!region || offset + bytes > region->bytes) {
@@ -155,7 +179,7 @@ void shared_access(const void* address, size_t bytes, AccessKind kind, const Acc
     }
     next = at + (whole ? 4 : 1);
     SharedByte& byte = region->shadow[at];
-    const bool written = clocks.of_this_block(byte.write.agent, byte.write.clock);
+    const bool written = clocks.of_this_cluster(byte.write.agent, byte.write.clock);
     if (written && byte.write.through == Through::kPendingCopy) {
       report_pending(place(*region, at), kind, site, byte.write);
       return;
@@ -222,17 +246,17 @@ void forget_shared_bytes(void* address, size_t bytes) {
 
 uint32_t shared_address(const void* pointer, Caller caller) {
   const uintptr_t p = reinterpret_cast<uintptr_t>(pointer);
-  const uintptr_t dynamic = p - reinterpret_cast<uintptr_t>(dynamic_bytes);
+  const uintptr_t dynamic = p - reinterpret_cast<uintptr_t>(dynamic_shared_memory());
   if (dynamic < kMaxDynamicSharedBytes) return static_cast<uint32_t>(kDynamicWindow + dynamic);
   const uintptr_t start = reinterpret_cast<uintptr_t>(machine().static_shared) & ~uintptr_t{1023};
-  if (!is_shared(pointer)) {
-    report_and_abandon("shared-address", Site{0, caller}, "at {0}: not a pointer to shared memory");
+  if (!is_own_shared(pointer)) {
+    report_and_abandon("shared-address", Site{0, caller}, "at {0}: not a pointer to shared memory of the block");
   }
   return static_cast<uint32_t>(kStaticWindow + (p - start));
 }
 
 unsigned char* shared_pointer(uint32_t address) {
-  if (address < kStaticWindow) return dynamic_bytes + (address - kDynamicWindow);
+  if (address < kStaticWindow) return dynamic_shared_memory() + (address - kDynamicWindow);
   const uintptr_t start = reinterpret_cast<uintptr_t>(machine().static_shared) & ~uintptr_t{1023};
   return reinterpret_cast<unsigned char*>(start) + (address - kStaticWindow);
 }
@@ -241,7 +265,7 @@ void finish_copy(const void* address, size_t bytes) {
   Machine& m = machine();
   const unsigned char* a = static_cast<const unsigned char*>(address);
   SharedRegion& region = *region_at(a);
-  const int me = m.current->context->thread;
+  const int me = m.agent();
   const size_t offset = static_cast<size_t>(a - region.data);
   for (size_t at = offset; at < offset + bytes; ++at) {
     SharedAccess& write = region.byte(at).write;

@@ -11,8 +11,8 @@ constexpr unsigned kFullWarp = 0xffffffffu;
 
 // These instructions need every lane; a shuffle is content with those of its mask.
 bool meet_whole_warp(const char* instruction, void* operand, Caller caller, Rendezvous& complete) {
-  const Machine& m = machine();
-  const Warp& warp = m.warps[m.current->context->warp];
+  Machine& m = machine();
+  const Warp& warp = m.warp_of(*m.current);
   if (warp.existing != kFullWarp) {
     report_and_abandon("warp-mask", Site{0, caller},
                        std::string(instruction) + " at {0}: the warp has " +

@@ -4,13 +4,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "device_cluster.h"
 #include "machine.h"
 
 namespace fastconv::emulator {
 namespace {
 
 constexpr unsigned char kPoison = 0xff;
-constexpr int kChunk = 16;  // bytes that swizzling keeps together
+constexpr int kChunk = 16;                 // bytes that swizzling keeps together
+constexpr uintptr_t kPatternBytes = 1024;  // of the widest swizzle
 
 size_t box_bytes(const TensorMap& map) {
   size_t bytes = map.element_bytes;
@@ -59,10 +61,11 @@ Span inside_row(const BulkCopy& copy) {
 // Chunks of the box in shared memory: f(byte in the box, pointer).
 template <class F>
 void for_each_chunk(const BulkCopy& copy, F f) {
-  const uint32_t start = shared_address(copy.shared, copy.caller);
+  // Not through 32-bit addresses: it may lie in another block than the running fiber's.
   const size_t bytes = box_bytes(copy.map);
+  const uintptr_t start = reinterpret_cast<uintptr_t>(copy.shared) % kPatternBytes;
   for (size_t at = 0; at < bytes; at += kChunk) {
-    f(at, shared_pointer(swizzled(start + static_cast<uint32_t>(at), copy.map.swizzle_bytes)));
+    f(at, copy.shared + (swizzled(static_cast<uint32_t>(start + at), copy.map.swizzle_bytes) - start));
   }
 }
 
@@ -83,8 +86,9 @@ void check_arguments(const TensorMap* map, const void* shared, int rank, const c
         std::string(name) + " at {0} is " +
             (im2col ? "an im2col copy, and its tensor map tiled" : "a tiled copy, and its tensor map im2col"));
   }
-  if (!is_shared(shared)) {
-    report_and_abandon("shared-address", site, std::string(name) + " at {0}: not a pointer to shared memory");
+  if (!is_own_shared(shared)) {
+    report_and_abandon("shared-address", site,
+                       std::string(name) + " at {0}: not a pointer to shared memory of the block");
   }
   // The hardware takes any multiple of 128; but the swizzle follows address bits, so a tile that starts elsewhere has
   // another pattern than its readers expect.
@@ -108,7 +112,7 @@ void check_global(const BulkCopy& copy, AccessKind kind) {
 }
 
 Accessor engine_accessor(const BulkCopy& copy) {
-  return {copy.engine, copy.clock, machine().current->context->thread, 1, Through::kAsynchronous};
+  return {copy.engine, copy.clock, machine().agent(), 1, Through::kAsynchronous};
 }
 
 bool may_land() {
@@ -159,22 +163,21 @@ void write_box(BulkCopy& store) {
 
 BulkGroups& my_stores() {
   Machine& m = machine();
-  const int thread = m.current->context->thread;
+  const int thread = m.agent();
   const auto found = m.engines.stores.find(thread);
   if (found != m.engines.stores.end()) return found->second;
-  const int number = static_cast<int>(m.engines.stores.size()) % kStoreEngines;
+  const int number = m.current->context->cluster_rank * kEngines + kFirstStoreEngine +
+                     static_cast<int>(m.engines.stores.size()) % kStoreEngines;
   BulkGroups& groups = m.engines.stores[thread];
-  groups.engine = m.clocks.engine(kFirstStoreEngine + number);
+  groups.engine = m.clocks.engine(number);
   return groups;
 }
 
-}  // namespace
-
-void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller,
-              const uint16_t* offsets) {
+// To one block of the cluster. The tensor is read once for all of them.
+void start_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller,
+                const uint16_t* offsets, bool reads_tensor) {
   Machine& m = machine();
-  check_arguments(map, shared, rank, "TMA load", caller, offsets != nullptr);
-  const Mbarrier& b = *find_mbarrier(barrier, "TMA load", caller);
+  const Mbarrier& b = *find_mbarrier(barrier, "TMA load", caller, true);
   if (m.checking && !b.fenced) {
     report("missing-mbarrier-fence", Site{0, caller},
            "TMA load at {0} reports to the mbarrier initialised at {1}, which no fence.mbarrier_init has followed",
@@ -185,7 +188,7 @@ void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, c
   load.shared = static_cast<unsigned char*>(shared);
   std::copy_n(coordinates, rank, load.coordinates);
   load.caller = caller;
-  load.thread = m.current->context->thread;
+  load.thread = m.agent();
   load.engine = b.engine;
   load.clock = m.clocks.begin_operation(b.engine);
   load.barrier = barrier;
@@ -193,13 +196,40 @@ void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, c
     std::copy_n(offsets, rank - 2, load.offsets);
     check_im2col(load);
   }
-  check_global(load, AccessKind::kRead);
+  if (reads_tensor) check_global(load, AccessKind::kRead);
   if (m.checking) {
     shared_access(shared, box_bytes(*map), AccessKind::kWrite, engine_accessor(load), Site{0, caller});
   }
   memset(shared, kPoison, box_bytes(*map));
   m.engines.loads.push_back(std::move(load));
   if (may_land()) land_a_load();
+}
+
+}  // namespace
+
+void tma_load(void* shared, const TensorMap* map, uint64_t* barrier, int rank, const int* coordinates, Caller caller,
+              const uint16_t* offsets) {
+  check_arguments(map, shared, rank, "TMA load", caller, offsets != nullptr);
+  find_mbarrier(barrier, "TMA load", caller);
+  start_load(shared, map, barrier, rank, coordinates, caller, offsets, true);
+}
+
+void tma_load_multicast(void* shared, const TensorMap* map, uint64_t* barrier, uint16_t ranks, int rank,
+                        const int* coordinates, Caller caller, const uint16_t* offsets) {
+  Machine& m = machine();
+  check_arguments(map, shared, rank, "TMA multicast load", caller, offsets != nullptr);
+  if (ranks == 0 || ranks >> m.cluster_blocks != 0) {
+    report_and_abandon("cluster-rank", Site{0, caller},
+                       "TMA multicast load at {0} to the blocks of mask " + std::to_string(ranks) +
+                           " of a cluster of " + std::to_string(m.cluster_blocks));
+  }
+  bool first = true;
+  for (uint32_t to = 0; to < static_cast<uint32_t>(m.cluster_blocks); ++to) {
+    if (!(ranks >> to & 1)) continue;
+    start_load(map_shared_rank(shared, to, caller), map, static_cast<uint64_t*>(map_shared_rank(barrier, to, caller)),
+               rank, coordinates, caller, offsets, first);
+    first = false;
+  }
 }
 
 bool land_a_load() {
@@ -222,7 +252,7 @@ void tma_store(const TensorMap* map, const void* shared, int rank, const int* co
   store.shared = static_cast<unsigned char*>(const_cast<void*>(shared));
   std::copy_n(coordinates, rank, store.coordinates);
   store.caller = caller;
-  store.thread = m.current->context->thread;
+  store.thread = m.agent();
   store.engine = stores.engine;
   store.clock = m.clocks.begin_operation(stores.engine);
   check_global(store, AccessKind::kWrite);
@@ -246,28 +276,29 @@ void bulk_wait_group(int pending, bool read_only) {
   for (size_t i = 0; i + static_cast<size_t>(pending) < groups; ++i) {
     for (BulkCopy& store : stores.committed[i]) {
       read_only ? read_box(store) : write_box(store);
-      if (m.checking) m.clocks.acquire_operation(m.current->context->thread, store.engine, store.clock);
+      if (m.checking) m.clocks.acquire_operation(m.agent(), store.engine, store.clock);
     }
   }
   if (read_only) return;
   while (stores.committed.size() > static_cast<size_t>(pending)) stores.committed.pop_front();
 }
 
-void start_block_engines() {
+void start_cluster_engines() {
   Machine& m = machine();
   m.engines = Engines();
-  const size_t threads = static_cast<size_t>(m.threads);
-  m.engines.warpgroups.resize((threads + kWarpgroupThreads - 1) / kWarpgroupThreads);
-  m.engines.wgmma_threads.resize(threads);
-  for (size_t i = 0; i < m.engines.warpgroups.size(); ++i) {
-    m.engines.warpgroups[i].clock_before_block = m.clocks.now(m.clocks.engine(static_cast<int>(i)));
+  m.engines.warpgroups.resize(static_cast<size_t>(m.cluster_blocks * kWarpgroupEngines));
+  m.engines.wgmma_threads.resize(m.fibers.size());
+  m.engines.cluster.arrived_in.assign(m.fibers.size(), 0);
+  for (int i = 0; i < m.cluster_blocks * kWarpgroupEngines; ++i) {
+    const int engine = m.clocks.engine(i / kWarpgroupEngines * kEngines + i % kWarpgroupEngines);
+    m.engines.warpgroups[static_cast<size_t>(i)].clock_before_block = m.clocks.now(engine);
   }
 }
 
 void check_unfinished_operations(Fiber& fiber) {
   Machine& m = machine();
   check_unfinished_wgmma(fiber);
-  const auto found = m.engines.stores.find(fiber.context->thread);
+  const auto found = m.engines.stores.find(fiber.context->agent);
   if (found == m.engines.stores.end()) return;
   BulkGroups& stores = found->second;
   if (m.checking && !stores.open.empty()) {
@@ -276,7 +307,7 @@ void check_unfinished_operations(Fiber& fiber) {
   }
   for (std::vector<BulkCopy>& group : stores.committed) {
     for (BulkCopy& store : group) {
-      if (m.checking && !m.clocks.seen(fiber.context->thread, store.engine, store.clock)) {
+      if (m.checking && !m.clocks.seen(fiber.context->agent, store.engine, store.clock)) {
         report("unfinished-copy", Site{0, store.caller},
                "the thread returns from the kernel while the TMA store that it issued at {0} may still read shared "
                "memory");
@@ -286,13 +317,15 @@ void check_unfinished_operations(Fiber& fiber) {
   }
 }
 
-void check_unfinished_loads() {
+void check_unfinished_loads(int rank) {
   Machine& m = machine();
-  if (m.checking && !m.engines.loads.empty()) {
-    m.current = &m.fiber(m.engines.loads.front().thread);
-    report("unfinished-copy", Site{0, m.engines.loads.front().caller},
-           "the block ends while the TMA load issued at {0} is on its way");
-    m.current = nullptr;
+  for (const BulkCopy& load : m.engines.loads) {
+    if (rank_of(load.shared) != rank && m.cluster_blocks > 1) continue;
+    Fiber* last = m.current;
+    m.current = &m.fiber(load.thread);
+    report("unfinished-copy", Site{0, load.caller}, "the block ends while the TMA load issued at {0} is on its way");
+    m.current = last;
+    return;
   }
 }
 

@@ -60,15 +60,21 @@ void for_each_accumulator(int t, int columns, F f) {
   for (int i = 0; i < columns / 2; ++i) f(i, row + (i >> 1 & 1) * 8, column + (i >> 2) * 8 + (i & 1));
 }
 
+// Its number in the cluster.
+int warpgroup_of(const Fiber& fiber) {
+  return fiber.context->cluster_rank * kWarpgroupEngines + fiber.context->thread / kWarpgroupThreads;
+}
 Warpgroup& my_warpgroup() {
   Machine& m = machine();
-  return m.engines.warpgroups[static_cast<size_t>(m.current->context->thread / kWarpgroupThreads)];
+  return m.engines.warpgroups[static_cast<size_t>(warpgroup_of(*m.current))];
 }
 WgmmaThread& my_part() {
   Machine& m = machine();
-  return m.engines.wgmma_threads[static_cast<size_t>(m.current->context->thread)];
+  return m.engines.wgmma_threads[static_cast<size_t>(m.agent())];
 }
-int engine_of(int thread) { return machine().clocks.engine(thread / kWarpgroupThreads); }
+int engine_of(const Fiber& fiber) {
+  return machine().clocks.engine(fiber.context->cluster_rank * kEngines + fiber.context->thread / kWarpgroupThreads);
+}
 
 void check_descriptor(const Descriptor& d, const char* operand, const Site& site) {
   // The pattern follows address bits, so tiles start where it does; K may advance within a swizzled row.
@@ -83,8 +89,8 @@ void check_descriptor(const Descriptor& d, const char* operand, const Site& site
 void begin(WgmmaInstruction& instruction) {
   Machine& m = machine();
   if (!m.checking) return;
-  const int first = m.current->context->thread / kWarpgroupThreads * kWarpgroupThreads;
-  const int engine = engine_of(first);
+  const int first = m.agent() - m.current->context->thread % kWarpgroupThreads;
+  const int engine = engine_of(*m.current);
   const Accessor reader{engine, m.clocks.begin_operation(engine), first, kWarpgroupThreads, Through::kAsynchronous};
   const Site site{0, instruction.caller};
   const auto check = [&](const char* name, uint64_t bits, bool mn_major, int extent) {
@@ -144,8 +150,8 @@ void update_window(Fiber& fiber, const WgmmaThread& mine) {
 }
 
 std::string state(const Fiber& fiber) {
-  const int warpgroup = fiber.context->thread / kWarpgroupThreads;
-  const WgmmaInstruction& next = machine().engines.warpgroups[static_cast<size_t>(warpgroup)].instructions.front();
+  const size_t warpgroup = static_cast<size_t>(warpgroup_of(fiber));
+  const WgmmaInstruction& next = machine().engines.warpgroups[warpgroup].instructions.front();
   return ": " + std::to_string(next.issued) + " of " + std::to_string(kWarpgroupThreads) +
          " threads of the warpgroup have issued the wgmma at " + position(next.caller);
 }
@@ -248,15 +254,15 @@ void wgmma_wait_group(int pending, Caller caller) {
   }
   update_window(fiber, mine);
   if (m.checking) {
-    const int engine = engine_of(fiber.context->thread);
+    const int engine = engine_of(fiber);
     // One operation of the engine for each instruction.
-    m.clocks.acquire_operation(fiber.context->thread, engine, group.clock_before_block + static_cast<uint32_t>(end));
+    m.clocks.acquire_operation(m.agent(), engine, group.clock_before_block + static_cast<uint32_t>(end));
   }
 }
 
 void check_unfinished_wgmma(Fiber& fiber) {
   Machine& m = machine();
-  const WgmmaThread& mine = m.engines.wgmma_threads[static_cast<size_t>(fiber.context->thread)];
+  const WgmmaThread& mine = m.engines.wgmma_threads[static_cast<size_t>(fiber.context->agent)];
   if (!m.checking || mine.in_flight.empty()) return;
   report("unfinished-wgmma", Site{0, mine.in_flight.front().caller},
          "the thread returns from the kernel, but has not waited for the wgmma it issued at {0}");

@@ -7,7 +7,9 @@ from emulator_build import RULES_FOLDER
 from test_emulator_rules import PLACES, expectations, rules, run  # noqa: F401
 
 NAMES = sorted(
-    name for name, place in PLACES.items() if place.split(":")[0] in ("asynchronous.cu", "im2col.cu", "wgmma.cu")
+    name
+    for name, place in PLACES.items()
+    if place.split(":")[0] in ("asynchronous.cu", "clusters.cu", "im2col.cu", "wgmma.cu")
 )  # fmt: skip
 # What has landed by chance is no longer missed.
 LANDS_BY_CHANCE = {"load_never_waited_for"}

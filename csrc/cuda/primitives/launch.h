@@ -68,6 +68,7 @@ class Footprint {
 
 struct LaunchConfig {
   dim3 grid, block;
+  dim3 cluster;  // blocks that run together, from sm_90 on; divides the grid
   size_t dynamic_shared_bytes = 0;
   void* stream = nullptr;  // cudaStream_t
   Footprint footprint;
@@ -77,8 +78,9 @@ inline std::string describe(const LaunchConfig& c) {
   const auto extent = [](const dim3& d) {
     return "(" + std::to_string(d.x) + "," + std::to_string(d.y) + "," + std::to_string(d.z) + ")";
   };
-  return "grid " + extent(c.grid) + ", block " + extent(c.block) + ", " + std::to_string(c.dynamic_shared_bytes) +
-         " bytes of dynamic shared memory";
+  const bool clusters = c.cluster.x * c.cluster.y * c.cluster.z > 1;
+  return "grid " + extent(c.grid) + (clusters ? " in clusters of " + extent(c.cluster) : "") + ", block " +
+         extent(c.block) + ", " + std::to_string(c.dynamic_shared_bytes) + " bytes of dynamic shared memory";
 }
 
 // Start of the block's dynamic shared memory: the one place that spells it.
@@ -96,8 +98,12 @@ __device__ __forceinline__ unsigned char* dynamic_shared_memory() {
 template <class... Params, class... Args>
 void launch(const std::string& name, const LaunchConfig& config, void (*kernel)(Params...), Args... args) {
   auto body = [=] { kernel(args...); };
-  const emulator::LaunchShape shape{reinterpret_cast<const void*>(kernel), config.grid, config.block,
-                                    config.dynamic_shared_bytes, config.footprint.ranges()};
+  const emulator::LaunchShape shape{reinterpret_cast<const void*>(kernel),
+                                    config.grid,
+                                    config.block,
+                                    config.cluster,
+                                    config.dynamic_shared_bytes,
+                                    config.footprint.ranges()};
   const auto reports =
       emulator::run(name.c_str(), shape, [](void* f) { (*static_cast<decltype(body)*>(f))(); }, &body, sizeof body);
   if (!reports.empty()) {
@@ -128,6 +134,13 @@ void launch(const std::string& name, const LaunchConfig& config, void (*kernel)(
   launch_config.blockDim = config.block;
   launch_config.dynamicSmemBytes = config.dynamic_shared_bytes;
   launch_config.stream = static_cast<cudaStream_t>(config.stream);
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {config.cluster.x, config.cluster.y, config.cluster.z};
+  if (config.cluster.x * config.cluster.y * config.cluster.z > 1) {
+    launch_config.attrs = &cluster;
+    launch_config.numAttrs = 1;
+  }
   check(cudaLaunchKernelEx(&launch_config, kernel, static_cast<Params>(args)...), name, config);
 }
 

@@ -30,6 +30,10 @@ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity,
                                    emulator::Caller caller = emulator::Caller::here()) {
   emulator::mbarrier_wait(barrier, parity, caller);
 }
+__forceinline__ void mbarrier_arrive_remote(uint64_t* barrier, uint32_t rank,
+                                            emulator::Caller caller = emulator::Caller::here()) {
+  emulator::mbarrier_arrive_remote(barrier, rank, caller);
+}
 __forceinline__ void fence_mbarrier_init() { emulator::fence_mbarrier_init(); }
 __forceinline__ void fence_proxy_async() { emulator::fence_proxy_async(); }
 
@@ -56,7 +60,8 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, uint32
   FASTCONV_SM90("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
                 "r"(bytes) : "memory");
 }
-// Returns when the phase of this parity is over. What was done before the arrivals is then seen, bulk copies included.
+// Returns when the phase of this parity is over. What was done before the arrivals is then seen, bulk copies included;
+// of the arrivals, those from the own block.
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   FASTCONV_SM90(
       "{\n"
@@ -66,6 +71,18 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
       "@!done bra again;\n"
       "}" ::"r"(shared_address(barrier)),
       "r"(parity) : "memory");
+}
+// An arrival at the mbarrier that lies at the same place in the shared memory of the cluster's block `rank`, the own
+// one included: asynchronous operations that the thread has waited for are over. Of its own loads and stores it says
+// nothing: ordering those across blocks would take a fence for the whole GPU, and then there is cluster_sync().
+__device__ __forceinline__ void mbarrier_arrive_remote(uint64_t* barrier, uint32_t rank) {
+  FASTCONV_SM90(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(rank) : "memory");
 }
 // After initialising barriers: asynchronous copies may report to them.
 __device__ __forceinline__ void fence_mbarrier_init() {

@@ -27,6 +27,11 @@ __forceinline__ void tma_load_3d(void* shared, const TensorMap* map, uint64_t* b
   const int coordinates[] = {x, y, z};
   emulator::tma_load(shared, map, barrier, 3, coordinates, caller);
 }
+__forceinline__ void tma_load_multicast_3d(void* shared, const TensorMap* map, uint64_t* barrier, uint16_t ranks, int x,
+                                           int y, int z, emulator::Caller caller = emulator::Caller::here()) {
+  const int coordinates[] = {x, y, z};
+  emulator::tma_load_multicast(shared, map, barrier, ranks, 3, coordinates, caller);
+}
 __forceinline__ void tma_store_2d(const TensorMap* map, const void* shared, int x, int y,
                                   emulator::Caller caller = emulator::Caller::here()) {
   const int coordinates[] = {x, y};
@@ -70,6 +75,15 @@ __device__ __forceinline__ void tma_load_3d(void* shared, const TensorMap* map, 
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
       "[%2];" ::"r"(shared_address(shared)),
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z) : "memory");
+}
+// To every block of the cluster whose bit is set in `ranks`: the bytes, and the report of their arrival to the
+// mbarrier, go to the place that `shared` and `barrier` have in the calling block.
+__device__ __forceinline__ void tma_load_multicast_3d(void* shared, const TensorMap* map, uint64_t* barrier,
+                                                      uint16_t ranks, int x, int y, int z) {
+  FASTCONV_SM90(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%4, %5, %6}], [%2], %3;" ::"r"(shared_address(shared)),
+      "l"(map), "r"(shared_address(barrier)), "h"(ranks), "r"(x), "r"(y), "r"(z) : "memory");
 }
 __device__ __forceinline__ void tma_store_2d(const TensorMap* map, const void* shared, int x, int y) {
   FASTCONV_SM90("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
