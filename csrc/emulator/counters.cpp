@@ -129,13 +129,13 @@ void count_access(const void* address, size_t bytes, CountedAccess kind, const S
   access.address[thread.lane] = reinterpret_cast<uintptr_t>(address);
 }
 
-void count_matrix(const void* const (&rows)[8], const Site& site) {
+void count_matrix(const void* const (&rows)[8], CountedAccess kind, const Site& site) {
   if (!machine().counts(*machine().current)) return;
   WarpAccess access;
   access.active = 0xff;
   access.bytes = 16;
   for (int i = 0; i < 8; ++i) access.address[i] = reinterpret_cast<uintptr_t>(rows[i]);
-  count(site, CountedAccess::kMatrix, access);
+  count(site, kind, access);
 }
 
 void count_warp(int warp) {
@@ -146,7 +146,7 @@ void count_warp(int warp) {
 }
 
 std::vector<CounterRow> counters() {
-  static const char* const kNames[] = {"shared read",    "shared write", "ldmatrix",
+  static const char* const kNames[] = {"shared read",    "shared write", "ldmatrix",    "stmatrix",
                                        "cp.async write", "global read",  "global write"};
   std::map<std::pair<std::string, std::pair<std::string, int>>, CounterRow> rows;
   for (const auto& [key, entry] : state().totals) {

@@ -22,7 +22,8 @@ struct alignas(64) TensorMap {
   // at the last pixel, and the distance of base pixels.
   int16_t lower_corner[3], upper_corner[3];
   uint8_t step[3];
-  uint8_t im2col;  // else tiled
+  uint8_t im2col : 1;          // else tiled
+  uint8_t rounds_to_tf32 : 1;  // loads do: CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
 };
 static_assert(sizeof(TensorMap) == 128, "as large as CUtensorMap");
 

@@ -6,14 +6,15 @@
 
 namespace fastconv::emulator {
 
-enum class WgmmaType { kHalf, kBFloat16 };
+enum class WgmmaType { kHalf, kBFloat16, kTf32 };
 
-// d += A * B, 64 x columns x 16, one operand element 16 bits.
+// d += A * B, 64 x columns x 16, one operand element 16 bits; or x 8 with tf32, 32 bits of which the low 13 are
+// ignored.
 struct WgmmaOperation {
   WgmmaType type;
   int columns;
   uint64_t a, b;                // descriptors
-  bool a_mn_major, b_mn_major;  // K lies in the outer direction
+  bool a_mn_major, b_mn_major;  // K lies in the outer direction; not with tf32
   bool accumulate;              // else d = A * B
 
   bool operator==(const WgmmaOperation& o) const {

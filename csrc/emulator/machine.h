@@ -203,7 +203,7 @@ struct ScratchMemory {
 };
 
 // ---- counters.cpp ---------------------------------------------------------------------------------------------------
-enum class CountedAccess { kSharedRead, kSharedWrite, kMatrix, kCopy, kGlobalRead, kGlobalWrite };
+enum class CountedAccess { kSharedRead, kSharedWrite, kMatrix, kMatrixStore, kCopy, kGlobalRead, kGlobalWrite };
 
 struct Machine {
   Machine() = default;
@@ -331,7 +331,7 @@ void read_counter_setting();
 void start_counting(bool this_cluster);
 // An access by the running fiber, while counting.
 void count_access(const void* address, size_t bytes, CountedAccess kind, const Site& site);
-void count_matrix(const void* const (&rows)[8], const Site& site);
+void count_matrix(const void* const (&rows)[8], CountedAccess kind, const Site& site);
 void count_warp(int warp);  // the whole warp has met: what its lanes have accessed so far belongs together
 
 // ---- global_shadow.cpp ----------------------------------------------------------------------------------------------

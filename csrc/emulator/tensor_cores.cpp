@@ -50,44 +50,79 @@ float element_value(uint32_t bits, bool upper, MatrixElement element) {
   return value;
 }
 
+struct MatrixOperand {
+  uint32_t* fragments;
+  void* row;  // of matrix lane / 8
+  uint32_t code;
+};
+
+MatrixOperand& matrix_operand(const Rendezvous& r, int lane) {
+  return *static_cast<MatrixOperand*>(r.lane[lane]->operand);
+}
+
+// Each lane accesses the row it names, so reports name that lane.
+void check_rows(const Rendezvous& r, int matrices, AccessKind kind, const char* instruction, Caller caller) {
+  Machine& m = machine();
+  if (!m.checking) return;
+  Fiber* me = m.current;
+  for (int lane = 0; lane < 8 * matrices; ++lane) {
+    m.current = r.lane[lane];
+    const MatrixOperand& operand = matrix_operand(r, lane);
+    const Site site{operand.code, caller};
+    if (!is_own_shared(operand.row)) {
+      report_and_abandon("shared-address", site,
+                         std::string(instruction) + " at {0} with an address outside the block's shared memory");
+    }
+    check_alignment(operand.row, 16, kind, site);
+    shared_access(operand.row, 16, kind, running_thread(), site);
+  }
+  m.current = me;
+}
+
+void count_rows(const Rendezvous& r, int matrix, CountedAccess kind, const Site& site) {
+  if (!machine().counting) return;
+  const void* rows[8];
+  for (int j = 0; j < 8; ++j) rows[j] = matrix_operand(r, 8 * matrix + j).row;
+  count_matrix(rows, kind, site);
+}
+
 }  // namespace
 
 void load_matrices(uint32_t* fragments, int matrices, bool transposed, const void* row, Caller caller) {
-  struct Operand {
-    uint32_t* fragments;
-    const void* row;
-    uint32_t code;
-  };
-  Machine& m = machine();
-  Operand mine{fragments, row, m.checking ? m.image.code_offset(__builtin_return_address(0)) : 0};
+  MatrixOperand mine{fragments, const_cast<void*>(row), machine().image.code_offset(__builtin_return_address(0))};
   Rendezvous r;
   if (!meet_whole_warp("ldmatrix", &mine, caller, r)) return;
-  const auto operand = [&](int lane) -> Operand& { return *static_cast<Operand*>(r.lane[lane]->operand); };
-  if (m.checking) {
-    Fiber* me = m.current;
-    for (int lane = 0; lane < 8 * matrices; ++lane) {
-      // Each lane reads the row it names, so reports name that lane.
-      m.current = r.lane[lane];
-      const Site site{operand(lane).code, caller};
-      if (!is_shared(operand(lane).row)) {
-        report_and_abandon("shared-address", site, "ldmatrix at {0} from an address outside shared memory");
-      }
-      check_alignment(operand(lane).row, 16, AccessKind::kRead, site);
-      shared_access(operand(lane).row, 16, AccessKind::kRead, running_thread(), site);
-    }
-    m.current = me;
-  }
+  check_rows(r, matrices, AccessKind::kRead, "ldmatrix", caller);
   for (int i = 0; i < matrices; ++i) {
     uint16_t matrix[8][8];
-    const void* rows[8];
-    for (int j = 0; j < 8; ++j) memcpy(matrix[j], rows[j] = operand(8 * i + j).row, sizeof matrix[j]);
-    if (m.counting) count_matrix(rows, Site{mine.code, caller});
+    count_rows(r, i, CountedAccess::kMatrix, Site{mine.code, caller});
+    for (int j = 0; j < 8; ++j) memcpy(matrix[j], matrix_operand(r, 8 * i + j).row, sizeof matrix[j]);
     for (int lane = 0; lane < 32; ++lane) {
       const int at = lane / 4, pair = lane % 4 * 2;
       const uint32_t low = transposed ? matrix[pair][at] : matrix[at][pair];
       const uint32_t high = transposed ? matrix[pair + 1][at] : matrix[at][pair + 1];
-      operand(lane).fragments[i] = low | high << 16;
+      matrix_operand(r, lane).fragments[i] = low | high << 16;
     }
+  }
+  wake(r);
+}
+
+void store_matrices(const uint32_t* fragments, int matrices, bool transposed, void* row, Caller caller) {
+  MatrixOperand mine{const_cast<uint32_t*>(fragments), row, machine().image.code_offset(__builtin_return_address(0))};
+  Rendezvous r;
+  if (!meet_whole_warp("stmatrix", &mine, caller, r)) return;
+  check_rows(r, matrices, AccessKind::kWrite, "stmatrix", caller);
+  for (int i = 0; i < matrices; ++i) {
+    uint16_t matrix[8][8];
+    count_rows(r, i, CountedAccess::kMatrixStore, Site{mine.code, caller});
+    for (int lane = 0; lane < 32; ++lane) {
+      const int at = lane / 4, pair = lane % 4 * 2;
+      const uint32_t both = matrix_operand(r, lane).fragments[i];
+      for (int e = 0; e < 2; ++e) {
+        (transposed ? matrix[pair + e][at] : matrix[at][pair + e]) = static_cast<uint16_t>(both >> 16 * e);
+      }
+    }
+    for (int j = 0; j < 8; ++j) memcpy(matrix_operand(r, 8 * i + j).row, matrix[j], sizeof matrix[j]);
   }
   wake(r);
 }

@@ -120,6 +120,21 @@ bool may_land() {
   return m.copy_timing == CopyTiming::kEager || (m.copy_timing == CopyTiming::kRandom && m.copy_random() % 3 == 0);
 }
 
+// To nearest. Which way ties go is not documented; here to even.
+void round_to_tf32(std::vector<unsigned char>& box) {
+  for (size_t at = 0; at < box.size(); at += sizeof(uint32_t)) {
+    uint32_t bits;
+    memcpy(&bits, &box[at], sizeof bits);
+    const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+    if (finite) {
+      bits = (bits + 0xfffu + (bits >> 13 & 1)) & 0xffffe000u;
+    } else if (bits & 0x7fffffu) {
+      bits |= 0x400000u;  // a NaN stays one without its low bits
+    }
+    memcpy(&box[at], &bits, sizeof bits);
+  }
+}
+
 void land(BulkCopy& load) {
   Machine& m = machine();
   const Span span = inside_row(load);
@@ -128,6 +143,7 @@ void land(BulkCopy& load) {
   for_each_row(load, [&](size_t row, const unsigned char* source) {
     if (source) memcpy(&box[row * row_bytes + span.first], source + span.first, span.last - span.first);
   });
+  if (load.map.rounds_to_tf32) round_to_tf32(box);
   for_each_chunk(load, [&](size_t at, unsigned char* chunk) { memcpy(chunk, &box[at], kChunk); });
   const auto found = m.engines.mbarriers.find(load.barrier);
   if (found == m.engines.mbarriers.end()) return;  // invalidated meanwhile: nobody will know

@@ -11,17 +11,22 @@
 namespace fastconv::emulator {
 namespace {
 
-constexpr int kRows = 64, kDepth = 16;        // of one instruction
-constexpr int kVector = 8;                    // 16-bit elements that lie together whatever the layout
+constexpr int kRows = 64, kDepthBytes = 32;   // of one instruction
+constexpr int kVectorBytes = 16;              // that lie together whatever the layout
 constexpr uint32_t kPoisonBits = 0x7fc0dead;  // a NaN that computations do not produce
 
 // A matrix descriptor; PTX ISA, "Shared memory matrix layout". Addresses and offsets in bytes.
 struct Descriptor {
   uint32_t start, leading, stride, swizzle_bytes;
+  int element_bytes;
   bool mn_major;
 
-  Descriptor(uint64_t bits, bool mn_major_)
-      : start(field(bits, 0)), leading(field(bits, 16)), stride(field(bits, 32)), mn_major(mn_major_) {
+  Descriptor(uint64_t bits, int element_bytes_, bool mn_major_)
+      : start(field(bits, 0)),
+        leading(field(bits, 16)),
+        stride(field(bits, 32)),
+        element_bytes(element_bytes_),
+        mn_major(mn_major_) {
     static constexpr uint32_t kSwizzle[] = {0, 128, 64, 32};
     swizzle_bytes = kSwizzle[bits >> 62];
   }
@@ -33,8 +38,9 @@ struct Descriptor {
     const uint32_t k_group = static_cast<uint32_t>(k) / 8, k_row = static_cast<uint32_t>(k) % 8;
     uint32_t offset;
     if (!mn_major) {
-      offset = swizzle_bytes ? group * stride + row * swizzle_bytes + k_group * 16
-                             : group * stride + row * 16 + k_group * leading;
+      const uint32_t vector = static_cast<uint32_t>(k * element_bytes) / kVectorBytes;
+      offset = swizzle_bytes ? group * stride + row * swizzle_bytes + vector * kVectorBytes
+                             : group * stride + row * kVectorBytes + vector * leading;
     } else if (swizzle_bytes) {
       const uint32_t vectors = swizzle_bytes / 16;  // of a row of the swizzled tile
       offset = group % vectors * 16 + group / vectors * leading + k_row * swizzle_bytes + k_group * stride;
@@ -47,8 +53,11 @@ struct Descriptor {
   // f(mn, k, pointer) for every vector of an operand with `extent` rows (A) or columns (B).
   template <class F>
   void for_each_vector(int extent, F f) const {
-    for (int mn = 0; mn < extent; mn += mn_major ? kVector : 1) {
-      for (int k = 0; k < kDepth; k += mn_major ? 1 : kVector) f(mn, k, shared_pointer(address(mn, k)));
+    const int vector = kVectorBytes / element_bytes;
+    for (int mn = 0; mn < extent; mn += mn_major ? vector : 1) {
+      for (int k = 0; k < kDepthBytes / element_bytes; k += mn_major ? 1 : vector) {
+        f(mn, k, shared_pointer(address(mn, k)));
+      }
     }
   }
 };
@@ -76,6 +85,8 @@ int engine_of(const Fiber& fiber) {
   return machine().clocks.engine(fiber.context->cluster_rank * kEngines + fiber.context->thread / kWarpgroupThreads);
 }
 
+int element_bytes(WgmmaType type) { return type == WgmmaType::kTf32 ? 4 : 2; }
+
 void check_descriptor(const Descriptor& d, const char* operand, const Site& site) {
   // The pattern follows address bits, so tiles start where it does; K may advance within a swizzled row.
   const uint32_t pattern = 8 * d.swizzle_bytes;
@@ -94,10 +105,10 @@ void begin(WgmmaInstruction& instruction) {
   const Accessor reader{engine, m.clocks.begin_operation(engine), first, kWarpgroupThreads, Through::kAsynchronous};
   const Site site{0, instruction.caller};
   const auto check = [&](const char* name, uint64_t bits, bool mn_major, int extent) {
-    const Descriptor descriptor(bits, mn_major);
+    const Descriptor descriptor(bits, element_bytes(instruction.operation.type), mn_major);
     check_descriptor(descriptor, name, site);
     descriptor.for_each_vector(extent, [&](int, int, const unsigned char* p) {
-      shared_access(p, kVector * 2, AccessKind::kRead, reader, site);
+      shared_access(p, kVectorBytes, AccessKind::kRead, reader, site);
     });
   };
   check("A", instruction.operation.a, instruction.operation.a_mn_major, kRows);
@@ -106,32 +117,34 @@ void begin(WgmmaInstruction& instruction) {
 
 void execute(const WgmmaInstruction& instruction) {
   const WgmmaOperation& o = instruction.operation;
-  constexpr int kMaxColumns = 256;
-  static float a[kRows][kDepth], b[kDepth][kMaxColumns];
-  const auto decode = [&](const unsigned char* p, float (&values)[kVector]) {
-    uint16_t bits[kVector];
-    memcpy(bits, p, sizeof bits);
-    for (int i = 0; i < kVector; ++i) {
-      values[i] = o.type == WgmmaType::kHalf ? detail::half_bits_to_float(bits[i])
-                                             : detail::bits_float(static_cast<uint32_t>(bits[i]) << 16);
+  constexpr int kMaxColumns = 256, kMaxDepth = kDepthBytes / 2, kMaxVector = kVectorBytes / 2, kTogether = 8;
+  const int bytes = element_bytes(o.type), depth = kDepthBytes / bytes, vector = kVectorBytes / bytes;
+  static float a[kRows][kMaxDepth], b[kMaxDepth][kMaxColumns];
+  const auto decode = [&](const unsigned char* p, float (&values)[kMaxVector]) {
+    for (int i = 0; i < vector; ++i) {
+      uint32_t bits = 0;
+      memcpy(&bits, p + i * bytes, static_cast<size_t>(bytes));
+      values[i] = o.type == WgmmaType::kHalf   ? detail::half_bits_to_float(static_cast<uint16_t>(bits))
+                  : o.type == WgmmaType::kTf32 ? detail::bits_float(bits & 0xffffe000u)
+                                               : detail::bits_float(bits << 16);
     }
   };
-  float values[kVector];
-  Descriptor(o.a, o.a_mn_major).for_each_vector(kRows, [&](int m, int k, const unsigned char* p) {
+  float values[kMaxVector];
+  Descriptor(o.a, bytes, o.a_mn_major).for_each_vector(kRows, [&](int m, int k, const unsigned char* p) {
     decode(p, values);
-    for (int i = 0; i < kVector; ++i) (o.a_mn_major ? a[m + i][k] : a[m][k + i]) = values[i];
+    for (int i = 0; i < vector; ++i) (o.a_mn_major ? a[m + i][k] : a[m][k + i]) = values[i];
   });
-  Descriptor(o.b, o.b_mn_major).for_each_vector(o.columns, [&](int n, int k, const unsigned char* p) {
+  Descriptor(o.b, bytes, o.b_mn_major).for_each_vector(o.columns, [&](int n, int k, const unsigned char* p) {
     decode(p, values);
-    for (int i = 0; i < kVector; ++i) (o.b_mn_major ? b[k][n + i] : b[k + i][n]) = values[i];
+    for (int i = 0; i < vector; ++i) (o.b_mn_major ? b[k][n + i] : b[k + i][n]) = values[i];
   });
   float* d = instruction.tile->values.data();
   for (int m = 0; m < kRows; ++m) {
-    for (int n = 0; n < o.columns; n += kVector) {
-      float sum[kVector] = {};
+    for (int n = 0; n < o.columns; n += kTogether) {
+      float sum[kTogether] = {};
       if (o.accumulate) memcpy(sum, &d[m * o.columns + n], sizeof sum);
-      for (int k = 0; k < kDepth; ++k) {
-        for (int j = 0; j < kVector; ++j) sum[j] += a[m][k] * b[k][n + j];
+      for (int k = 0; k < depth; ++k) {
+        for (int j = 0; j < kTogether; ++j) sum[j] += a[m][k] * b[k][n + j];
       }
       memcpy(&d[m * o.columns + n], sum, sizeof sum);
     }

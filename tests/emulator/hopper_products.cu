@@ -53,8 +53,8 @@ __global__ void store_box(const __grid_constant__ BoxParams p) {
 }
 
 // ---- products ------------------------------------------------------------------------------------------------------
-// d = A * B over 64 elements of K. The images are copied to shared memory as they are; accumulators leave as thread by
-// thread, register by register.
+// d = A * B over 64 elements of K, or 32 floats (tf32). The images are copied to shared memory as they are;
+// accumulators leave as thread by thread, register by register.
 template <class T, OperandMajor kMajorA, OperandMajor kMajorB, int kColumns>
 __global__ void product(const uint4* a_image, const uint4* b_image, float* d) {
   constexpr int kBytesA = 64 * kSwizzleBytes, kBytesB = kColumns * kSwizzleBytes;
@@ -70,8 +70,12 @@ __global__ void product(const uint4* a_image, const uint4* b_image, float* d) {
   const uint64_t descriptor_b = matrix_descriptor<kMajorB>(b, kDepth);
   wgmma_fence(acc);
   for (int k = 0; k < kDepth / 16; ++k) {
-    wgmma_k16<T, kMajorA, kMajorB>(acc, descriptor_a + k * kDescriptorStep<kMajorA>,
-                                   descriptor_b + k * kDescriptorStep<kMajorB>, k > 0);
+    const uint64_t a_k = descriptor_a + k * kDescriptorStep<kMajorA>, b_k = descriptor_b + k * kDescriptorStep<kMajorB>;
+    if constexpr (sizeof(T) == 4) {
+      wgmma_k8_tf32(acc, a_k, b_k, k > 0);
+    } else {
+      wgmma_k16<T, kMajorA, kMajorB>(acc, a_k, b_k, k > 0);
+    }
   }
   wgmma_commit();
   wgmma_wait<0>(acc);
@@ -93,9 +97,14 @@ void launch_product(const void* a, const void* b, float* d) {
 template <class T, int kColumns>
 void launch_product(bool a_mn, bool b_mn, const void* a, const void* b, float* d) {
   constexpr auto kK = OperandMajor::kK, kMn = OperandMajor::kMn;
-  if (a_mn)
-    return b_mn ? launch_product<T, kMn, kMn, kColumns>(a, b, d) : launch_product<T, kMn, kK, kColumns>(a, b, d);
-  b_mn ? launch_product<T, kK, kMn, kColumns>(a, b, d) : launch_product<T, kK, kK, kColumns>(a, b, d);
+  if constexpr (sizeof(T) == 4) {
+    if (a_mn || b_mn) throw std::invalid_argument("tf32 operands are K-major");
+    launch_product<T, kK, kK, kColumns>(a, b, d);
+  } else if (a_mn) {
+    b_mn ? launch_product<T, kMn, kMn, kColumns>(a, b, d) : launch_product<T, kMn, kK, kColumns>(a, b, d);
+  } else {
+    b_mn ? launch_product<T, kK, kMn, kColumns>(a, b, d) : launch_product<T, kK, kK, kColumns>(a, b, d);
+  }
 }
 
 template <class T>
@@ -122,11 +131,11 @@ int guarded(char* error, size_t error_bytes, F&& f) {
 
 // A float32 tensor of `extent`, contiguous dimension first and dense but for `stride`, in elements; the box lies at
 // `coordinates`. Loads fill `image`, stores read it.
-FASTCONV_EXPORT int move_box(int store, int rank, float* data, const int64_t* extent, const int64_t* stride,
-                             const int64_t* box, const int64_t* coordinates, int swizzle_bytes, unsigned char* image,
-                             char* error, size_t error_bytes) {
+FASTCONV_EXPORT int move_box(int store, int as_tf32, int rank, float* data, const int64_t* extent,
+                             const int64_t* stride, const int64_t* box, const int64_t* coordinates, int swizzle_bytes,
+                             unsigned char* image, char* error, size_t error_bytes) {
   return guarded(error, error_bytes, [&] {
-    TensorMapSpec spec{data, DType::kFloat32, rank, {}, {}, {}, swizzle_bytes};
+    TensorMapSpec spec{data, DType::kFloat32, rank, {}, {}, {}, swizzle_bytes, as_tf32 != 0};
     size_t bytes = sizeof(float), elements = 1;
     for (int d = 0; d < rank; ++d) {
       spec.extent[d] = static_cast<uint64_t>(extent[d]);
@@ -156,11 +165,13 @@ FASTCONV_EXPORT int move_box(int store, int rank, float* data, const int64_t* ex
   });
 }
 
-FASTCONV_EXPORT int warpgroup_product(int bfloat16, int columns, int a_mn_major, int b_mn_major, const void* a,
+// `type` 0: float16, 1: bfloat16, 2: floats as tf32.
+FASTCONV_EXPORT int warpgroup_product(int type, int columns, int a_mn_major, int b_mn_major, const void* a,
                                       const void* b, float* d, char* error, size_t error_bytes) {
   return guarded(error, error_bytes, [&] {
-    bfloat16 ? launch_product<bfloat16_t>(columns, a_mn_major, b_mn_major, a, b, d)
-             : launch_product<half_t>(columns, a_mn_major, b_mn_major, a, b, d);
+    if (type == 0) launch_product<half_t>(columns, a_mn_major, b_mn_major, a, b, d);
+    if (type == 1) launch_product<bfloat16_t>(columns, a_mn_major, b_mn_major, a, b, d);
+    if (type == 2) launch_product<float>(columns, a_mn_major, b_mn_major, a, b, d);
   });
 }
 

@@ -1,4 +1,4 @@
-"""cp.async, ldmatrix and mma.sync of the emulator against NumPy: fragments lie where the PTX ISA puts them."""
+"""cp.async, ldmatrix, stmatrix and mma.sync of the emulator against NumPy: fragments lie where PTX puts them."""
 
 import ctypes
 
@@ -69,6 +69,25 @@ def test_ldmatrix_of_32_bit_elements(products):
     lane = np.arange(32)
     for i, (row, column) in enumerate([(0, 0), (8, 0), (0, 4), (8, 4)]):
         np.testing.assert_array_equal(fragments[:, i], a.reshape(16, 8)[lane // 4 + row, lane % 4 + column])
+
+
+def stored_places(matrices: int, transposed: bool) -> np.ndarray:
+    """Element of (lane that names the row, element of the row), flat, that half h of register r of lane l goes to."""
+    lane, r, half = np.meshgrid(np.arange(32), np.arange(matrices), np.arange(2), indexing="ij")
+    row, column = lane // 4, lane % 4 * 2 + half
+    if transposed:
+        row, column = column, row
+    return (8 * r + row) * 8 + column
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("matrices", [1, 2, 4])
+def test_stmatrix(products, matrices, transposed):
+    fragments = np.arange(1, 64 * matrices + 1, dtype=np.uint16).reshape(32, matrices, 2)
+    rows, expected = (np.zeros(64 * matrices, np.uint16) for _ in range(2))
+    call(products.store_matrices, matrices, int(transposed), fragments, rows)
+    expected[stored_places(matrices, transposed)] = fragments
+    np.testing.assert_array_equal(rows, expected)
 
 
 @pytest.mark.parametrize(

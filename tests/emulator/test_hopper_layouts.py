@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulator_build import BUILD, HERE
+from test_emulator_products import stored_places
 from test_hopper_im2col import CONVOLUTIONS
 from test_hopper_products import MAJORS, K, accumulator_places, call, hopper, multiply, operand_offsets, operands  # noqa: F401
+from test_hopper_tf32 import K as TF32_K
+from test_hopper_tf32 import operand_offsets as tf32_offsets
 
 from buildtools.compile import Task, compile_all, link
 
@@ -42,7 +45,7 @@ def build(source: str) -> ctypes.CDLL:
 @pytest.fixture(scope="module")
 def cute() -> ctypes.CDLL:
     library = build("cute_layouts.cpp")
-    library.cute_descriptor.restype = ctypes.c_uint64
+    library.cute_descriptor.restype = library.cute_descriptor_tf32.restype = ctypes.c_uint64
     return library
 
 
@@ -80,6 +83,25 @@ def test_descriptor_has_cutes_bits(cute, hopper, mn_major):  # noqa: F811
     call(hopper.tile_descriptor, int(mn_major), ours)
     address_bits = 0x3FFF
     assert int(ours[0]) & ~address_bits == cute.cute_descriptor(int(mn_major)) & ~address_bits
+
+
+@pytest.mark.parametrize("rows", [64, 128, 256])
+def test_tf32_operands_lie_where_cute_says(cute, rows):
+    offsets = np.full((rows, TF32_K), -1, np.int64)
+    cute.cute_operand_tf32(rows, ctypes.c_void_p(offsets.ctypes.data))
+    np.testing.assert_array_equal(tf32_offsets(rows), offsets)
+
+
+def test_tf32_descriptor_has_cutes_bits(cute, hopper):  # noqa: F811
+    assert cute.cute_descriptor_tf32() == cute.cute_descriptor(0)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("matrices", [1, 2, 4])
+def test_stmatrix_stores_where_cute_says(cute, matrices, transposed):
+    places = np.full((32, matrices, 2), -1, np.int64)
+    cute.cute_stored(matrices, int(transposed), ctypes.c_void_p(places.ctypes.data))
+    np.testing.assert_array_equal(stored_places(matrices, transposed), places)
 
 
 @pytest.mark.parametrize("majors", MAJORS, ids=["kk", "km", "mk", "mm"])

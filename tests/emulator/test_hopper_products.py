@@ -43,14 +43,14 @@ def box_of(tensor: np.ndarray, start: tuple[int, ...], box: tuple[int, ...]) -> 
     return got
 
 
-def move(hopper, store, tensor, start, box, span, image) -> None:
+def move(hopper, store, tensor, start, box, span, image, as_tf32=False) -> None:
     def inner_first(numbers):
         return np.array(list(numbers)[::-1], np.int64)
 
     strides = inner_first(s // tensor.itemsize for s in tensor.strides)
     call(
-        hopper.move_box, int(store), tensor.ndim, tensor, inner_first(tensor.shape), strides, inner_first(box),
-        inner_first(start), span, image,
+        hopper.move_box, int(store), int(as_tf32), tensor.ndim, tensor, inner_first(tensor.shape), strides,
+        inner_first(box), inner_first(start), span, image,
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@
 #include "../../csrc/cuda/primitives/launch.h"
 #include "../../csrc/cuda/primitives/ldmatrix.cuh"
 #include "../../csrc/cuda/primitives/mma.cuh"
+#include "../../csrc/cuda/primitives/stmatrix.cuh"
 
 using namespace fastconv;
 using namespace fastconv::cuda;
@@ -68,6 +69,21 @@ __global__ void load_tf32_fragment(const float* a, float* fragments) {
   for (int i = 0; i < 4; ++i) fragments[lane * 4 + i] = detail::bits_float(r[i]);
 }
 
+// Fragments of kMatrices 8 x 8 matrices to shared memory, each row at the place of the lane that names it; the lanes
+// take the rows in reverse. Leaves as (8 * kMatrices, 8) halves, in the order of the lanes.
+template <int kMatrices, bool kTransposed>
+__global__ void store_fragments(const uint32_t* fragments, uint16_t* rows) {
+  __shared__ __align__(16) uint16_t tile[8 * kMatrices][8];
+  const int lane = static_cast<int>(threadIdx.x), last = 8 * kMatrices - 1;
+  uint32_t r[kMatrices];
+  for (int i = 0; i < kMatrices; ++i) r[i] = fragments[lane * kMatrices + i];
+  uint16_t* row = lane <= last ? tile[last - lane] : nullptr;  // not looked at
+  kTransposed ? stmatrix_trans(r, row) : stmatrix(r, row);
+  __syncwarp();
+  if (lane > last) return;
+  for (int i = 0; i < 8; ++i) rows[lane * 8 + i] = tile[last - lane][i];
+}
+
 template <class... Params, class... Args>
 int run(LaunchConfig& config, char* text, size_t text_bytes, void (*kernel)(Params...), Args... args) {
   config.grid = dim3(1);
@@ -102,6 +118,18 @@ FASTCONV_EXPORT int tf32_fragment(const float* a, float* fragments, char* text, 
   LaunchConfig config;
   config.footprint.reads("a", a, 128 * 4).writes("fragments", fragments, 128 * 4);
   return run(config, text, text_bytes, load_tf32_fragment, a, fragments);
+}
+
+FASTCONV_EXPORT int store_matrices(int matrices, int transposed, const uint32_t* fragments, uint16_t* rows, char* text,
+                                   size_t text_bytes) {
+  LaunchConfig config;
+  const size_t count = static_cast<size_t>(matrices);
+  config.footprint.reads("fragments", fragments, 128 * count).writes("rows", rows, 128 * count);
+  const auto kernel = matrices == 1   ? transposed ? store_fragments<1, true> : store_fragments<1, false>
+                      : matrices == 2 ? transposed ? store_fragments<2, true> : store_fragments<2, false>
+                      : transposed    ? store_fragments<4, true>
+                                      : store_fragments<4, false>;
+  return run(config, text, text_bytes, kernel, fragments, rows);
 }
 
 FASTCONV_EXPORT unsigned round_to_tf32(float v) { return to_tf32(v); }

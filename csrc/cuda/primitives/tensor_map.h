@@ -17,7 +17,8 @@ struct TensorMapSpec {
   uint64_t extent[5];  // in elements
   uint64_t stride[5];  // in elements; that of dimension 0 is 1
   uint32_t box[5];
-  int swizzle_bytes;  // 0, 32, 64 or 128: at least a row of the box
+  int swizzle_bytes;     // 0, 32, 64 or 128: at least a row of the box
+  bool as_tf32 = false;  // loads round floats to tf32
 };
 
 // A batch of images, dimensions (channel, width, height, depth, image) without height or depth where the rank is
@@ -34,6 +35,7 @@ struct Im2colMapSpec {
   uint32_t step[3];           // distance of base pixels, width first: 1 to 8
   uint32_t channels, pixels;  // that a copy moves: at most 256 of 1024
   int swizzle_bytes;
+  bool as_tf32 = false;
 };
 
 #if !defined(FASTCONV_EMULATED)
@@ -51,8 +53,9 @@ Function* driver_function(const char* name) {
   return reinterpret_cast<Function*>(function);
 }
 
-inline CUtensorMapDataType data_type(DType dtype) {
-  return dtype == DType::kFloat16    ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+inline CUtensorMapDataType data_type(DType dtype, bool as_tf32) {
+  return as_tf32                     ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+         : dtype == DType::kFloat16  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
          : dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
          : dtype == DType::kFloat32  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
                                      : CU_TENSOR_MAP_DATA_TYPE_FLOAT64;
@@ -98,13 +101,14 @@ inline TensorMap make_tensor_map(const char* name, const TensorMapSpec& spec) {
   const std::string refusal =
       emulator::encode_tensor_map(map, const_cast<void*>(spec.data), static_cast<int>(dtype_size(spec.dtype)),
                                   spec.rank, spec.extent, stride_bytes, spec.box, spec.swizzle_bytes);
+  map.rounds_to_tf32 = spec.as_tf32;
 #else
   using namespace tensor_map_detail;
   const cuuint32_t element_stride[5] = {1, 1, 1, 1, 1};
   cuuint64_t extent[5], stride[5];
   for (int d = 0; d < 5; ++d) extent[d] = spec.extent[d], stride[d] = stride_bytes[d];
   static auto* const encode = driver_function<decltype(cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
-  const CUresult status = encode ? encode(&map, data_type(spec.dtype), static_cast<cuuint32_t>(spec.rank),
+  const CUresult status = encode ? encode(&map, data_type(spec.dtype, spec.as_tf32), static_cast<cuuint32_t>(spec.rank),
                                           const_cast<void*>(spec.data), extent, stride, spec.box, element_stride,
                                           CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(spec.swizzle_bytes),
                                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
@@ -127,6 +131,7 @@ inline TensorMap make_im2col_map(const char* name, const Im2colMapSpec& spec) {
   const std::string refusal = emulator::encode_im2col_map(
       map, const_cast<void*>(spec.data), static_cast<int>(dtype_size(spec.dtype)), spec.rank, spec.extent, stride_bytes,
       spec.lower_corner, spec.upper_corner, spec.channels, spec.pixels, spec.step, spec.swizzle_bytes);
+  map.rounds_to_tf32 = spec.as_tf32;
 #else
   using namespace tensor_map_detail;
   cuuint32_t element_stride[5] = {1, 1, 1, 1, 1};
@@ -135,10 +140,10 @@ inline TensorMap make_im2col_map(const char* name, const Im2colMapSpec& spec) {
   for (int d = 0; d < 5; ++d) extent[d] = spec.extent[d], stride[d] = stride_bytes[d];
   static auto* const encode = driver_function<decltype(cuTensorMapEncodeIm2col)>("cuTensorMapEncodeIm2col");
   const CUresult status =
-      encode ? encode(&map, data_type(spec.dtype), static_cast<cuuint32_t>(spec.rank), const_cast<void*>(spec.data),
-                      extent, stride, spec.lower_corner, spec.upper_corner, spec.channels, spec.pixels, element_stride,
-                      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(spec.swizzle_bytes), CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
+      encode ? encode(&map, data_type(spec.dtype, spec.as_tf32), static_cast<cuuint32_t>(spec.rank),
+                      const_cast<void*>(spec.data), extent, stride, spec.lower_corner, spec.upper_corner, spec.channels,
+                      spec.pixels, element_stride, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle(spec.swizzle_bytes),
+                      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE)
              : CUDA_ERROR_NOT_SUPPORTED;
   const std::string refusal = refusal_of("cuTensorMapEncodeIm2col", status);
 #endif

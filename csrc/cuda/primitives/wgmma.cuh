@@ -1,5 +1,6 @@
 // wgmma: a warpgroup's 64 x kN x 16 matrix product, d += a * b, with 16-bit operands in shared memory and f32
-// accumulators in registers. Thread t of the warpgroup holds, of column group j (8 columns),
+// accumulators in registers; or 64 x kN x 8 with floats, of which it reads the upper 19 bits (tf32). Thread t of the
+// warpgroup holds, of column group j (8 columns),
 //   d[4j], d[4j + 1]       row t / 32 * 16 + t % 32 / 4,   columns 8j + t % 4 * 2 and the next
 //   d[4j + 2], d[4j + 3]   the row 8 further down
 // The order of things: stores to operands, fence_proxy_async(), a barrier; wgmma_fence(d); products; wgmma_commit();
@@ -19,9 +20,10 @@ namespace fastconv::cuda {
 // Which of an operand's directions is contiguous in shared memory.
 enum class OperandMajor { kK, kMn };
 
-// Tiles are those that TMA writes with a swizzle of 128 bytes: rows of 64 elements, 128 bytes, of which 8 make a
-// pattern. K-major: one row for each m (or n), 64 elements of K long; products advance along it. MN-major: one row for
-// each k, 64 elements of M (or N) long, and one such tile after the other for further 64.
+// Tiles are those that TMA writes with a swizzle of 128 bytes: rows of 128 bytes, 64 elements (32 floats), of which 8
+// make a pattern. Floats are K-major only. K-major: one row for each m (or n), 64 elements of K long; products advance
+// along it. MN-major: one row for each k, 64 elements of M (or N) long, and one such tile after the other for
+// further 64.
 constexpr int kSwizzleBytes = 128, kSwizzlePatternBytes = 8 * kSwizzleBytes;
 
 // The matrix descriptor of an operand that starts at `tile`, in a multiple of kSwizzlePatternBytes. `rows`: of an
@@ -35,7 +37,7 @@ __device__ __forceinline__ uint64_t matrix_descriptor(const void* tile, int rows
   return field(shared_address(tile), 0) | field(leading, 16) | field(stride, 32) | kSwizzle128;
 }
 
-// What to add to a descriptor for the next 16 elements of K.
+// What to add to a descriptor for the next 16 elements of K, or 8 floats.
 template <OperandMajor kMajor>
 constexpr uint64_t kDescriptorStep = (kMajor == OperandMajor::kMn ? 16 * kSwizzleBytes : 16 * 2) >> 4;
 
@@ -62,6 +64,13 @@ __forceinline__ void wgmma_k16(float (&d)[kSize], uint64_t a, uint64_t b, bool a
   constexpr auto kType = std::is_same_v<T, half_t> ? emulator::WgmmaType::kHalf : emulator::WgmmaType::kBFloat16;
   emulator::wgmma(d, {kType, 2 * kSize, a, b, kMajorA == OperandMajor::kMn, kMajorB == OperandMajor::kMn, accumulate},
                   caller);
+}
+
+template <int kSize>
+__forceinline__ void wgmma_k8_tf32(float (&d)[kSize], uint64_t a, uint64_t b, bool accumulate,
+                                   emulator::Caller caller = emulator::Caller::here()) {
+  static_assert(kSize == 32 || kSize == 64 || kSize == 128, "64, 128 or 256 columns");
+  emulator::wgmma(d, {emulator::WgmmaType::kTf32, 2 * kSize, a, b, false, false, accumulate}, caller);
 }
 
 #else
@@ -108,6 +117,15 @@ __device__ __forceinline__ void pin_accumulators(float (&d)[kSize]) {
                : FASTCONV_D_##columns                                                                          \
                : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(kMajorA == OperandMajor::kMn ? 1 : 0), \
                  "n"(kMajorB == OperandMajor::kMn ? 1 : 0))
+// The same without the directions, which are K's.
+#define FASTCONV_WGMMA_TF32(columns, A, B, S)                                            \
+  asm volatile("{\n.reg .pred accumulate;\nsetp.ne.b32 accumulate, %" #S                 \
+               ", 0;\n"                                                                  \
+               "wgmma.mma_async.sync.aligned.m64n" #columns                              \
+               "k8.f32.tf32.tf32"                                                        \
+               " " FASTCONV_REGISTERS_##columns "%" #A ", %" #B ", accumulate, 1, 1;\n}" \
+               : FASTCONV_D_##columns                                                    \
+               : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)))
 
 #endif
 
@@ -170,7 +188,21 @@ __device__ __forceinline__ void wgmma_k16(float (&d)[kSize], uint64_t a, uint64_
 #endif
 }
 
+// The same over 8 elements of K, floats as tf32.
+template <int kSize>
+__device__ __forceinline__ void wgmma_k8_tf32(float (&d)[kSize], uint64_t a, uint64_t b, bool accumulate) {
+  static_assert(kSize == 32 || kSize == 64 || kSize == 128, "64, 128 or 256 columns");
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  if constexpr (kSize == 32) FASTCONV_WGMMA_TF32(64, 32, 33, 34);
+  if constexpr (kSize == 64) FASTCONV_WGMMA_TF32(128, 64, 65, 66);
+  if constexpr (kSize == 128) FASTCONV_WGMMA_TF32(256, 128, 129, 130);
+#else
+  __trap();
+#endif
+}
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#undef FASTCONV_WGMMA_TF32
 #undef FASTCONV_WGMMA
 #undef FASTCONV_D_256
 #undef FASTCONV_D_128

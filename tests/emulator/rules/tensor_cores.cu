@@ -1,6 +1,7 @@
-// ldmatrix and mma.sync: addresses, and lanes that do not take part.
+// ldmatrix, stmatrix and mma.sync: addresses, and lanes that do not take part.
 #include "../../../csrc/cuda/primitives/ldmatrix.cuh"
 #include "../../../csrc/cuda/primitives/mma.cuh"
+#include "../../../csrc/cuda/primitives/stmatrix.cuh"
 
 #include "rules.h"
 
@@ -69,6 +70,43 @@ __global__ void matrix_from_global(const float* in, float* out) {
 }
 
 template <bool kBroken>
+__global__ void stored_row_misaligned(float* out, int shift) {
+  __shared__ __align__(16) Rows rows;
+  const uint32_t r[4] = {};
+  float* row = rows[threadIdx.x / 32][threadIdx.x % 32];
+  stmatrix(r, row + (kBroken && threadIdx.x % 32 == 3 ? shift : 0));  // breaks: stored_row_misaligned
+  __syncwarp();
+  out[threadIdx.x] = rows[threadIdx.x / 32][threadIdx.x % 32][0];
+}
+
+template <bool kBroken>
+__global__ void stored_rows_without_barrier(float* out) {
+  __shared__ __align__(16) Rows rows;
+  const uint32_t r[4] = {};
+  stmatrix(r, rows[threadIdx.x / 32][threadIdx.x % 32]);
+  if (!kBroken) __syncwarp();
+  out[threadIdx.x] = rows[threadIdx.x / 32][31 - threadIdx.x % 32][0];  // breaks: stored_rows_without_barrier
+}
+
+// Lanes beyond the matrices' rows pass addresses that are not looked at.
+template <bool kBroken>
+__global__ void two_lanes_store_one_row(float* out) {
+  __shared__ __align__(16) Rows rows;
+  const uint32_t r[2] = {};
+  stmatrix_trans(r, rows[threadIdx.x / 32][threadIdx.x % (kBroken ? 8 : 16)]);  // breaks: two_lanes_store_one_row
+  __syncwarp();
+  out[threadIdx.x] = rows[threadIdx.x / 32][threadIdx.x % 8][0];
+}
+
+template <bool kBroken>
+__global__ void matrix_stored_to_global(float* out) {
+  __shared__ __align__(16) Rows rows;
+  const uint32_t r[1] = {};
+  stmatrix(r, kBroken ? out : rows[threadIdx.x / 32][threadIdx.x % 32]);  // breaks: matrix_stored_to_global
+  out[threadIdx.x] = 1.0f;
+}
+
+template <bool kBroken>
 __global__ void divergent_product(float* out) {
   float d[4] = {};
   const uint32_t a[4] = {}, b[2] = {};
@@ -117,6 +155,10 @@ const AddCases kCases({
     RULE_CASE(matrix_row_uninitialised, "uninitialised-shared-read", out),
     RULE_CASE(matrix_row_out_of_bounds, "shared-out-of-bounds", out),
     RULE_CASE(matrix_from_global, "shared-address", in, out),
+    RULE_CASE(stored_row_misaligned, "misaligned-access", out, 1),
+    RULE_CASE(stored_rows_without_barrier, "shared-race", out),
+    RULE_CASE(two_lanes_store_one_row, "shared-race", out),
+    RULE_CASE(matrix_stored_to_global, "shared-address", out),
     RULE_CASE(divergent_product, "divergent-warp", out),
     RULE_CASE(product_in_two_branches, "divergent-warp", out),
     RULE_CASE(product_after_return, "warp-mask", out),
