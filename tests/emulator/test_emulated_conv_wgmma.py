@@ -68,7 +68,7 @@ def test_tails_of_channels_and_filters(channels):
 
 
 @pytest.mark.parametrize(
-    ("image", "filters"), [((1, 8, 131, 129), 200), ((3, 40, 75, 77), 136)], ids=["wide tiles", "several tiles a block"]
+    ("image", "filters"), [((1, 8, 129, 129), 250), ((3, 40, 75, 77), 136)], ids=["wide tiles", "several tiles a block"]
 )
 def test_many_tiles(image, filters):
     """More than multiprocessors: the ring goes on from one tile to the next, fetched during the epilogue."""
@@ -78,8 +78,8 @@ def test_many_tiles(image, filters):
 
 def test_wide_tiles_with_a_ring_that_wraps():
     """12 steps, three times round the ring of four."""
-    x, w = integers((1, 8, 40, 441), HALF), integers((250, 8, 3, 4), HALF, low=-1, high=1)
-    expected = torch_f.conv2d(x.double(), w.double(), padding=(1, 0), stride=(1, 1))
+    x, w = integers((1, 8, 40, 422), HALF), integers((250, 8, 3, 4), HALF, low=-1, high=1)
+    expected = torch_f.conv2d(x.double(), w.double(), padding=(1, 0))
     assert_exact(emulated(functional.conv2d, x, w, padding=(1, 0), algo="wgmma"), expected)
 
 
@@ -92,17 +92,18 @@ def test_any_schedule(schedule, copies, monkeypatch):
     check("wrapped", BFLOAT16)
     check("groups", HALF)
     test_epilogue("prelu", "primes", True)
+    test_residual_of_many_chunks("relu", 136)
 
 
 @pytest.mark.parametrize("channels_last", [True, False], ids=["nhwc", "nchw"])
 @pytest.mark.parametrize("shape", ["primes", "stride 2", "groups", "images", "batch"])
 @pytest.mark.parametrize("act", ["identity", "relu", "relu6", "prelu"])
 def test_epilogue(act, shape, channels_last):
-    """identity, relu and relu6 without a residual leave by TMA, where y lies for it; the others by the element."""
+    """All but prelu leave by TMA, and fetch the residual by it, where y and the residual lie for it."""
     x, w, product, options = operands(shape, BFLOAT16, channels_last)
     filters = w.shape[0]
     bias, scale, shift = (integers((filters, n), BFLOAT16, False)[:, 0].contiguous() for n in (1, 2, 3))
-    residual = integers(tuple(product.shape), BFLOAT16, channels_last) if act in ("identity", "prelu") else None
+    residual = integers(tuple(product.shape), BFLOAT16, channels_last) if act != "relu6" else None
     alpha = torch.full((filters,), 0.5, dtype=BFLOAT16) if act == "prelu" else None
     got = emulated(
         functional.conv2d, x, w, bias, **options, scale=scale, shift=shift, residual=residual, act=act,
@@ -114,6 +115,28 @@ def test_epilogue(act, shape, channels_last):
     if act != "identity":
         expected = torch.where(expected > 0, expected, expected * (0.5 if act == "prelu" else 0.0))
     assert_exact(got, expected.clamp(max=6) if act == "relu6" else expected)
+
+
+@pytest.mark.parametrize("filters", [64, 72, 136, 256], ids=["one", "two", "ragged", "wide tiles"])
+@pytest.mark.parametrize("act", ["identity", "relu", "relu6"])
+def test_residual_of_many_chunks(act, filters):
+    """More tiles than multiprocessors, and chunks of columns: buffers for the residual take turns from tile to tile."""
+    image = (1, 8, 129, 131) if filters < 256 else (1, 8, 129, 129)
+    x, w = integers(image, HALF), integers((filters, 8, 1, 1), HALF, low=-1, high=1)
+    residual, bias = integers((1, filters, *image[2:]), HALF), integers((filters, 1), HALF, False)[:, 0]
+    got = emulated(functional.conv2d, x, w, bias.contiguous(), residual=residual, act=act, algo="wgmma")
+    expected = torch_f.conv2d(x.double(), w.double(), bias.double()) + residual.double()
+    limits = {"relu": (0, None), "relu6": (0, 6)}
+    assert_exact(got, expected.clamp(*limits[act]) if act in limits else expected)
+
+
+def test_residual_keeps_nan():
+    x, w = integers((1, 16, 6, 6), HALF), integers((72, 16, 3, 3), HALF, low=-1, high=1)
+    residual = integers((1, 72, 6, 6), HALF)
+    residual[0, 70, 5, 4], residual[0, 2, 0, 0] = float("nan"), float("inf")
+    got = emulated(functional.conv2d, x, w, padding=1, residual=residual, act="relu", algo="wgmma")
+    expected = (torch_f.conv2d(x.double(), w.double(), padding=1) + residual.double()).relu()
+    torch.testing.assert_close(got.double(), expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("act", ["identity", "silu"])

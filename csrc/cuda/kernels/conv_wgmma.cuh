@@ -24,7 +24,7 @@ namespace fastconv::cuda {
 
 template <class T>
 struct ConvWgmmaOutput {
-  TensorMap map;
+  TensorMap map, residual;
   bool by_tma;
   int rows, columns;  // output pixels, filters of a group
   T* data;
@@ -144,32 +144,40 @@ TensorMap image_map(const TensorView& x, const ConvProblem& p) {
   return make_im2col_map("x", spec);
 }
 
-// y's pixels as rows of a matrix, where they lie evenly; `rows` of them, `pixel_stride` apart.
+// Pixels as rows of a matrix, for y and the residual, where they lie evenly: `pixel_stride` apart.
 template <class Config, class T>
-TensorMap output_map(const ConvWgmmaOutput<T>& out, DType dtype, int64_t groups, int64_t pixel_stride) {
+TensorMap output_map(const char* name, const TensorView& view, const ConvWgmmaOutput<T>& out, int64_t groups,
+                     int64_t pixel_stride) {
   const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
-  TensorMapSpec spec{out.data, dtype, 3, {}, {}, {}, kSwizzleBytes};
+  TensorMapSpec spec{view.data, view.dtype, 3, {}, {}, {}, kSwizzleBytes};
   spec.extent[0] = extent(out.columns), spec.extent[1] = extent(out.rows), spec.extent[2] = extent(groups);
   spec.stride[1] = extent(pixel_stride);
   spec.stride[2] = groups == 1 ? spec.extent[1] * spec.stride[1] : extent(out.columns);
   spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
-  return make_tensor_map("y", spec);
+  return make_tensor_map(name, spec);
 }
 
-// Whether TMA can store y, and then how far its pixels lie apart; 0: it cannot.
-int64_t tma_pixel_stride(const Conv2dCall& call);
+// The operands in form: x's and the weights' channels contiguous, `channels` in a group, everything else in 16-byte
+// multiples. How far pixels of y and of the residual lie apart, or 0 where TMA cannot take them as a matrix.
+template <class T>
+struct ConvWgmmaOperands {
+  TensorView x;
+  int64_t channels;
+  PreparedWeights<T> weights;
+  int64_t y_pixel_stride, residual_pixel_stride;
+};
 
-// x and the weights are in form: channels contiguous, in groups of `channels`, everything else in 16-byte multiples.
 template <class Config, class Epilogue>
-void launch_conv_wgmma(const Conv2dCall& call, const TensorView& x, int64_t channels,
-                       const PreparedWeights<typename Config::Element>& weights, const Epilogue& epilogue,
-                       const LaunchConfig& base, int multiprocessors) {
+void launch_conv_wgmma(const Conv2dCall& call, const ConvWgmmaOperands<typename Config::Element>& operands,
+                       const Epilogue& epilogue, const LaunchConfig& base, int multiprocessors) {
   using T = typename Config::Element;
   const ConvProblem& p = call.problem;
+  const int64_t channels = operands.channels;
+  const PreparedWeights<T>& weights = operands.weights;
   const auto narrow = [](int64_t value) { return static_cast<int>(value); };
   const int64_t taps = p.R * p.S;
   ConvWgmmaWork<T> work = {};
-  work.x = image_map<Config>(x, p);
+  work.x = image_map<Config>(operands.x, p);
   TensorMapSpec filters{weights.data, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
   filters.extent[0] = static_cast<uint64_t>(channels), filters.extent[1] = static_cast<uint64_t>(taps);
   filters.extent[2] = static_cast<uint64_t>(p.K);
@@ -188,9 +196,12 @@ void launch_conv_wgmma(const Conv2dCall& call, const TensorView& x, int64_t chan
   out.stride_image = call.y.stride[0], out.stride_p = call.y.stride[2], out.stride_q = call.y.stride[3];
   out.stride_column = call.y.stride[1];
   out.image_pixels = FastDivmod(p.P * p.Q), out.width = FastDivmod(p.Q);
-  const int64_t pixel_stride = Epilogue::kUnrolled ? tma_pixel_stride(call) : 0;
-  out.by_tma = pixel_stride > 0;
-  if (out.by_tma) out.map = output_map<Config>(out, call.dtype, p.groups, pixel_stride);
+  out.by_tma = Epilogue::kUnrolled && operands.y_pixel_stride > 0;
+  if (out.by_tma) out.map = output_map<Config>("y", call.y, out, p.groups, operands.y_pixel_stride);
+  if constexpr (kFetchesResidual<Epilogue>) {
+    out.residual =
+        output_map<Config>("residual", call.epilogue.residual, out, p.groups, operands.residual_pixel_stride);
+  }
 
   work.tiles_m = (out.rows + Config::kTileM - 1) / Config::kTileM;
   work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;

@@ -5,6 +5,7 @@
 //   int64_t stride_column;         in elements
 //   int channel(batch, column)     the epilogue's name of a column
 //   OutputRow<T> row(batch, row)
+//   TensorMap residual;            with WgmmaResidualEpilogue alone: laid out as `map`'s tensor
 #pragma once
 
 #include "../../common/calls.h"
@@ -18,6 +19,9 @@
 
 namespace fastconv::cuda {
 
+template <class Config>
+struct WgmmaShared;  // wgmma_pipeline.cuh
+
 // Where column 0 of a row lies, and the row's place in the epilogue's tensors.
 template <class T>
 struct OutputRow {
@@ -30,6 +34,36 @@ struct WgmmaTile {
   int batch, m, n;
 };
 
+// ChannelEpilogue with a residual that TMA fetches into the chunk that its sums will leave through: only for outputs
+// that are stored by TMA.
+template <class T>
+struct WgmmaResidualEpilogue : ChannelEpilogue<T> {
+  using Acc = accumulate_t<T>;
+  using typename ChannelEpilogue<T>::Channel;
+  __device__ Acc value(const Channel& c, Acc acc, Acc residual) const {
+    return min_nan(max_nan(c.scale * (acc + c.bias) + c.shift + residual, this->low), this->high);
+  }
+};
+template <class Epilogue>
+constexpr bool kFetchesResidual = false;
+template <class T>
+constexpr bool kFetchesResidual<WgmmaResidualEpilogue<T>> = true;
+
+// visit_epilogue(), where the residual, if there is one, can be fetched (`residual_by_tma`) or not.
+template <class T, class F>
+void visit_wgmma_epilogue(const EpilogueArgs& args, bool residual_by_tma, F&& f) {
+  if (!args.residual.present() || !residual_by_tma) return visit_epilogue<T>(args, f);
+  EpilogueArgs rest = args;
+  rest.residual = TensorView();
+  visit_epilogue<T>(rest, [&](auto epilogue) {
+    if constexpr (decltype(epilogue)::kUnrolled) {
+      f(WgmmaResidualEpilogue<T>{epilogue});
+    } else {
+      f(GeneralEpilogue<T>{args});
+    }
+  });
+}
+
 namespace wgmma_detail {
 
 // All threads of one consumer; barrier numbers are constants.
@@ -37,12 +71,48 @@ __device__ __forceinline__ void consumer_barrier(int consumer) {
   consumer == 0 ? named_barrier_sync<1>(128) : named_barrier_sync<2>(128);
 }
 
+// Chunk number `number` of a consumer, counted from 1 on over all of its tiles, and its residual's barrier.
+template <class Config>
+struct ChunkPlace {
+  unsigned char* chunk;
+  uint64_t* fetched;
+  uint32_t parity;
+
+  __device__ __forceinline__ ChunkPlace(WgmmaShared<Config>& shared, int consumer, int number)
+      : chunk(shared.chunks[consumer][number & 1]),
+        fetched(&shared.fetched[consumer][number & 1]),
+        parity((number - 1) / 2 & 1) {}
+};
+
+// One thread of a consumer, when the store that read this chunk's memory last has done so: the residual of the tile's
+// chunk c, if there is one.
+template <class Config, class Output>
+__device__ __forceinline__ void fetch_residual(const Output& output, WgmmaShared<Config>& shared, const WgmmaTile& tile,
+                                               int consumer, int number, int c) {
+  const int n = tile.n + c * Config::kChunkN;
+  if (c >= Config::kTileN / Config::kChunkN || n >= output.columns) return;
+  const ChunkPlace<Config> place(shared, consumer, number);
+  mbarrier_arrive_expect(place.fetched, Config::kConsumerM * kSwizzleBytes);
+  tma_load_3d(place.chunk, &output.residual, place.fetched, n, tile.m + consumer * Config::kConsumerM, tile.batch);
+}
+
+// Before a tile's products: the first two chunks' residuals arrive meanwhile.
+template <class Config, class Output>
+__device__ __forceinline__ void fetch_first_residuals(const Output& output, WgmmaShared<Config>& shared,
+                                                      const WgmmaTile& tile, int consumer, int stored) {
+  if (threadIdx.x % Config::kWarpgroup != 0) return;
+  tma_wait_stores_read<0>();
+  fetch_residual(output, shared, tile, consumer, stored + 1, 0);
+  fetch_residual(output, shared, tile, consumer, stored + 2, 1);
+}
+
 // Chunk by chunk of columns: registers -> epilogue -> shared memory, in the swizzle that TMA expects -> D. The eight
 // rows that a warp writes at once fall into different banks thanks to it. `stored` counts the consumer's chunks, whose
-// two buffers take turns from tile to tile, too.
+// two buffers take turns from tile to tile, too. A residual lies in the chunk already, where each thread replaces its
+// own elements.
 template <class Config, class Output, class Epilogue>
 __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumulators], const Output& output,
-                                             typename Config::Chunks& chunks, const Epilogue& epilogue,
+                                             WgmmaShared<Config>& shared, const Epilogue& epilogue,
                                              const WgmmaTile& tile, int consumer, int& stored) {
   using T = typename Config::Element;
   const int m = tile.m + consumer * Config::kConsumerM;
@@ -54,9 +124,17 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
     stored = opaque(stored + 1);
     const int thread = opaque(static_cast<int>(threadIdx.x) % Config::kWarpgroup);
     const int row = thread / 32 * 16 + thread % 32 / 4;
-    unsigned char* chunk = chunks[consumer][stored & 1];
-    if (thread == 0) tma_wait_stores_read<1>();  // the store before the last was this buffer's
-    consumer_barrier(consumer);
+    const ChunkPlace<Config> place(shared, consumer, stored);
+    if constexpr (kFetchesResidual<Epilogue>) {
+      if (thread == 0 && c > 0) {  // the other buffer's next
+        tma_wait_stores_read<0>();
+        fetch_residual(output, shared, tile, consumer, stored + 1, c + 1);
+      }
+      mbarrier_wait(place.fetched, place.parity);
+    } else {
+      if (thread == 0) tma_wait_stores_read<1>();  // the store before the last was this buffer's
+      consumer_barrier(consumer);
+    }
 #pragma unroll
     for (int j = 0; j < Config::kChunkN / 8; ++j) {
       const int n = min(n0 + j * 8 + thread % 4 * 2, output.columns - 2);  // columns are even here
@@ -65,18 +143,25 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
 #pragma unroll
       for (int half = 0; half < 2; ++half) {  // rows row and row + 8
         const float* sums = &acc[(c * Config::kChunkN / 8 + j) * 4 + half * 2];
-        Pack<T, 2> pair;
-        for (int e = 0; e < 2; ++e) pair.value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e]));
         const int line = row + half * 8;
-        store_pack<2>(
-            reinterpret_cast<T*>(chunk + line * kSwizzleBytes + ((j ^ line % 8) * 16 + thread % 4 * sizeof(pair))),
-            pair);
+        T* element = reinterpret_cast<T*>(place.chunk + line * kSwizzleBytes +
+                                          ((j ^ line % 8) * 16 + thread % 4 * 2 * sizeof(T)));
+        Pack<T, 2> pair;
+        if constexpr (kFetchesResidual<Epilogue>) {
+          const Pack<T, 2> residual = load_pack<2>(element);
+          for (int e = 0; e < 2; ++e) {
+            pair.value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e], to_accumulate(residual.value[e])));
+          }
+        } else {
+          for (int e = 0; e < 2; ++e) pair.value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e]));
+        }
+        store_pack<2>(element, pair);
       }
     }
     fence_proxy_async();
     consumer_barrier(consumer);
     if (thread == 0) {
-      tma_store_3d(&output.map, chunk, n0, m, tile.batch);
+      tma_store_3d(&output.map, place.chunk, n0, m, tile.batch);
       tma_commit_stores();
     }
   }

@@ -60,6 +60,7 @@ struct alignas(kSwizzlePatternBytes) WgmmaShared {
   unsigned char b[Config::kStages][Config::kTileN * kSwizzleBytes];
   typename Config::Chunks chunks;
   uint64_t full[Config::kStages], empty[Config::kStages];
+  uint64_t fetched[Config::kConsumers][2];  // a residual has landed in the chunk
 };
 
 // OperandMajor as a type, for visit_majors().
@@ -139,6 +140,9 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
       mbarrier_init(&shared.full[stage], 1);                           // the producer's, and bytes
       mbarrier_init(&shared.empty[stage], Config::kThreads / 32 - 4);  // one for each consumer warp
     }
+    for (auto& of_consumer : shared.fetched) {
+      for (uint64_t& barrier : of_consumer) mbarrier_init(&barrier, 1);  // the fetching thread's, and bytes
+    }
     fence_mbarrier_init();
   }
   __syncthreads();
@@ -153,17 +157,22 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
   int stored = 0;
   for (int number = static_cast<int>(blockIdx.x); number < work.tiles; number += static_cast<int>(gridDim.x)) {
     const WgmmaTile tile = work.template tile<Config>(number);
+    if constexpr (kFetchesResidual<Epilogue>) fetch_first_residuals(work.output, shared, tile, consumer, stored);
     float acc[Config::kAccumulators];
     work.visit_majors([&](auto a, auto b) {
       multiply<Config, decltype(a)::value, decltype(b)::value>(acc, shared, place, work.steps, consumer);
     });
-    if constexpr (Epilogue::kUnrolled) {
-      if (work.output.by_tma) {
-        store_by_tma<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer, stored);
-        continue;
+    if constexpr (kFetchesResidual<Epilogue>) {
+      store_by_tma(acc, work.output, shared, epilogue, tile, consumer, stored);
+    } else {
+      if constexpr (Epilogue::kUnrolled) {
+        if (work.output.by_tma) {
+          store_by_tma(acc, work.output, shared, epilogue, tile, consumer, stored);
+          continue;
+        }
       }
+      store_elements<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer);
     }
-    store_elements<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer);
   }
   // Shared memory must outlive the copies that read it.
   if (thread % Config::kWarpgroup == 0) tma_wait_stores_read<0>();
