@@ -66,8 +66,9 @@ class backend:
 
 
 def forced() -> str:
-    """The forced backend's name, or "" where the tensor's device decides."""
-    return _forced.get() or _process_default
+    """The forced backend's name, or "" where the tensor's device decides, as it also does where `cpu` is forced."""
+    name = _forced.get() or _process_default
+    return "" if name == "cpu" else name
 
 
 def resolve(device: torch.device) -> str:

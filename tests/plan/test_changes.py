@@ -99,6 +99,9 @@ def test_a_forced_backend_and_autocast_go_step_by_step() -> None:
         assert not runs
         converted(x)
         assert runs == [1]
+        with fastconv.backend("cpu"):  # what serves it anyway
+            converted(x)
+        assert runs == [1, 1]
         plan.runs[0].plan = kept
 
 
