@@ -92,6 +92,12 @@ struct BlockPlan {
     return work::round_up(all, 16) + 16;  // an odd number of cache lines apart, more or less
   }
 
+  // Where nothing is computed twice at their borders, several for each thread, so that fast ones can help slow ones.
+  int64_t row_shares() const {
+    if (expands || slots == 1) return slots;
+    return slots * larger(1, smaller(kSharesOfThread, N * P * Q / (slots * 3 * kTileRows)));
+  }
+
   // Hidden rows under output rows [p0, p1).
   int64_t first_hidden(int64_t p0) const { return work::max(0, work::min(H, dw.first_row(p0))); }
   int64_t last_hidden(int64_t p0, int64_t p1) const {

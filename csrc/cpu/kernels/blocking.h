@@ -21,6 +21,8 @@ constexpr int64_t kBlockPixels = 224, kFewerBlockPixels = 112, kSmallWeightBytes
 constexpr int64_t kChain = 256;
 // Multiply-adds below which another thread costs more than it brings (about 10 us of one core).
 constexpr int64_t kThreadWork = 1 << 20;
+// Shares of a thread, and the multiply-adds of the least worth having (about 10 us).
+constexpr int64_t kSharesOfThread = 4, kShareWork = 1 << 20;
 // What a weight costs that comes from memory once, in multiply-adds: nearly all of a matrix product of one row.
 constexpr int64_t kWeightWork = 8;
 

@@ -31,13 +31,16 @@ struct EnginePlan {
   RegisterEpilogue<Acc> epilogue;
   bool in_registers = true;  // the microkernel applies all of the epilogue
   int64_t filter_taps;       // in the packed filters, dead ones included
-  bool flat_rows = false;    // blocks of whole rows are one run of pixels in y and its operands
+  int64_t threads = 1;
+  bool flat_rows = false;  // blocks of whole rows are one run of pixels in y and its operands
 
   static bool adjacent_channels(const TensorView& v) { return !v.present() || stores_directly<Acc>(v); }
 
   EnginePlan(const ConvTask& given, const CallContext& context)
       : EnginePlan(given, simplify(given, allocate<int64_t>(context, simplify_memory(given))), context) {
     shares = choose_shares<Acc>(task, thread_pool().threads());
+    threads = shares.channel * shares.pixel;
+    shares = finer(shares);
     const int64_t rows = shares.columns ? task.P : smaller(task.P, ceil_div(task.N * task.P, shares.pixel));
     const int64_t columns = shares.columns ? ceil_div(tiles(), shares.pixel) * tile_columns() : task.Q;
     blocking = choose_blocking<T>(task, shares, rows, smaller(columns, task.Q), in_registers);
@@ -58,6 +61,22 @@ struct EnginePlan {
     using task_detail::row_follows_row;
     flat_rows = row_follows_row(task.y, task.Q) && row_follows_row(e.residual, task.Q) &&
                 row_follows_row(e.full_param, task.Q) && row_follows_row(task.partial, task.Q);
+  }
+
+  // More shares than threads, along what is divided already, so that fast threads can help slow ones. Stretches of them
+  // are what `s` was, and none has so few pixels that its tiles are not full.
+  Shares finer(Shares s) const {
+    if (threads == 1) return s;
+    const int64_t pixels = task.N * task.P * task.Q, panels = task.groups * panel_count<Acc>(task.K);
+    const int64_t work = pixels * task.groups * task.K * larger(task.C * task.R * task.S, 1);
+    const int64_t factor = smaller(kSharesOfThread, work / (threads * kShareWork));
+    if (s.channel > 1 && reads_directly<T>(task)) {
+      s.channel *= larger(1, smaller(factor, panels / s.channel));
+    } else if (s.channel == 1) {
+      const int64_t most = s.columns ? tiles() : smaller(task.N * task.P, pixels / (2 * kTileRows));
+      s.pixel *= larger(1, smaller(factor, most / s.pixel));
+    }
+    return s;
   }
 
   int64_t tile_columns() const { return balanced(task.Q, kTileRows); }
@@ -370,11 +389,9 @@ template <class T>
 void run_task_of(const ConvTask& task, const CallContext& context) {
   const EnginePlan<T> plan(task, context);
   const int64_t shares = plan.shares.channel * plan.shares.pixel, bytes = EngineWorker<T>::memory(plan);
-  char* memory = allocate<char>(context, shares * bytes);
-  parallel_for(shares, 1, [&](int64_t begin, int64_t end) {
-    EngineWorker<T> worker(plan, memory + begin * bytes);
-    for (int64_t share = begin; share < end; ++share) worker.run(share);
-  });
+  char* memory = allocate<char>(context, plan.threads * bytes);
+  parallel_shares(plan.threads, shares,
+                  [&](int64_t slot, int64_t share) { EngineWorker<T>(plan, memory + slot * bytes).run(share); });
 }
 
 // Runs a task of any dtype.

@@ -90,6 +90,7 @@ struct WinogradPlan {
   Shares shares;
   WinogradBlocking b;
   RegisterEpilogue<float> epilogue;
+  int64_t threads;
   bool direct_input, direct_output;
   const float* packed;
 
@@ -104,6 +105,9 @@ struct WinogradPlan {
         b(winograd_blocking<kOutputs>(e, shares)),
         epilogue(make_register_epilogue<float>(call.epilogue, p.K, *context.workspace)),
         packed(static_cast<const float*>(filters)) {
+    threads = shares.channel * shares.pixel;
+    // A share is a block, so that fast threads can help slow ones.
+    shares.pixel *= ceil_div(ceil_div(e.tiles, shares.pixel), b.tiles);
     const auto adjacent = [](const TensorView& v) { return !v.present() || stores_directly<float>(v); };
     direct_input = sizeof(T) == sizeof(float) && adjacent(x);
     direct_output = sizeof(T) == sizeof(float) && fits_registers(epilogue.act) && adjacent(y) && adjacent(residual) &&
@@ -427,11 +431,9 @@ void conv2d_winograd(const Conv2dCall& call, const CallContext& context) {
       const WinogradPlan<T, kOutputs> plan(call, context, packed);
       using Worker = WinogradWorker<T, kOutputs>;
       const int64_t shares = plan.shares.channel * plan.shares.pixel, bytes = Worker::memory(plan);
-      char* memory = allocate<char>(context, shares * bytes);
-      parallel_for(shares, 1, [&](int64_t begin, int64_t end) {
-        Worker worker(plan, memory + begin * bytes);
-        for (int64_t share = begin; share < end; ++share) worker.run(share);
-      });
+      char* memory = allocate<char>(context, plan.threads * bytes);
+      parallel_shares(plan.threads, shares,
+                      [&](int64_t slot, int64_t share) { Worker(plan, memory + slot * bytes).run(share); });
     }
   });
 }
