@@ -13,6 +13,7 @@ extern const Algorithm<GemmCall> kGemmMmaTf32SplitK;
 extern const Algorithm<GemmCall> kGemmSimtSplitK;
 extern const Algorithm<GemmCall> kGemmSimt;
 extern const Algorithm<GemmCall> kGemmWgmma;
+extern const Algorithm<GemmCall> kGemmWgmmaTf32;
 // The whole table, for operations that end in a product.
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 

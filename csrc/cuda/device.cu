@@ -5,6 +5,8 @@
 #if defined(FASTCONV_EMULATED)
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #else
@@ -15,7 +17,9 @@ namespace fastconv::cuda {
 
 #if defined(FASTCONV_EMULATED)
 
-const DeviceInfo& current_device() {
+namespace {
+
+const DeviceInfo& wanted_device() {
   static const DeviceInfo turing{75, 68, 64 << 10}, ampere{80, 108, 163 << 10}, hopper{90, 132, 227 << 10}, none;
   const char* wanted = std::getenv("FASTCONV_EMULATED_ARCH");
   if (!wanted || !*wanted || !std::strcmp(wanted, "90")) return hopper;
@@ -24,6 +28,24 @@ const DeviceInfo& current_device() {
   if (!std::strcmp(wanted, "0")) return none;
   throw std::invalid_argument(std::string("FASTCONV_EMULATED_ARCH: expected one of 0, 75, 80, 90, but got '") + wanted +
                               "'");
+}
+
+}  // namespace
+
+const DeviceInfo& current_device() {
+  const DeviceInfo& device = wanted_device();
+  const char* wanted = std::getenv("FASTCONV_EMULATED_MULTIPROCESSORS");
+  if (!wanted || !*wanted) return device;
+  const int count = std::atoi(wanted);
+  if (count < 1) {
+    throw std::invalid_argument(
+        std::string("FASTCONV_EMULATED_MULTIPROCESSORS: expected a number from 1 on, but got '") + wanted + "'");
+  }
+  static std::mutex mutex;
+  static auto* changed = new std::map<std::pair<int, int>, DeviceInfo>;  // references to elements stay valid
+  const std::lock_guard<std::mutex> lock(mutex);
+  const DeviceInfo copy{device.architecture, count, device.shared_bytes};
+  return changed->try_emplace({device.architecture, count}, copy).first->second;
 }
 
 #else

@@ -10,7 +10,8 @@ struct DeviceInfo {
 };
 
 // Of the current device, asked for once. Under the emulator an H200, or the architecture in FASTCONV_EMULATED_ARCH
-// (75, 80, 90; 0 for none), read at every call. Without a device (explain on a machine with none): architecture 0.
+// (75, 80, 90; 0 for none), with the number in FASTCONV_EMULATED_MULTIPROCESSORS, read at every call. Without a device
+// (explain on a machine with none): architecture 0.
 const DeviceInfo& current_device();
 
 }  // namespace fastconv::cuda

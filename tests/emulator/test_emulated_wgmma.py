@@ -66,6 +66,64 @@ def test_blocks_take_several_tiles(kernels, transpose):  # noqa: F811
     check_exact(kernels, (150, 16, 8, 200), transpose, "bfloat16")
 
 
+@pytest.fixture
+def four_multiprocessors(monkeypatch):
+    """Two clusters of two blocks; the wide tile where it has more than a wave."""
+    monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", "4")
+
+
+@pytest.mark.parametrize("transpose", TRANSPOSES)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1, 400, 504, 72), (4, 136, 200, 72)], ids=str)
+def test_clusters_share_an_operand(kernels, shape, dtype, transpose, four_multiprocessors):  # noqa: F811
+    """Pairs of tiles, the second of which may be ragged, in products of one pair and of several."""
+    check_exact(kernels, shape, transpose, dtype)
+
+
+@pytest.mark.parametrize("schedule", ["fifo", "lifo", "rand:1", "rand:2", "rand:3"])
+@pytest.mark.parametrize("copies", ["lazy", "eager", "rand:1"])
+@pytest.mark.parametrize("transpose", ["nt", "tn"])
+def test_clusters_in_any_schedule(kernels, transpose, copies, schedule, four_multiprocessors, monkeypatch):  # noqa: F811
+    """Ten steps in each of two tiles: rings of four stages wrap five times."""
+    monkeypatch.setenv("FASTCONV_EMULATOR_SCHEDULE", schedule)
+    monkeypatch.setenv("FASTCONV_EMULATOR_COPIES", copies)
+    check_exact(kernels, (1, 512, 504, 600), transpose, "bfloat16")
+
+
+@pytest.mark.parametrize("n", [504, 497], ids=["by TMA", "by the element"])
+def test_clusters_with_an_epilogue(kernels, n, four_multiprocessors):  # noqa: F811
+    rng = np.random.default_rng(7)
+    a, a64 = values(rng, (1, 400, 64), "float16", integers=True)
+    b, b64 = values(rng, (1, 64, n), "float16", integers=True)
+    epilogue = Epilogue(act="relu", bias=rng.integers(-9, 9, n).astype(np.float32))
+    d = empty((1, 400, n), "float16")
+    kernels.gemm(a, gemm_operand(b, True), d, "float16", epilogue, algo="wgmma")
+    np.testing.assert_array_equal(widen(d, "float16"), np.maximum(a64 @ b64 + epilogue.bias, 0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "clusters"),
+    [
+        ((1, 400, 504, 8), True),
+        ((1, 256, 504, 8), False),  # one wave
+        ((1, 384, 504, 8), False),  # three rows of tiles
+        ((1, 2050, 200, 8), True),  # seventeen
+        ((1, 512, 120, 8), False),  # the narrow tile
+    ],
+)
+def test_where_clusters_are_taken(kernels, shape, clusters, four_multiprocessors, monkeypatch):  # noqa: F811
+    """A launch that is not allowed to do anything says what it was to be."""
+    monkeypatch.setenv("FASTCONV_EMULATOR_LIMIT", "1")
+    with pytest.raises(RuntimeError) as error:
+        check_exact(kernels, shape, "nt", "float16")
+    assert ("in clusters of (2,1,1)" in str(error.value)) == clusters, error.value
+
+
+def test_odd_rows_of_tiles_share_where_there_are_many(kernels, four_multiprocessors):  # noqa: F811
+    """The last cluster's second block has rows of zeros to multiply, and none to store."""
+    check_exact(kernels, (1, 2050, 200, 24), "nt", "bfloat16")
+
+
 @pytest.mark.parametrize("schedule", ["lifo", "rand:1", "rand:2", "rand:3"])
 @pytest.mark.parametrize("copies", ["lazy", "eager", "rand:1"])
 @pytest.mark.parametrize("transpose", ["nt", "tn"])

@@ -27,19 +27,25 @@ struct GemmWgmmaOutput {
   }
 };
 
-// kRows rows of A, or columns of B, from `row` on, and 64 elements of K. A box has at most one swizzled row's elements
-// along the contiguous direction.
-template <class Config, int kRows>
+// kRows rows of A, or columns of B, from `row` on, and kTileK elements of K, for kBlocks blocks of the cluster. A box
+// has at most one swizzled row's elements along the contiguous direction.
+template <class Config, int kRows, int kBlocks>
 __device__ __forceinline__ void fetch_operand(unsigned char* tile, const TensorMap* map, uint64_t* full, bool mn_major,
                                               int row, int k, int batch) {
-  if (!mn_major) {
-    tma_load_3d(tile, map, full, k, row, batch);
-    return;
-  }
-  constexpr int kBlock = Config::kTileK;
+  const auto load = [&](unsigned char* to, int x, int y) {
+    if constexpr (kBlocks > 1) {
+      tma_load_multicast_3d(to, map, full, (1 << kBlocks) - 1, x, y, batch);
+    } else {
+      tma_load_3d(to, map, full, x, y, batch);
+    }
+  };
+  if constexpr (Config::kTf32) {
+    load(tile, k, row);
+  } else {
+    if (!mn_major) return load(tile, k, row);
+    constexpr int kBlock = Config::kTileK;
 #pragma unroll
-  for (int r = 0; r < kRows; r += kBlock) {
-    tma_load_3d(tile + r * kSwizzleBytes, map, full, row + r, k, batch);
+    for (int r = 0; r < kRows; r += kBlock) load(tile + r * kSwizzleBytes, row + r, k);
   }
 }
 
@@ -48,7 +54,7 @@ struct GemmWgmmaWork {
   TensorMap a, b;
   GemmWgmmaOutput<T> output;
   int steps;
-  int tiles_m, tiles_n, tiles;  // tiles: of the whole batch
+  int tiles_m, tiles_n, tiles;  // tiles: of the whole batch; with clusters, two tiles along M count as one
   bool a_mn_major, b_mn_major;
   bool a_batched, b_batched;  // else all products share the operand
 
@@ -56,7 +62,9 @@ struct GemmWgmmaWork {
   __device__ __forceinline__ WgmmaTile tile(int number) const {
     const int tiles_of_product = tiles_m * tiles_n;
     const TilePlace place = raster_tile(number % tiles_of_product, tiles_m, tiles_n);
-    return {number / tiles_of_product, place.row * Config::kTileM, place.column * Config::kTileN};
+    int row = place.row;
+    if constexpr (Config::kCluster > 1) row = row * Config::kCluster + static_cast<int>(cluster_rank());
+    return {number / tiles_of_product, row * Config::kTileM, place.column * Config::kTileN};
   }
 
   template <class Config>
@@ -65,8 +73,12 @@ struct GemmWgmmaWork {
     int m, n, a_batch, b_batch, k;
 
     __device__ __forceinline__ void fetch(unsigned char* a, unsigned char* b, uint64_t* full) {
-      fetch_operand<Config, Config::kTileM>(a, &work.a, full, work.a_mn_major, m, k, a_batch);
-      fetch_operand<Config, Config::kTileN>(b, &work.b, full, work.b_mn_major, n, k, b_batch);
+      fetch_operand<Config, Config::kTileM, 1>(a, &work.a, full, work.a_mn_major, m, k, a_batch);
+      constexpr int kShare = Config::kTileN / Config::kCluster;
+      int first = 0;
+      if constexpr (Config::kCluster > 1) first = kShare * static_cast<int>(cluster_rank());
+      fetch_operand<Config, kShare, Config::kCluster>(b + first * kSwizzleBytes, &work.b, full, work.b_mn_major,
+                                                      n + first, k, b_batch);
       k += Config::kTileK;
     }
   };
@@ -79,7 +91,9 @@ struct GemmWgmmaWork {
   __device__ __forceinline__ void visit_majors(F&& f) const {
     constexpr MajorConstant<OperandMajor::kK> k;
     constexpr MajorConstant<OperandMajor::kMn> mn;
-    if (a_mn_major) {
+    if constexpr (sizeof(T) == 4) {
+      f(k, k);
+    } else if (a_mn_major) {
       b_mn_major ? f(mn, mn) : f(mn, k);
     } else {
       b_mn_major ? f(k, mn) : f(k, k);
@@ -101,14 +115,15 @@ struct WgmmaOperand {
   int64_t outer_stride;  // of the other direction, in elements
 };
 
-constexpr int64_t kTmaStride = 8;  // strides are multiples of 16 bytes
+constexpr int64_t kTmaBytes = 16;  // strides are multiples of it
 
-inline WgmmaOperand wgmma_operand(int64_t rows, int64_t K, int64_t stride_row, int64_t stride_k) {
+// `multiple`: kTmaBytes in elements.
+inline WgmmaOperand wgmma_operand(int64_t rows, int64_t K, int64_t stride_row, int64_t stride_k, int64_t multiple) {
   // A single row has no stride to speak of: the first multiple beyond its end.
-  const auto outer = [](int64_t extent, int64_t stride, int64_t inner) {
-    return extent == 1 ? (inner + kTmaStride - 1) / kTmaStride * kTmaStride : stride;
+  const auto outer = [multiple](int64_t extent, int64_t stride, int64_t inner) {
+    return extent == 1 ? (inner + multiple - 1) / multiple * multiple : stride;
   };
-  const auto good = [](int64_t stride) { return stride > 0 && stride % kTmaStride == 0; };
+  const auto good = [multiple](int64_t stride) { return stride > 0 && stride % multiple == 0; };
   const int64_t over_rows = outer(rows, stride_row, K), over_k = outer(K, stride_k, rows);
   if ((stride_k == 1 || K == 1) && good(over_rows)) return {true, false, over_rows};
   if ((stride_row == 1 || rows == 1) && good(over_k)) return {true, true, over_k};
@@ -119,10 +134,11 @@ template <class Config, class Epilogue>
 void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const LaunchConfig& base, int multiprocessors) {
   using T = typename Config::Element;
   constexpr uint32_t kBlock = Config::kTileK;
+  constexpr int64_t kMultiple = kTmaBytes / sizeof(T);
   const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
   const auto operand_map = [&](const char* name, const void* data, const WgmmaOperand& layout, int64_t rows,
                                int64_t batch_stride, uint32_t tile_rows) {
-    TensorMapSpec spec{data, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
+    TensorMapSpec spec{data, call.dtype, 3, {}, {}, {}, kSwizzleBytes, Config::kTf32};
     const bool shared = call.batch == 1 || batch_stride == 0;
     spec.extent[0] = extent(layout.mn_major ? rows : call.K), spec.extent[1] = extent(layout.mn_major ? call.K : rows);
     spec.extent[2] = shared ? 1 : extent(call.batch);
@@ -131,12 +147,12 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     spec.box[0] = kBlock, spec.box[1] = layout.mn_major ? kBlock : tile_rows, spec.box[2] = 1;
     return make_tensor_map(name, spec);
   };
-  const WgmmaOperand a = wgmma_operand(call.M, call.K, call.a_stride_m, call.a_stride_k);
-  const WgmmaOperand b = wgmma_operand(call.N, call.K, call.b_stride_n, call.b_stride_k);
-  const WgmmaOperand d = wgmma_operand(call.M, call.N, call.d_stride_m, call.d_stride_n);
+  const WgmmaOperand a = wgmma_operand(call.M, call.K, call.a_stride_m, call.a_stride_k, kMultiple);
+  const WgmmaOperand b = wgmma_operand(call.N, call.K, call.b_stride_n, call.b_stride_k, kMultiple);
+  const WgmmaOperand d = wgmma_operand(call.M, call.N, call.d_stride_m, call.d_stride_n, kMultiple);
   GemmWgmmaWork<T> work = {};
   work.a = operand_map("a", call.a, a, call.M, call.a_stride_batch, Config::kTileM);
-  work.b = operand_map("b", call.b, b, call.N, call.b_stride_batch, Config::kTileN);
+  work.b = operand_map("b", call.b, b, call.N, call.b_stride_batch, Config::kTileN / Config::kCluster);
   work.a_mn_major = a.mn_major, work.b_mn_major = b.mn_major;
   work.a_batched = call.batch > 1 && call.a_stride_batch != 0;
   work.b_batched = call.batch > 1 && call.b_stride_batch != 0;
@@ -146,7 +162,7 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
   out.data = static_cast<T*>(call.d);
   out.stride_batch = call.d_stride_batch, out.stride_row = call.d_stride_m, out.stride_column = call.d_stride_n;
   out.by_tma = d.served && !d.mn_major && call.N % 2 == 0 && reinterpret_cast<uintptr_t>(call.d) % 16 == 0 &&
-               (call.batch == 1 || (call.d_stride_batch > 0 && call.d_stride_batch % 8 == 0));
+               (call.batch == 1 || (call.d_stride_batch > 0 && call.d_stride_batch % kMultiple == 0));
   if (out.by_tma) {
     TensorMapSpec spec{call.d, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
     spec.extent[0] = extent(call.N), spec.extent[1] = extent(call.M), spec.extent[2] = extent(call.batch);
@@ -155,7 +171,7 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
     out.map = make_tensor_map("d", spec);
   }
-  work.tiles_m = (out.rows + Config::kTileM - 1) / Config::kTileM;
+  work.tiles_m = (out.rows + Config::kCluster * Config::kTileM - 1) / (Config::kCluster * Config::kTileM);
   work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;
   work.tiles = work.tiles_m * work.tiles_n * static_cast<int>(call.batch);
   launch("gemm_wgmma", wgmma_launch<Config>(base, work.tiles, multiprocessors), gemm_wgmma_kernel<Config, Epilogue>,

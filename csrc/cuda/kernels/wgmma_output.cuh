@@ -8,12 +8,15 @@
 //   TensorMap residual;            with WgmmaResidualEpilogue alone: laid out as `map`'s tensor
 #pragma once
 
+#include <cstring>
+
 #include "../../common/calls.h"
 #include "../primitives/epilogue.cuh"
 #include "../primitives/mbarrier.cuh"
 #include "../primitives/named_barrier.cuh"
 #include "../primitives/opaque.cuh"
 #include "../primitives/pack.cuh"
+#include "../primitives/stmatrix.cuh"
 #include "../primitives/tma.cuh"
 #include "../primitives/wgmma.cuh"
 
@@ -106,10 +109,44 @@ __device__ __forceinline__ void fetch_first_residuals(const Output& output, Wgmm
   fetch_residual(output, shared, tile, consumer, stored + 2, 1);
 }
 
+// Two neighbouring elements of a chunk, in the swizzle of TMA.
+template <class T>
+__device__ __forceinline__ T* chunk_pair(unsigned char* chunk, int line, int column) {
+  const int byte = column * static_cast<int>(sizeof(T));
+  return reinterpret_cast<T*>(chunk + line * kSwizzleBytes + ((byte / 16 ^ line % 8) * 16 + byte % 16));
+}
+
+// The sums of 64 rows of a chunk to shared memory. finish(group, pairs): what the thread has of a group of 8 columns,
+// two neighbours in its warp's rows 0 to 7 and in 8 to 15. 16-bit elements go through stmatrix, which takes four
+// matrices at a time: both halves of the rows, of two groups; a lane passes the place of row lane % 16 in the first or
+// the second. kReplaces: finish() reads what is replaced, other lanes' rows here.
+template <int kColumns, bool kReplaces, class T, class Finish>
+__device__ __forceinline__ void write_chunk(unsigned char* chunk, int thread, const Finish& finish) {
+  Pack<T, 2> pairs[2][2];
+  const int warp_rows = thread / 32 * 16;
+#pragma unroll
+  for (int j = 0; j < kColumns / 8; j += 2) {
+    finish(j, pairs[0]);
+    finish(j + 1, pairs[1]);
+    if constexpr (sizeof(T) == 2) {
+      uint32_t fragments[4];
+      memcpy(fragments, pairs, sizeof fragments);
+      if constexpr (kReplaces) __syncwarp();
+      stmatrix(fragments, chunk_pair<T>(chunk, warp_rows + thread % 16, (j + thread % 32 / 16) * 8));
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int line = warp_rows + thread % 32 / 4 + i % 2 * 8;
+        store_pack<2>(chunk_pair<T>(chunk, line, (j + i / 2) * 8 + thread % 4 * 2), pairs[i / 2][i % 2]);
+      }
+    }
+  }
+}
+
 // Chunk by chunk of columns: registers -> epilogue -> shared memory, in the swizzle that TMA expects -> D. The eight
 // rows that a warp writes at once fall into different banks thanks to it. `stored` counts the consumer's chunks, whose
-// two buffers take turns from tile to tile, too. A residual lies in the chunk already, where each thread replaces its
-// own elements.
+// two buffers take turns from tile to tile, too. A residual lies in the chunk already, where each warp replaces its own
+// rows.
 template <class Config, class Output, class Epilogue>
 __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumulators], const Output& output,
                                              WgmmaShared<Config>& shared, const Epilogue& epilogue,
@@ -123,7 +160,6 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
     // Addresses are computed anew for every chunk: there are no registers to keep them in.
     stored = opaque(stored + 1);
     const int thread = opaque(static_cast<int>(threadIdx.x) % Config::kWarpgroup);
-    const int row = thread / 32 * 16 + thread % 32 / 4;
     const ChunkPlace<Config> place(shared, consumer, stored);
     if constexpr (kFetchesResidual<Epilogue>) {
       if (thread == 0 && c > 0) {  // the other buffer's next
@@ -135,29 +171,29 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
       if (thread == 0) tma_wait_stores_read<1>();  // the store before the last was this buffer's
       consumer_barrier(consumer);
     }
-#pragma unroll
-    for (int j = 0; j < Config::kChunkN / 8; ++j) {
-      const int n = min(n0 + j * 8 + thread % 4 * 2, output.columns - 2);  // columns are even here
+    const auto finish = [&](int group, Pack<T, 2>(&pairs)[2]) {
+      const int column = group * 8 + thread % 4 * 2;
+      const int n = min(n0 + column, output.columns - 2);  // columns are even here
       const typename Epilogue::Channel channels[2] = {epilogue.channel(output.channel(tile.batch, n)),
                                                       epilogue.channel(output.channel(tile.batch, n + 1))};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {  // rows row and row + 8
-        const float* sums = &acc[(c * Config::kChunkN / 8 + j) * 4 + half * 2];
-        const int line = row + half * 8;
-        T* element = reinterpret_cast<T*>(place.chunk + line * kSwizzleBytes +
-                                          ((j ^ line % 8) * 16 + thread % 4 * 2 * sizeof(T)));
-        Pack<T, 2> pair;
+      for (int half = 0; half < 2; ++half) {
+        const float* sums = &acc[(c * Config::kChunkN / 8 + group) * 4 + half * 2];
         if constexpr (kFetchesResidual<Epilogue>) {
-          const Pack<T, 2> residual = load_pack<2>(element);
+          const int line = thread / 32 * 16 + thread % 32 / 4 + half * 8;
+          const Pack<T, 2> residual = load_pack<2>(chunk_pair<T>(place.chunk, line, column));
+#pragma unroll
           for (int e = 0; e < 2; ++e) {
-            pair.value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e], to_accumulate(residual.value[e])));
+            pairs[half].value[e] =
+                from_accumulate<T>(epilogue.value(channels[e], sums[e], to_accumulate(residual.value[e])));
           }
         } else {
-          for (int e = 0; e < 2; ++e) pair.value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e]));
+#pragma unroll
+          for (int e = 0; e < 2; ++e) pairs[half].value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e]));
         }
-        store_pack<2>(element, pair);
       }
-    }
+    };
+    write_chunk<Config::kChunkN, kFetchesResidual<Epilogue>, T>(place.chunk, thread, finish);
     fence_proxy_async();
     consumer_barrier(consumer);
     if (thread == 0) {
@@ -174,11 +210,11 @@ __device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccum
                                                typename Config::Chunks& chunks, const Epilogue& epilogue,
                                                const WgmmaTile& tile, int consumer) {
   constexpr int kRows = 16, kChunkN = Config::kChunkN;
-  static_assert(sizeof(chunks[0]) == 4 * kRows * kChunkN * sizeof(float), "a slice for each of the four warps");
+  static_assert(sizeof(chunks[0]) >= 4 * kRows * kChunkN * sizeof(float), "a slice for each of the four warps");
   const int warp = static_cast<int>(threadIdx.x) % Config::kWarpgroup / 32, lane = static_cast<int>(threadIdx.x) % 32;
   float* slice = reinterpret_cast<float*>(chunks[consumer]) + warp * kRows * kChunkN;
   // Groups of 8 columns change places with the row: the 8 rows that a warp writes at once would share their banks.
-  const auto at = [slice](int row, int column) { return slice + row * kChunkN + (column ^ row % 8 * 8); };
+  const auto at = [slice](int row, int column) { return slice + row * kChunkN + (column ^ row % (kChunkN / 8) * 8); };
   const int m0 = tile.m + consumer * Config::kConsumerM + warp * kRows;
 #pragma unroll 1
   for (int c = 0; c < Config::kTileN / kChunkN; ++c) {

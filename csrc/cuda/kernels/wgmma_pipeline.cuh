@@ -1,7 +1,8 @@
 // Tiles of D = epilogue(A * B) on Hopper's warpgroup tensor cores, for whatever can be fetched by TMA as a matrix
 // product: what GEMM and convolution have in common. A block lives as long as the launch and takes every
-// gridDim.x-th tile of D. One warpgroup produces: a single thread fetches 64 elements of K of the tile's rows of A and
-// columns of B at a time into a ring of stages. Two warpgroups consume, each half the tile's rows:
+// gridDim.x-th tile of D. One warpgroup produces: a single thread fetches 128 bytes of K (64 elements, 32 floats) of
+// the tile's rows of A and columns of B at a time into a ring of stages. Two warpgroups consume, each half the tile's
+// rows:
 //
 //        kTileN                      full[s]    the stage's bytes have landed        producer's copies -> consumers
 //      +--------+ ^                  empty[s]   all consumer warps are through it    consumers -> producer
@@ -10,16 +11,21 @@
 //      |  wg 2  | 64 rows            are in this one's epilogue.
 //      +--------+ v
 //
+// With Config::kCluster = 2 the two blocks of a cluster take tiles of the same columns, one below the other: each
+// fetches its own rows of A, and half of the columns of B for both (multicast). A stage is then free when the consumers
+// of both blocks are through it.
+//
 // The `Work`, a kernel parameter, says what the tiles are:
-//   int tiles, steps;              of K, 64 elements each, in every tile
+//   int tiles, steps;              of K, Config::kTileK elements each, in every tile
 //   output                         wgmma_output.cuh
-//   tile<Config>(number)           -> WgmmaTile
+//   tile<Config>(number)           -> WgmmaTile; with clusters `number` counts pairs, and the rank says which of them
 //   source<Config>(tile)           -> an object whose fetch(a, b, full) issues the copies of the next step
 //   visit_majors(f)                f(A's, B's direction that is contiguous in shared memory), as integral constants
 #pragma once
 
 #include <type_traits>
 
+#include "../primitives/cluster.cuh"
 #include "../primitives/elect.cuh"
 #include "../primitives/launch.h"
 #include "../primitives/mbarrier.cuh"
@@ -30,12 +36,16 @@
 
 namespace fastconv::cuda {
 
-template <class T, int kTileN_, int kStages_>
+template <class T, int kTileN_, int kStages_, int kCluster_ = 1>
 struct WgmmaConfig {
   using Element = T;
-  static constexpr int kTileM = 128, kTileN = kTileN_, kTileK = 64;
+  static constexpr int kCluster = kCluster_;  // blocks that share B
+  static constexpr bool kTf32 = std::is_same_v<T, float>;
+  static constexpr int kTileM = 128, kTileN = kTileN_;
+  static constexpr int kTileK = kSwizzleBytes / sizeof(T);  // a K-major row is one row of the swizzle
   static constexpr int kStages = kStages_;
   static constexpr int kConsumers = 2, kWarpgroup = 128;
+  static constexpr int kConsumerWarps = kConsumers * kWarpgroup / 32;
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
   static constexpr int kConsumerM = kTileM / kConsumers;
   static constexpr int kAccumulators = kTileN / 2;  // of a consumer thread
@@ -47,10 +57,10 @@ struct WgmmaConfig {
   // On the way out; two for each consumer, so that one is filled while the other is read.
   using Chunks = unsigned char[kConsumers][2][kConsumerM * kSwizzleBytes];
 
-  static_assert(sizeof(T) == 2, "MN-major operands are for 16-bit types only");
-  static_assert(kTileK * sizeof(T) == kSwizzleBytes, "a K-major row is one row of the swizzle");
+  static_assert(sizeof(T) == 2 || kTf32);
   static_assert(kConsumerM == 64, "wgmma has 64 rows");
   static_assert(kTileN % kChunkN == 0 && kTileN <= 256, "one TMA box, one wgmma");
+  static_assert(kCluster == 1 || (kCluster == 2 && kTileN / kCluster % 64 == 0), "halves of B are whole boxes");
 };
 
 // Lies at the start of dynamic shared memory, on a boundary of the swizzle pattern, as does every tile in it.
@@ -80,10 +90,20 @@ struct RingPlace {
   }
 };
 
+// This block's cluster, and how many there are: without clusters, the block itself.
+template <class Config>
+__device__ __forceinline__ int first_tile() {
+  return static_cast<int>(blockIdx.x) / Config::kCluster;
+}
+template <class Config>
+__device__ __forceinline__ int tile_stride() {
+  return static_cast<int>(gridDim.x) / Config::kCluster;
+}
+
 template <class Config, class Work>
 __device__ __forceinline__ void produce(const Work& work, WgmmaShared<Config>& shared) {
   RingPlace<Config::kStages> place;
-  for (int tile = static_cast<int>(blockIdx.x); tile < work.tiles; tile += static_cast<int>(gridDim.x)) {
+  for (int tile = first_tile<Config>(); tile < work.tiles; tile += tile_stride<Config>()) {
     auto source = work.template source<Config>(work.template tile<Config>(tile));
     for (int step = 0; step < work.steps; ++step, place.advance()) {
       uint64_t* full = &shared.full[place.stage];
@@ -100,7 +120,12 @@ template <class Config, OperandMajor kMajorA, OperandMajor kMajorB>
 __device__ __forceinline__ void multiply(float (&acc)[Config::kAccumulators], WgmmaShared<Config>& shared,
                                          RingPlace<Config::kStages>& place, int steps, int consumer) {
   const auto release = [&](int stage) {
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(&shared.empty[stage]);
+    const uint32_t lane = threadIdx.x % 32;
+    if constexpr (Config::kCluster > 1) {
+      if (lane < Config::kCluster) mbarrier_arrive_remote(&shared.empty[stage], lane);
+    } else {
+      if (lane == 0) mbarrier_arrive(&shared.empty[stage]);
+    }
   };
   int previous = 0;
 #pragma unroll 1
@@ -111,9 +136,14 @@ __device__ __forceinline__ void multiply(float (&acc)[Config::kAccumulators], Wg
     const uint64_t b = matrix_descriptor<kMajorB>(shared.b[place.stage], Config::kTileK);
     wgmma_fence(acc);
 #pragma unroll
-    for (int i = 0; i < Config::kTileK / 16; ++i) {
-      wgmma_k16<typename Config::Element, kMajorA, kMajorB>(acc, a + i * kDescriptorStep<kMajorA>,
-                                                            b + i * kDescriptorStep<kMajorB>, step > 0 || i > 0);
+    for (int i = 0; i < kSwizzleBytes / 32; ++i) {
+      const uint64_t a_i = a + i * kDescriptorStep<kMajorA>, b_i = b + i * kDescriptorStep<kMajorB>;
+      if constexpr (Config::kTf32) {
+        static_assert(kMajorA == OperandMajor::kK && kMajorB == OperandMajor::kK, "MN-major is for 16-bit types only");
+        wgmma_k8_tf32(acc, a_i, b_i, step > 0 || i > 0);
+      } else {
+        wgmma_k16<typename Config::Element, kMajorA, kMajorB>(acc, a_i, b_i, step > 0 || i > 0);
+      }
     }
     wgmma_commit();
     if (step > 0) {
@@ -137,25 +167,31 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / Config::kWarpgroup;
   if (thread == 0) {
     for (int stage = 0; stage < Config::kStages; ++stage) {
-      mbarrier_init(&shared.full[stage], 1);                           // the producer's, and bytes
-      mbarrier_init(&shared.empty[stage], Config::kThreads / 32 - 4);  // one for each consumer warp
+      mbarrier_init(&shared.full[stage], 1);  // the producer's, and bytes
+      mbarrier_init(&shared.empty[stage], Config::kCluster * Config::kConsumerWarps);
     }
     for (auto& of_consumer : shared.fetched) {
       for (uint64_t& barrier : of_consumer) mbarrier_init(&barrier, 1);  // the fetching thread's, and bytes
     }
     fence_mbarrier_init();
   }
-  __syncthreads();
+  if constexpr (Config::kCluster > 1) {
+    cluster_sync();
+  } else {
+    __syncthreads();
+  }
   if (warpgroup == 0) {
     release_registers<Config::kProducerRegisters>();
     if (thread / 32 == 0 && elect_one()) produce(work, shared);
+    // The other block's consumers still arrive here, and its copies land here.
+    if constexpr (Config::kCluster > 1) cluster_sync();
     return;
   }
   claim_registers<Config::kConsumerRegisters>();
   const int consumer = warpgroup - 1;
   RingPlace<Config::kStages> place;
   int stored = 0;
-  for (int number = static_cast<int>(blockIdx.x); number < work.tiles; number += static_cast<int>(gridDim.x)) {
+  for (int number = first_tile<Config>(); number < work.tiles; number += tile_stride<Config>()) {
     const WgmmaTile tile = work.template tile<Config>(number);
     if constexpr (kFetchesResidual<Epilogue>) fetch_first_residuals(work.output, shared, tile, consumer, stored);
     float acc[Config::kAccumulators];
@@ -176,14 +212,17 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
   }
   // Shared memory must outlive the copies that read it.
   if (thread % Config::kWarpgroup == 0) tma_wait_stores_read<0>();
+  if constexpr (Config::kCluster > 1) cluster_sync();
 }
 
-// One block for each multiprocessor that has a tile.
+// One block for each multiprocessor that has a tile; `tiles` as in the work, of which a cluster takes one.
 template <class Config>
 LaunchConfig wgmma_launch(const LaunchConfig& base, int tiles, int multiprocessors) {
   LaunchConfig config = base;
   config.block = dim3(Config::kThreads);
-  config.grid = dim3(static_cast<unsigned>(tiles < multiprocessors ? tiles : multiprocessors));
+  const int clusters = multiprocessors / Config::kCluster;
+  config.grid = dim3(static_cast<unsigned>((tiles < clusters ? tiles : clusters) * Config::kCluster));
+  config.cluster = dim3(Config::kCluster);
   config.dynamic_shared_bytes = sizeof(WgmmaShared<Config>);
   return config;
 }
