@@ -90,7 +90,7 @@ def test_watched_dictionaries() -> None:
         (lambda: table.clear(), False),
     ):
         change()
-        assert watch.unchanged() is seen
+        assert [watch.unchanged(), watch.unchanged()] == [seen, seen]
 
 
 @pytest.mark.parametrize("kind", [dict, OrderedDict])
@@ -103,6 +103,25 @@ def test_watched_order(kind: type[dict[str, object]]) -> None:
     assert not watch.unchanged(), "b comes first now"
     table["b"] = table.pop("b")
     assert watch.unchanged() and kept
+    table.popitem()
+    assert not watch.unchanged()
+    assert not watch.unchanged(), "asked twice"
+
+
+def test_members_that_go_and_come() -> None:
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sigmoid(), nn.Tanh()))
+    converted, x = fastconv.convert(model), torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        for change in (
+            lambda: model.pop(-1),
+            lambda: model.append(nn.ReLU()),
+            lambda: model.__delitem__(slice(0, 0)),
+            lambda: model.append(nn.Tanh()),
+            lambda: setattr(model, "_modules", dict(list(model._modules.items())[:2])),
+        ):
+            torch.testing.assert_close(converted(x), model(x))
+            change()
+            torch.testing.assert_close(converted(x), model(x))
 
 
 def test_a_hook_in_the_place_of_another() -> None:

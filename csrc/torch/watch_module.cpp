@@ -70,8 +70,9 @@ struct Values {
       if (i == values.size() || value.ptr() != values[i]) return false;
       ++i;
     }
+    if (i != values.size()) return false;
     changes = now;
-    return i == values.size();
+    return true;
   }
 };
 

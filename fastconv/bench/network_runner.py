@@ -88,8 +88,7 @@ def measure_network(network: Network, batch: int, settings: Settings) -> tuple[l
             compare([contender.row for contender in runnable], list(timings.values()))
         rows = [contender.row for contender in contenders]
         finish(rows, *count_work(model, x), settings)
-        # Once for each network: weights are what it is about, and activations grow with the batch as they must.
-        alone = settings.processes and settings.backend == "cpu" and batch == 1
+        alone = settings.processes and settings.backend == "cpu"
         residences = list(_residences(network, x, settings, onnx_file)) if alone else []
     return rows, residences
 

@@ -57,7 +57,7 @@ def soak(model: nn.Module, forwards: int, shapes: list[tuple[int, int, int, int]
         seen: set[int] = set()
         for index in range(forwards):
             which = index if index < len(shapes) else generator.randrange(len(shapes))
-            y = converted(inputs[which])
+            y = converted(inputs[which].clone())  # at another address each time
             if which in seen:
                 if not torch.equal(y, expected[which]):
                     raise AssertionError(f"forward {index}, shape {shapes[which]}: other bits than at first")

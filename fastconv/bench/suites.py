@@ -47,7 +47,9 @@ def run_networks(names: list[str], batches: list[int], settings: Settings, on_st
         run = Run(suite, settings.to_dict(), _ceilings(settings, threads))
         for index, (network, batch) in enumerate(pairs):
             on_step(index, len(pairs), f"{network.title}, batch {batch}")
-            rows, residences = measure_network(network, batch, settings)
+            # Processes of their own once for each network: memory is about weights, and activations grow as they must.
+            alone = settings.processes and batch == batches[0]
+            rows, residences = measure_network(network, batch, replace(settings, processes=alone))
             run.rows += rows
             run.residences += residences
     return run

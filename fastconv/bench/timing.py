@@ -69,7 +69,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds go on until `seconds` per contender are spent, within the two limits.
+    """How long to measure: rounds go on until `seconds` per contender are spent, within the two limits; five are enough
+    where every call takes a quarter second.
 
     A turn is one sample, or with `pause` as many as fill `block` seconds, behind a pause and, unless calls are long, an
     unmeasured one.
@@ -118,9 +119,8 @@ def interleave(contenders: Mapping[str, Call], effort: Effort, device: str = "cp
     }
     round_seconds = sum(estimates[name] * repeats[name] * turns[name] for name in contenders)
     wanted = int(effort.seconds * len(contenders) / max(round_seconds, 1e-9))
-    fewest = effort.min_rounds
-    if min(estimates.values()) >= _LONG_CALL:
-        fewest = min(fewest, _LONG_CALL_ROUNDS)
+    long = min(estimates.values()) >= _LONG_CALL
+    fewest = min(effort.min_rounds, _LONG_CALL_ROUNDS) if long else effort.min_rounds
     rounds = max(fewest, min(effort.max_rounds, wanted))
     names = list(contenders)
     samples: dict[str, list[list[float]]] = {name: [] for name in names}
@@ -129,7 +129,7 @@ def interleave(contenders: Mapping[str, Call], effort: Effort, device: str = "cp
         for name in names[first:] + names[:first]:
             if effort.pause:
                 time.sleep(effort.pause)
-                if estimates[name] < _LONG_CALL:
+                if not long:
                     contenders[name]()
             turn = []
             for _ in range(turns[name]):

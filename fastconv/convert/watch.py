@@ -9,7 +9,7 @@ from torch import nn
 
 from fastconv import _C
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_TABLES = ("_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 # Held by identity: a module that sets one of its own anew changes what it does.
@@ -31,8 +31,9 @@ class Structure:
             names = [name for name, value in state.items() if type(value) in _PLAIN and name != "training"]
             if "forward" not in state:
                 names.append("forward")
+            names += _TABLES  # torch replaces some of them when a Sequential loses a member
             self._kept += self._watch.entries(state, names)
-            for name in ("_modules", *_HOOKS):
+            for name in _TABLES:
                 self._kept += self._watch.values(state[name])
 
     def unchanged(self) -> bool:

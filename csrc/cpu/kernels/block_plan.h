@@ -49,6 +49,7 @@ struct BlockPlan {
   int64_t band, ring;      // output rows of a band; hidden rows held
   int64_t kept_panels;     // panels whose hidden rows are kept for the next band
   int64_t slots;           // threads
+  int64_t project_work;    // multiply-adds of a pixel in the last stage
   bool by_channels = false, keeps_rows = false;
 
   BlockPlan(const Stages& s, const CallContext& context)
@@ -73,6 +74,7 @@ struct BlockPlan {
     columns = larger(d.pad_left + W, (work::round_up(Q, 4) - 1) * d.stride_w + dw.span_w());
     filtered_pitch = work::round_up(hidden, kLanes);
     if (aliases(filtered_pitch * static_cast<int64_t>(sizeof(Acc)))) filtered_pitch += 64 / sizeof(Acc);
+    project_work = hidden * last.K;
     choose_slots(s, last);
     choose_band();
   }
@@ -95,7 +97,14 @@ struct BlockPlan {
   // Where nothing is computed twice at their borders, several for each thread, so that fast ones can help slow ones.
   int64_t row_shares() const {
     if (expands || slots == 1) return slots;
-    return slots * larger(1, smaller(kSharesOfThread, N * P * Q / (slots * 3 * kTileRows)));
+    const int64_t pixels = N * P * Q, most = smaller(pixels / (3 * kTileRows), pixels * project_work / kShareWork);
+    return slots * larger(1, smaller(kSharesOfThread, smaller(most, N * P / 2) / slots));
+  }
+
+  // The first row of a share; of several for a thread pairs of rows, as the depthwise tile takes them.
+  int64_t share_start(int64_t share) const {
+    const int64_t rows = N * P, shares = row_shares();
+    return shares == slots ? rows * share / slots : smaller(rows, ceil_div(rows, 2) * share / shares * 2);
   }
 
   // Hidden rows under output rows [p0, p1).

@@ -197,9 +197,9 @@ void run_block(const Stages& stages, const CallContext& context) {
   const int64_t scratch = plan.scratch_elements(), slots = plan.slots;
   Acc* memory = allocate<Acc>(context, slots * scratch);
   if (!plan.by_channels) {
-    const int64_t rows = plan.N * plan.P, shares = plan.row_shares();
+    const int64_t shares = plan.row_shares();
     parallel_shares(slots, shares, [&](int64_t slot, int64_t i) {
-      BlockWorker<T>(plan, memory + slot * scratch, nullptr).run_rows(rows * i / shares, rows * (i + 1) / shares);
+      BlockWorker<T>(plan, memory + slot * scratch, nullptr).run_rows(plan.share_start(i), plan.share_start(i + 1));
     });
     return;
   }

@@ -134,7 +134,7 @@ class WinogradWorker {
     const WinogradExtents& e = plan_.e;
     const Shares& s = plan_.shares;
     const int64_t per_group = panel_count<float>(e.K), panels = e.groups * per_group;
-    const int64_t ic = share % s.channel, ip = share / s.channel;
+    const int64_t ic = share / s.pixel, ip = share % s.pixel;  // neighbours share their filters
     const int64_t first = panels * ic / s.channel, last = panels * (ic + 1) / s.channel;
     const int64_t end = e.tiles * (ip + 1) / s.pixel;
     for (int64_t tile = e.tiles * ip / s.pixel; tile < end; tile += b_.tiles) {
