@@ -84,8 +84,11 @@ class Effort:
     block: float = 0.0
 
     def for_own_threads(self) -> Effort:
-        """The same where contenders bring threads of their own, which spin for a while after each call."""
-        return replace(self, pause=_POOL_PAUSE, block=_POOL_BLOCK)
+        """The same where contenders bring threads of their own, which spin for a while after each call.
+
+        Pauses take longer than what is measured, and a block holds many samples: ten rounds say as much as sixteen.
+        """
+        return replace(self, seconds=min(self.seconds, 0.3), pause=_POOL_PAUSE, block=_POOL_BLOCK)
 
     @classmethod
     def quick(cls, cold_cache: bool = False) -> Effort:
