@@ -53,7 +53,7 @@ struct ConvWgmmaWork {
   __device__ __forceinline__ WgmmaTile tile(int number) const {
     const int tiles_of_group = tiles_m * tiles_n;
     const TilePlace place = raster_tile(number % tiles_of_group, tiles_m, tiles_n);
-    return {number / tiles_of_group, place.row * Config::kTileM, place.column * Config::kTileN};
+    return {number / tiles_of_group, place.row * Config::kTileM, place.column * Config::kTileN, steps};
   }
 
   // One tap after the other, and its channels.

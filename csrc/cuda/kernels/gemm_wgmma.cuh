@@ -64,7 +64,7 @@ struct GemmWgmmaWork {
     const TilePlace place = raster_tile(number % tiles_of_product, tiles_m, tiles_n);
     int row = place.row;
     if constexpr (Config::kCluster > 1) row = row * Config::kCluster + static_cast<int>(cluster_rank());
-    return {number / tiles_of_product, row * Config::kTileM, place.column * Config::kTileN};
+    return {number / tiles_of_product, row * Config::kTileM, place.column * Config::kTileN, steps};
   }
 
   template <class Config>

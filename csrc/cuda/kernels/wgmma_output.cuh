@@ -32,9 +32,9 @@ struct OutputRow {
   int64_t n, p, q;
 };
 
-// A tile's first row and column, in the batch's matrix.
+// A tile's first row and column, in the batch's matrix, and how many steps of K its sums take.
 struct WgmmaTile {
-  int batch, m, n;
+  int batch, m, n, steps;
 };
 
 // ChannelEpilogue with a residual that TMA fetches into the chunk that its sums will leave through: only for outputs

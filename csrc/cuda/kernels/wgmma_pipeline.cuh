@@ -16,9 +16,10 @@
 // of both blocks are through it.
 //
 // The `Work`, a kernel parameter, says what the tiles are:
-//   int tiles, steps;              of K, Config::kTileK elements each, in every tile
+//   int tiles;
 //   output                         wgmma_output.cuh
-//   tile<Config>(number)           -> WgmmaTile; with clusters `number` counts pairs, and the rank says which of them
+//   tile<Config>(number)           -> WgmmaTile, with its steps of Config::kTileK elements of K, at least one; with
+//                                  clusters `number` counts pairs, and the rank says which of them
 //   source<Config>(tile)           -> an object whose fetch(a, b, full) issues the copies of the next step
 //   visit_majors(f)                f(A's, B's direction that is contiguous in shared memory), as integral constants
 #pragma once
@@ -103,9 +104,10 @@ __device__ __forceinline__ int tile_stride() {
 template <class Config, class Work>
 __device__ __forceinline__ void produce(const Work& work, WgmmaShared<Config>& shared) {
   RingPlace<Config::kStages> place;
-  for (int tile = first_tile<Config>(); tile < work.tiles; tile += tile_stride<Config>()) {
-    auto source = work.template source<Config>(work.template tile<Config>(tile));
-    for (int step = 0; step < work.steps; ++step, place.advance()) {
+  for (int number = first_tile<Config>(); number < work.tiles; number += tile_stride<Config>()) {
+    const WgmmaTile tile = work.template tile<Config>(number);
+    auto source = work.template source<Config>(tile);
+    for (int step = 0; step < tile.steps; ++step, place.advance()) {
       uint64_t* full = &shared.full[place.stage];
       mbarrier_wait(&shared.empty[place.stage], place.parity ^ 1);
       mbarrier_arrive_expect(full, Config::kStageBytes);
@@ -196,7 +198,7 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
     if constexpr (kFetchesResidual<Epilogue>) fetch_first_residuals(work.output, shared, tile, consumer, stored);
     float acc[Config::kAccumulators];
     work.visit_majors([&](auto a, auto b) {
-      multiply<Config, decltype(a)::value, decltype(b)::value>(acc, shared, place, work.steps, consumer);
+      multiply<Config, decltype(a)::value, decltype(b)::value>(acc, shared, place, tile.steps, consumer);
     });
     if constexpr (kFetchesResidual<Epilogue>) {
       store_by_tma(acc, work.output, shared, epilogue, tile, consumer, stored);
