@@ -1,15 +1,13 @@
 // Calls the kernels through the exported table, from C types that ctypes can fill. Like fastconv's own extension, this
 // library does not contain the kernels: it is handed the table of a library that was opened at run time.
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
 
 #include "../../csrc/cuda/backend.h"
+#include "guarded.h"
 
 using namespace fastconv;
-
-#define FASTCONV_EXPORT extern "C" __attribute__((visibility("default")))
 
 // A tensor of up to four dimensions, strides in elements.
 struct ClientTensor {
@@ -69,14 +67,10 @@ struct ClientWorkspace final : Workspace {
 template <class Call>
 int run(const AlgorithmTable<Call>& table, const Call& call, const char* op, const char* algorithm, char* error,
         size_t error_bytes) {
-  try {
+  return guarded(error, error_bytes, [&] {
     ClientWorkspace workspace;
     select_algorithm(table, call, op, algorithm).run(call, CallContext{&workspace, nullptr});
-    return 0;
-  } catch (const std::exception& e) {
-    snprintf(error, error_bytes, "%s", e.what());
-    return 1;
-  }
+  });
 }
 
 }  // namespace

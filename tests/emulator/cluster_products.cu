@@ -1,10 +1,9 @@
 // Clusters for test_clusters.py: multicast copies, and sums over the shared memory of all blocks of a cluster.
-#include <cstdio>
-
 #include "../../csrc/cuda/primitives/cluster.cuh"
 #include "../../csrc/cuda/primitives/launch.h"
 #include "../../csrc/cuda/primitives/mbarrier.cuh"
 #include "../../csrc/cuda/primitives/tensor_map.h"
+#include "guarded.h"
 
 using namespace fastconv;
 using namespace fastconv::cuda;
@@ -66,20 +65,7 @@ __global__ void add_over_cluster(const float* in, float* out) {
   cluster_sync();
 }
 
-template <class F>
-int guarded(char* error, size_t error_bytes, F&& f) {
-  try {
-    f();
-    return 0;
-  } catch (const std::exception& e) {
-    snprintf(error, error_bytes, "%s", e.what());
-    return 1;
-  }
-}
-
 }  // namespace
-
-#define FASTCONV_EXPORT extern "C" __attribute__((visibility("default")))
 
 // `in` is (4, clusters * rounds * kRows, kColumns): of each cluster's rounds the box of each of its 2 x 2 blocks.
 FASTCONV_EXPORT int cluster_gather(int columns, int rows, int rounds, const float* in, float* out, char* error,

@@ -1,12 +1,12 @@
 // TMA and wgmma for test_hopper_products.py: boxes of tensors through shared memory, and one warpgroup's product of
 // operands that the caller has laid out in shared memory byte by byte.
-#include <cstdio>
 #include <cstring>
 
 #include "../../csrc/cuda/primitives/launch.h"
 #include "../../csrc/cuda/primitives/mbarrier.cuh"
 #include "../../csrc/cuda/primitives/tensor_map.h"
 #include "../../csrc/cuda/primitives/wgmma.cuh"
+#include "guarded.h"
 
 using namespace fastconv;
 using namespace fastconv::cuda;
@@ -114,20 +114,7 @@ void launch_product(int columns, bool a_mn, bool b_mn, const void* a, const void
   launch_product<T, 256>(a_mn, b_mn, a, b, d);
 }
 
-template <class F>
-int guarded(char* error, size_t error_bytes, F&& f) {
-  try {
-    f();
-    return 0;
-  } catch (const std::exception& e) {
-    snprintf(error, error_bytes, "%s", e.what());
-    return 1;
-  }
-}
-
 }  // namespace
-
-#define FASTCONV_EXPORT extern "C" __attribute__((visibility("default")))
 
 // A float32 tensor of `extent`, contiguous dimension first and dense but for `stride`, in elements; the box lies at
 // `coordinates`. Loads fill `image`, stores read it.

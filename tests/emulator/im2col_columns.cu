@@ -1,11 +1,10 @@
 // Columns of pixels for test_hopper_im2col.py: one im2col load through shared memory, of a tensor of three to five
 // dimensions.
-#include <cstdio>
-
 #include "../../csrc/cuda/primitives/launch.h"
 #include "../../csrc/cuda/primitives/mbarrier.cuh"
 #include "../../csrc/cuda/primitives/tensor_map.h"
 #include "../../csrc/cuda/primitives/tma_im2col.cuh"
+#include "guarded.h"
 
 using namespace fastconv;
 using namespace fastconv::cuda;
@@ -45,11 +44,11 @@ __global__ void load_column_kernel(const __grid_constant__ ColumnParams p) {
 
 // A float32 tensor of `extent`, channels first and dense but for `stride`, in elements. All arrays: innermost dimension
 // first; corners, steps and offsets without channel and image.
-extern "C" __attribute__((visibility("default"))) int load_column(
-    int rank, float* data, const int64_t* extent, const int64_t* stride, const int64_t* lower, const int64_t* upper,
-    const int64_t* step, int channels, int pixels, const int64_t* at, const int64_t* offset, int swizzle_bytes,
-    unsigned char* image, char* error, size_t error_bytes) {
-  try {
+FASTCONV_EXPORT int load_column(int rank, float* data, const int64_t* extent, const int64_t* stride,
+                                const int64_t* lower, const int64_t* upper, const int64_t* step, int channels,
+                                int pixels, const int64_t* at, const int64_t* offset, int swizzle_bytes,
+                                unsigned char* image, char* error, size_t error_bytes) {
+  return guarded(error, error_bytes, [&] {
     Im2colMapSpec spec{data, DType::kFloat32, rank, {}, {}, {}, {}, {}, 0, 0, swizzle_bytes};
     ColumnParams params = {};
     size_t elements = 1;
@@ -77,9 +76,5 @@ extern "C" __attribute__((visibility("default"))) int load_column(
     config.footprint.reads("tensor", data, elements * sizeof(float));
     config.footprint.writes("image", image, static_cast<size_t>(params.bytes));
     launch("load_column", config, load_column_kernel, params);
-    return 0;
-  } catch (const std::exception& e) {
-    snprintf(error, error_bytes, "%s", e.what());
-    return 1;
-  }
+  });
 }

@@ -1,12 +1,11 @@
 // D = A * B by one warp with cp.async, ldmatrix and mma.sync, for test_emulator_products.py: the whole chain from
 // global memory to accumulators, against NumPy. A is 16 x K and B K x 8, both row-major, K a multiple of kDepth.
-#include <cstdio>
-
 #include "../../csrc/cuda/primitives/cp_async.cuh"
 #include "../../csrc/cuda/primitives/launch.h"
 #include "../../csrc/cuda/primitives/ldmatrix.cuh"
 #include "../../csrc/cuda/primitives/mma.cuh"
 #include "../../csrc/cuda/primitives/stmatrix.cuh"
+#include "guarded.h"
 
 using namespace fastconv;
 using namespace fastconv::cuda;
@@ -88,18 +87,10 @@ template <class... Params, class... Args>
 int run(LaunchConfig& config, char* text, size_t text_bytes, void (*kernel)(Params...), Args... args) {
   config.grid = dim3(1);
   config.block = dim3(32);
-  try {
-    launch("warp_product", config, kernel, static_cast<Params>(args)...);
-    return 0;
-  } catch (const std::exception& error) {
-    snprintf(text, text_bytes, "%s", error.what());
-    return 1;
-  }
+  return guarded(text, text_bytes, [&] { launch("warp_product", config, kernel, static_cast<Params>(args)...); });
 }
 
 }  // namespace
-
-#define FASTCONV_EXPORT extern "C" __attribute__((visibility("default")))
 
 // kind: 0 float16, 1 bfloat16, 2 tf32 cut off, 3 tf32 rounded.
 FASTCONV_EXPORT int product(int kind, const void* a, const void* b, float* d, int K, char* text, size_t text_bytes) {

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda.h"
+#include "sm90_asm.cuh"
 #if defined(FASTCONV_EMULATED)
 #include "../../emulator/device_cluster.h"
 #endif
@@ -37,12 +38,6 @@ __forceinline__ T* map_shared_rank(T* p, uint32_t rank, emulator::Caller caller 
 
 #else
 
-#if __CUDA_ARCH__ >= 900
-#define FASTCONV_SM90(...) asm volatile(__VA_ARGS__)
-#else
-#define FASTCONV_SM90(...) __trap()
-#endif
-
 // Number of the block in its cluster, x fastest.
 __device__ __forceinline__ uint32_t cluster_rank() {
   uint32_t rank = 0;
@@ -71,8 +66,6 @@ __device__ __forceinline__ T* map_shared_rank(T* p, uint32_t rank) {
   FASTCONV_SM90("mapa.u64 %0, %1, %2;" : "=l"(mapped) : "l"(p), "r"(rank));
   return reinterpret_cast<T*>(mapped);
 }
-
-#undef FASTCONV_SM90
 
 #endif
 

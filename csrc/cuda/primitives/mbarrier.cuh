@@ -4,6 +4,7 @@
 #pragma once
 
 #include "shared_address.cuh"
+#include "sm90_asm.cuh"
 #if defined(FASTCONV_EMULATED)
 #include "../../emulator/device_barriers.h"
 #endif
@@ -38,12 +39,6 @@ __forceinline__ void fence_mbarrier_init() { emulator::fence_mbarrier_init(); }
 __forceinline__ void fence_proxy_async() { emulator::fence_proxy_async(); }
 
 #else
-
-#if __CUDA_ARCH__ >= 900
-#define FASTCONV_SM90(...) asm volatile(__VA_ARGS__)
-#else
-#define FASTCONV_SM90(...) __trap()
-#endif
 
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t arrivals) {
   FASTCONV_SM90("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
@@ -91,8 +86,6 @@ __device__ __forceinline__ void fence_mbarrier_init() {
 // Between ordinary stores to shared memory and asynchronous reads of it (bulk stores, wgmma), by the threads that
 // stored, before the barrier that tells the one that issues.
 __device__ __forceinline__ void fence_proxy_async() { FASTCONV_SM90("fence.proxy.async.shared::cta;" :: : "memory"); }
-
-#undef FASTCONV_SM90
 
 #endif
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "shared_address.cuh"
+#include "sm90_asm.cuh"
 #if defined(FASTCONV_EMULATED)
 #include "../../emulator/device_tensor_cores.h"
 #endif
@@ -27,12 +28,6 @@ __forceinline__ void stmatrix_trans(const uint32_t (&r)[kMatrices], void* shared
 }
 
 #else
-
-#if __CUDA_ARCH__ >= 900
-#define FASTCONV_SM90(...) asm volatile(__VA_ARGS__)
-#else
-#define FASTCONV_SM90(...) __trap()
-#endif
 
 #define FASTCONV_STMATRIX(modifier)                                                                                 \
   static_assert(kMatrices == 1 || kMatrices == 2 || kMatrices == 4);                                                \
@@ -58,7 +53,6 @@ __device__ __forceinline__ void stmatrix_trans(const uint32_t (&r)[kMatrices], v
 }
 
 #undef FASTCONV_STMATRIX
-#undef FASTCONV_SM90
 
 #endif
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "shared_address.cuh"
+#include "sm90_asm.cuh"
 #if defined(FASTCONV_EMULATED)
 #include "../../emulator/device_tma.h"
 #else
@@ -56,12 +57,6 @@ __forceinline__ void tma_wait_stores() {
 
 using TensorMap = CUtensorMap;
 
-#if __CUDA_ARCH__ >= 900
-#define FASTCONV_SM90(...) asm volatile(__VA_ARGS__)
-#else
-#define FASTCONV_SM90(...) __trap()
-#endif
-
 // The box's bytes, those outside the tensor included, are reported to `barrier` as they arrive.
 __device__ __forceinline__ void tma_load_2d(void* shared, const TensorMap* map, uint64_t* barrier, int x, int y) {
   FASTCONV_SM90(
@@ -106,8 +101,6 @@ template <int kPending>
 __device__ __forceinline__ void tma_wait_stores() {
   FASTCONV_SM90("cp.async.bulk.wait_group %0;" ::"n"(kPending) : "memory");
 }
-
-#undef FASTCONV_SM90
 
 #endif
 

@@ -5,6 +5,7 @@
 // of three, four and five dimensions. The rest as in tma.cuh. From sm_90 on.
 #pragma once
 
+#include "sm90_asm.cuh"
 #include "tma.cuh"
 
 namespace fastconv::cuda {
@@ -33,12 +34,6 @@ __forceinline__ void tma_load_im2col_5d(void* shared, const TensorMap* map, uint
 
 #else
 
-#if __CUDA_ARCH__ >= 900
-#define FASTCONV_SM90(...) asm volatile(__VA_ARGS__)
-#else
-#define FASTCONV_SM90(...) __trap()
-#endif
-
 __device__ __forceinline__ void tma_load_im2col_3d(void* shared, const TensorMap* map, uint64_t* barrier, int c, int w,
                                                    int n, uint16_t offset_w) {
   FASTCONV_SM90(
@@ -62,8 +57,6 @@ __device__ __forceinline__ void tma_load_im2col_5d(void* shared, const TensorMap
       "l"(map), "r"(shared_address(barrier)), "r"(c), "r"(w), "r"(h), "r"(d), "r"(n), "h"(offset_w), "h"(offset_h),
       "h"(offset_d) : "memory");
 }
-
-#undef FASTCONV_SM90
 
 #endif
 

@@ -151,19 +151,8 @@ TensorMap tiled_map(const float* data, int rank) {
                                    0});
 }
 
-// Kernels of (arguments...), with a column in shared memory; maps of `in` and `out` are at hand.
-#define IM2COL_CASE(name, rule, ...)                                            \
-  {                                                                             \
-    #name, {                                                                    \
-      rule, [](bool broken, Buffers& b, LaunchConfig& c) {                      \
-        const float* in = b.in.as<float>();                                     \
-        float* out = b.out.as<float>();                                         \
-        (void)in, (void)out;                                                    \
-        c.dynamic_shared_bytes = sizeof(Column);                                \
-        cuda::launch(#name, c, broken ? name<true> : name<false>, __VA_ARGS__); \
-      }                                                                         \
-    }                                                                           \
-  }
+// With a column in shared memory.
+#define IM2COL_CASE(name, rule, ...) SHARED_RULE_CASE(sizeof(Column), name, rule, __VA_ARGS__)
 
 const AddCases kCases({
     IM2COL_CASE(base_after_the_box, "im2col-base", image_map(in, 1), out),

@@ -30,15 +30,18 @@ struct AddCases {
   explicit AddCases(const std::map<std::string, Case>& more) { cases().insert(more.begin(), more.end()); }
 };
 
-// The case of kernel template `name`, which takes (arguments...); `in` and `out` are at hand.
-#define RULE_CASE(name, rule, ...)                                              \
+// The case of kernel template `name`, which takes (arguments...) and `bytes` of dynamic shared memory; `in` and `out`
+// are at hand.
+#define SHARED_RULE_CASE(bytes, name, rule, ...)                                \
   {                                                                             \
     #name, {                                                                    \
       rule, [](bool broken, Buffers& b, LaunchConfig& c) {                      \
         const float* in = b.in.as<float>();                                     \
         float* out = b.out.as<float>();                                         \
         (void)in, (void)out;                                                    \
+        c.dynamic_shared_bytes = bytes;                                         \
         cuda::launch(#name, c, broken ? name<true> : name<false>, __VA_ARGS__); \
       }                                                                         \
     }                                                                           \
   }
+#define RULE_CASE(name, rule, ...) SHARED_RULE_CASE(0, name, rule, __VA_ARGS__)

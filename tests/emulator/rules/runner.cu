@@ -1,14 +1,13 @@
 // The table of cases, and the functions that Python calls.
 #include <cstring>
 
+#include "../guarded.h"
 #include "rules.h"
 
 std::map<std::string, Case>& cases() {
   static auto* table = new std::map<std::string, Case>;
   return *table;
 }
-
-#define FASTCONV_EXPORT extern "C" __attribute__((visibility("default")))
 
 // Runs a case with 64 threads; writes the exception's text, or nothing, to `text`. Returns 0 for an unknown name.
 FASTCONV_EXPORT int rules_run(const char* name, int broken, char* text, size_t text_bytes) {
