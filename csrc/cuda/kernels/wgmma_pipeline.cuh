@@ -107,6 +107,7 @@ __device__ __forceinline__ void produce(const Work& work, WgmmaShared<Config>& s
   for (int number = first_tile<Config>(); number < work.tiles; number += tile_stride<Config>()) {
     const WgmmaTile tile = work.template tile<Config>(number);
     auto source = work.template source<Config>(tile);
+#pragma unroll 1  // there are 24 registers
     for (int step = 0; step < tile.steps; ++step, place.advance()) {
       uint64_t* full = &shared.full[place.stage];
       mbarrier_wait(&shared.empty[place.stage], place.parity ^ 1);
