@@ -14,8 +14,6 @@ namespace {
 
 constexpr int kTileM = 128, kTileK = 64, kNarrowestN = 64;
 constexpr int64_t kMaxExtent = 0x7fffffff - kTileM;
-constexpr int64_t kMaxStride = 8, kCorner = 128, kMaxReach = 254;
-constexpr int64_t kMaxMapStride = int64_t{1} << 39;  // elements of 16 bits
 
 std::string pair_text(int64_t h, int64_t w) { return std::to_string(h) + "x" + std::to_string(w); }
 
@@ -24,32 +22,6 @@ int64_t stored_channels(const ConvProblem& p) { return (p.channels_per_group() +
 
 int64_t tiles(const ConvProblem& p, int tile_n) {
   return tile_count(p.N * p.P * p.Q, p.filters_per_group(), p.groups, kTileM, tile_n);
-}
-
-// What TMA's im2col mode has no bits for, along one axis.
-void refuse_axis(Reasons& reasons, const char* axis, const Im2colAxis& a) {
-  const auto outside = [](int64_t corner) { return corner < -kCorner || corner >= kCorner; };
-  if (outside(a.lower)) {
-    reasons.push_back(std::string("the first window begins at ") + std::to_string(a.lower) + " along " + axis +
-                      ", outside im2col's -128 to 127");
-  }
-  if (outside(a.upper)) {
-    reasons.push_back(std::string("the last window begins ") + std::to_string(a.upper) +
-                      " from the image's end along " + axis + ", outside im2col's -128 to 127");
-  }
-  if (a.reach > kMaxReach) {
-    reasons.push_back(std::string("the filter reaches ") + std::to_string(a.reach) + " pixels along " + axis +
-                      ", above im2col's 254");
-  }
-}
-
-// x as TMA reads it: the caller's, or a packed copy.
-bool in_place(const TensorView& x, int64_t channels) {
-  bool forward = in_whole_chunks<half_t>(x, channels);
-  for (const int axis : {0, 2, 3}) {
-    forward = forward && (x.size[axis] == 1 || (x.stride[axis] > 0 && x.stride[axis] < kMaxMapStride));
-  }
-  return forward;
 }
 
 // How far the pixels of y, or of a residual, lie apart where TMA can take them as rows of a matrix, else 0.
@@ -72,12 +44,7 @@ Reasons wgmma_reasons(const Conv2dCall& call) {
   if (p.scale_h != 1 || p.scale_w != 1) {
     reasons.push_back("upsamples its input by " + pair_text(p.scale_h, p.scale_w));
   }
-  if (p.C == 0 || p.H * p.W == 0) reasons.push_back("x has no channels or no pixels");
-  if (p.stride_h > kMaxStride || p.stride_w > kMaxStride) {
-    reasons.push_back("a stride of " + pair_text(p.stride_h, p.stride_w) + " is above im2col's 8");
-  }
-  refuse_axis(reasons, "H", im2col_axis_h(p));
-  refuse_axis(reasons, "W", im2col_axis_w(p));
+  refuse_im2col(reasons, p);
   if (p.groups > 1 && p.channels_per_group() % kTileK != 0) {
     reasons.push_back("groups of " + std::to_string(p.channels_per_group()) +
                       " channels, no multiple of 64: a step would read the next group's");
@@ -129,7 +96,7 @@ void run_typed(const Conv2dCall& call, const CallContext& context) {
   const TensorView& residual = call.epilogue.residual;
   ConvWgmmaOperands<T> operands;
   operands.channels = stored_channels(p);
-  operands.x = in_place(call.x, p.channels_per_group())
+  operands.x = im2col_reads_in_place(call.x, p.channels_per_group())
                    ? call.x
                    : packed_channels<T>(call.x, p.groups, operands.channels, context);
   operands.weights = prepare_weights<T>(problem, operands.channels, context);

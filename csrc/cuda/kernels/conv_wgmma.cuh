@@ -16,6 +16,7 @@
 #include "../primitives/launch.h"
 #include "../primitives/tensor_map.h"
 #include "../primitives/tma_im2col.cuh"
+#include "im2col_map.h"
 #include "prepare_weights.cuh"
 #include "tile_raster.cuh"
 #include "wgmma_pipeline.cuh"
@@ -107,43 +108,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   wgmma_pipeline<Config>(work, epilogue);
 }
 
-// Along one axis: where base pixels begin and end, as im2col's corners, and how far taps reach.
-struct Im2colAxis {
-  int64_t lower, upper, reach;
-};
-
-inline Im2colAxis im2col_axis(int64_t in, int64_t out, int64_t filter, int64_t stride, int64_t pad, int64_t dilation) {
-  // The last base pixel itself: what a stride leaves over at the image's end changes nothing, but may pass the limit.
-  return {-pad, (out - 1) * stride - pad - (in - 1), (filter - 1) * dilation};
-}
-inline Im2colAxis im2col_axis_h(const ConvProblem& p) {
-  return im2col_axis(p.H, p.P, p.R, p.stride_h, p.pad_top, p.dilation_h);
-}
-inline Im2colAxis im2col_axis_w(const ConvProblem& p) {
-  return im2col_axis(p.W, p.Q, p.S, p.stride_w, p.pad_left, p.dilation_w);
-}
-
-// Strides of a view for a tensor map: an axis of one entry may have any, and gets what a dense tensor would have.
-inline uint64_t map_stride(const TensorView& view, int axis, uint64_t dense) {
-  return view.size[axis] == 1 ? dense : static_cast<uint64_t>(view.stride[axis]);
-}
-
-template <class Config>
-TensorMap image_map(const TensorView& x, const ConvProblem& p) {
-  const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
-  Im2colMapSpec spec{x.data, x.dtype, 4, {}, {}, {}, {}, {}, Config::kTileK, Config::kTileM, kSwizzleBytes};
-  const int axes[4] = {1, 3, 2, 0};
-  for (int d = 0; d < 4; ++d) {
-    spec.extent[d] = extent(x.size[axes[d]]);
-    spec.stride[d] = d == 0 ? 1 : map_stride(x, axes[d], spec.extent[d - 1] * spec.stride[d - 1]);
-  }
-  const Im2colAxis w = im2col_axis_w(p), h = im2col_axis_h(p);
-  spec.lower_corner[0] = static_cast<int>(w.lower), spec.lower_corner[1] = static_cast<int>(h.lower);
-  spec.upper_corner[0] = static_cast<int>(w.upper), spec.upper_corner[1] = static_cast<int>(h.upper);
-  spec.step[0] = static_cast<uint32_t>(p.stride_w), spec.step[1] = static_cast<uint32_t>(p.stride_h);
-  return make_im2col_map("x", spec);
-}
-
 // Pixels as rows of a matrix, for y and the residual, where they lie evenly: `pixel_stride` apart.
 template <class Config, class T>
 TensorMap output_map(const char* name, const TensorView& view, const ConvWgmmaOutput<T>& out, int64_t groups,
@@ -177,7 +141,7 @@ void launch_conv_wgmma(const Conv2dCall& call, const ConvWgmmaOperands<typename 
   const auto narrow = [](int64_t value) { return static_cast<int>(value); };
   const int64_t taps = p.R * p.S;
   ConvWgmmaWork<T> work = {};
-  work.x = image_map<Config>(operands.x, p);
+  work.x = image_map(operands.x, p, Config::kTileK, Config::kTileM);
   TensorMapSpec filters{weights.data, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
   filters.extent[0] = static_cast<uint64_t>(channels), filters.extent[1] = static_cast<uint64_t>(taps);
   filters.extent[2] = static_cast<uint64_t>(p.K);
