@@ -32,13 +32,8 @@ LIMIT_CPU_SECONDS = 120
 class Trial:
     """One case in one dtype and layout for one algorithm, with what its result is compared to."""
 
-    case: Any
+    question: Any  # of fastconv.verify.runner
     algorithm: str
-    dtype: str
-    layout: str
-    inputs: Any
-    truth: Any
-    same: Any
     seconds: float = 0.0
     judged: bool = True
 
@@ -48,22 +43,24 @@ class Trial:
 
         if not self.judged:
             return self._refusal()
-        outcome = runner.Outcome("cuda_emulated", "", self.case.op, self.algorithm, self.dtype)
-        runner._run_one(self.case, self.inputs, self.layout, outcome, self.truth, self.same)
+        dtype = str(self.question.dtype).removeprefix("torch.")
+        outcome = runner.Outcome("cuda_emulated", "", self.question.case.op, self.algorithm, dtype)
+        runner.run_one(self.question, outcome)
         return outcome.failures[0] if outcome.failures else "refused: " + outcome.refusal if outcome.refused else ""
 
     def _refusal(self) -> str:
         from fastconv.verify import runner
 
         try:
-            self.case.run(self.inputs, self.algorithm, "cuda_emulated")
+            self.question.case.run(self.question.inputs(self.algorithm), self.algorithm, "cuda_emulated")
         except Exception as error:
-            return f"refused: {runner._refusal(error) or error}"
+            return f"refused: {runner.refusal_in(error) or error}"
         return ""
 
     def judge(self) -> None:
         """Adds what the result is to be compared with."""
-        self.truth, self.same, self.judged = self.case.reference(self.inputs), self.case.torch_same(self.inputs), True
+        self.question.answers(self.algorithm)
+        self.judged = True
 
 
 def start(package: Path) -> None:
@@ -100,7 +97,6 @@ def _served(op: str, algorithm: str, seed: int, budget: float) -> list[Trial]:
 
     from fastconv.verify import runner
     from fastconv.verify.cases import all_cases
-    from fastconv.verify.tf32 import round_to_tf32, rounds_to_tf32
 
     cases = [case for case in all_cases() if case.op == op]
     order = [(case, dtype, layout) for case in cases for dtype in DTYPES for layout in ("nchw", "nhwc")]
@@ -110,13 +106,12 @@ def _served(op: str, algorithm: str, seed: int, budget: float) -> list[Trial]:
     for first in range(0, len(order), CANDIDATES):
         asked = []
         for case, dtype, layout in order[first : first + CANDIDATES]:
-            inputs = case.make_inputs(getattr(torch, dtype), layout)
-            if rounds_to_tf32(algorithm, getattr(torch, dtype)):
-                inputs = round_to_tf32(inputs)
-            asked.append(Trial(case, algorithm, dtype, layout, inputs, None, None, judged=False))
+            question = runner.Question(case, getattr(torch, dtype), layout)
+            question.inputs(algorithm)
+            asked.append(Trial(question, algorithm, judged=False))
         for trial, (message, seconds) in zip(asked, _in_child(asked, False, budget)["results"], strict=False):
             spent += seconds
-            if not message and not runner.is_idle(trial.inputs):
+            if not message and not runner.is_idle(trial.question.inputs(algorithm)):
                 served.append(trial)
         if len(served) >= CANDIDATES or spent > budget:
             break

@@ -180,7 +180,10 @@ std::string counter_table() {
   return text;
 }
 
-void clear_counters() { state().totals.clear(); }
+void clear_counters() {
+  state().totals.clear();
+  clear_ring_rounds();
+}
 
 }  // namespace fastconv::emulator
 
@@ -189,6 +192,9 @@ extern "C" __attribute__((visibility("default"))) size_t fastconv_emulator_count
   const std::string table = fastconv::emulator::counter_table();
   if (bytes) snprintf(text, bytes, "%s", table.c_str());
   return table.size() + 1;
+}
+extern "C" __attribute__((visibility("default"))) int64_t fastconv_emulator_ring_rounds() {
+  return fastconv::emulator::ring_rounds();
 }
 extern "C" __attribute__((visibility("default"))) void fastconv_emulator_clear_counters() {
   fastconv::emulator::clear_counters();

@@ -43,6 +43,7 @@ struct Mbarrier {
   uint32_t pending = 0;   // of this phase
   int64_t bytes = 0;      // this phase still waits for
   uint32_t phase = 0;
+  bool counts_bytes = false;           // some phase has waited for some
   VectorClock arriving, completed[2];  // by parity of the phase
   std::vector<Fiber*> waiting;
 };

@@ -311,9 +311,15 @@ void check_unfinished_operations(Fiber& fiber);  // tma.cpp: of a thread that re
 void check_unfinished_loads(int rank);           // tma.cpp: of a block that ends
 bool land_a_load();                              // tma.cpp: false: none on its way
 Mbarrier* find_mbarrier(uint64_t* barrier, const char* instruction, Caller caller,
-                        bool remote = false);                                     // mbarrier.cpp
-void complete_bytes(Mbarrier& barrier, int64_t bytes);                            // mbarrier.cpp
-void wake_waiting(std::vector<Fiber*>& waiting);                                  // mbarrier.cpp
+                        bool remote = false);           // mbarrier.cpp
+void complete_bytes(Mbarrier& barrier, int64_t bytes);  // mbarrier.cpp
+void wake_waiting(std::vector<Fiber*>& waiting);        // mbarrier.cpp
+// How often, at most, a block has gone round a ring of slots, over all launches so far: the fewest phases that threads
+// alone have completed of one of its mbarriers, as those are that give slots back. Barriers that wait for bytes, and
+// those without a phase, do not count. mbarrier.cpp
+int64_t ring_rounds();
+void note_ring_rounds();  // of the cluster that has ended
+void clear_ring_rounds();
 void check_unfinished_wgmma(Fiber& fiber);                                        // wgmma.cpp
 void accumulator_access(const void* address, AccessKind kind, const Site& site);  // wgmma.cpp: while in flight
 

@@ -1,6 +1,8 @@
 // mbarriers: objects in shared memory whose phase ends when the expected threads have arrived and the expected bytes of
 // asynchronous copies have landed. Their state is kept here; the eight bytes in shared memory stay untouched, and an
 // ordinary access to them is reported.
+#include <algorithm>
+
 #include "device_cluster.h"
 #include "machine.h"
 
@@ -9,6 +11,8 @@ namespace {
 
 constexpr uint32_t kMaxArrivals = (1u << 20) - 1;
 constexpr int64_t kMaxBytes = (1 << 20) - 1;
+
+int64_t most_ring_rounds = 0;
 
 struct Wait {
   const Mbarrier* barrier;
@@ -131,6 +135,7 @@ void mbarrier_arrive_expect(uint64_t* barrier, uint32_t bytes, Caller caller) {
   const char* name = "mbarrier.arrive.expect_tx";
   Mbarrier& b = *find_mbarrier(barrier, name, caller);
   b.bytes += bytes;
+  b.counts_bytes = true;
   if (b.bytes > kMaxBytes) {
     report_and_abandon("mbarrier-bytes", Site{0, caller},
                        std::string(name) + " at {0}: a phase would wait for " + std::to_string(b.bytes) +
@@ -170,6 +175,19 @@ void mbarrier_wait(uint64_t* barrier, uint32_t parity, Caller caller) {
   }
   if (m.checking) m.clocks.acquire(m.agent(), b.completed[parity & 1]);
 }
+
+void note_ring_rounds() {
+  int64_t least = 0;
+  for (const auto& [address, barrier] : machine().engines.mbarriers) {
+    const int64_t rounds = barrier.phase;
+    if (!barrier.counts_bytes && rounds > 0 && (least == 0 || rounds < least)) least = rounds;
+  }
+  most_ring_rounds = std::max(most_ring_rounds, least);
+}
+
+int64_t ring_rounds() { return most_ring_rounds; }
+
+void clear_ring_rounds() { most_ring_rounds = 0; }
 
 void fence_mbarrier_init() {
   Machine& m = machine();

@@ -222,6 +222,7 @@ void run_cluster(uint3 first) {
   if (m.abandoned) return;
   for (int warp = 0; m.counting && warp < warps; ++warp) count_warp(warp);
   check_cluster_memory();
+  note_ring_rounds();
 }
 
 // A GPU starts clusters in no order that a kernel may count on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--op", metavar="NAME", help="only this operator")
     parser.add_argument("--algo", metavar="NAME", help="only this algorithm")
     parser.add_argument("--isa", metavar="NAME", help="only this instruction set of the cpu backend (default: all)")
+    parser.add_argument(
+        "--arch",
+        metavar="NAME",
+        help="with cuda_emulated: the GPU to emulate, sm_75, sm_80 or sm_90a; on sm_90a only the algorithms that no "
+        "older GPU serves, each case under several orders of threads and copies, its ring of stages three times round",
+    )
     parser.add_argument("--quick", action="store_true", help="a part of the cases, float32 only")
     parser.add_argument("--one-per-kernel", action="store_true", help="the largest case of each algorithm only")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes to share the cases (default: 1)")
@@ -39,21 +46,25 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Runs the cases and shows the table."""
     from fastconv.verify import report as shown
+    from fastconv.verify.emulated_gpu import verify_on
     from fastconv.verify.runner import verify
 
+    if arguments.arch and (arguments.backend != "cuda_emulated" or arguments.isa):
+        raise ValueError("--arch chooses the GPU of --backend cuda_emulated, and no instruction set beside it")
+    compare = (
+        partial(verify_on, arguments.arch) if arguments.arch else partial(verify, arguments.backend, isa=arguments.isa)
+    )
     with Progress("verifying") as progress:
-        report = verify(
-            arguments.backend,
+        report = compare(
             op=arguments.op,
             algo=arguments.algo,
-            isa=arguments.isa,
             quick=arguments.quick,
             one_per_kernel=arguments.one_per_kernel,
             jobs=max(1, arguments.jobs),
             progress=lambda text, done, total: progress.show(done, total, text),
         )
     console = Console()
-    console.table(shown.HEADERS, shown.table_rows(report), left=4)
+    console.table(shown.headers(report), shown.table_rows(report), left=4)
     for text in report.failures[:_SHOWN_FAILURES]:
         console.line(f"MISSED {text}")
     if len(report.failures) > _SHOWN_FAILURES:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +26,7 @@ from .case import (
     present,
     torch_activation,
 )
+from .emulator_settings import emulator_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,25 +108,10 @@ class GemmCase(Case):
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         i = inputs
         operands = (i["a"], i["b"], i["bias"], self.transpose_a, self.transpose_b, i["residual"])
-        with _emulated_gpu(self.multiprocessors):
+        # With few, small products take what large ones do.
+        with emulator_settings(multiprocessors=self.multiprocessors):
             return (operators(backend).gemm(*operands, *self._fused(), i["alpha"], algo, backend, None),)
 
 
 def _stored(shape: tuple[int, ...], transposed: bool) -> tuple[int, ...]:
     return (*shape[:-2], shape[-1], shape[-2]) if transposed else shape
-
-
-@contextmanager
-def _emulated_gpu(multiprocessors: int) -> Iterator[None]:
-    """Lets the emulated GPU have that many (0: its own number): with few, small products take what large ones do."""
-    name = "FASTCONV_EMULATED_MULTIPROCESSORS"
-    before = os.environ.get(name)
-    if multiprocessors:
-        os.environ[name] = str(multiprocessors)
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[name] = before
-        elif multiprocessors:
-            del os.environ[name]

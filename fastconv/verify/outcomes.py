@@ -21,6 +21,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     worst: float = 0.0  # largest error over its tolerance, 1 being the limit
     refusal: str = ""
+    ring_rounds: int = 0  # of the emulated launches: how often, at most, a block has gone round its ring of stages
 
     @property
     def name(self) -> str:
@@ -34,6 +35,7 @@ class Outcome:
         self.failures += other.failures
         self.worst = max(self.worst, other.worst)
         self.refusal = self.refusal or other.refusal
+        self.ring_rounds = max(self.ring_rounds, other.ring_rounds)
 
 
 Outcomes = dict[tuple[str, ...], Outcome]
@@ -47,6 +49,9 @@ class Report:
     cases: int
     seconds: float
     quick: bool = False  # a sample in one dtype: some algorithms have no case in it
+    schedules: tuple[str, ...] = ()  # of the emulator, under each of which every case ran
+    ring_rounds: int = 0  # that every algorithm's kernels have to make
+    newer: frozenset[tuple[str, str]] = frozenset()  # (operator, algorithm) that the emulated GPU is too old for
 
     @property
     def failures(self) -> list[str]:
@@ -57,13 +62,22 @@ class Report:
     def never_ran(self) -> list[Outcome]:
         """Algorithms that no case of any dtype reached with anything to compute: a table row that nothing tests."""
         ran = {(o.backend, o.isa, o.op, o.algorithm) for o in self.outcomes if o.passed > o.idle or o.failures}
-        return [o for o in self.outcomes if (o.backend, o.isa, o.op, o.algorithm) not in ran]
+        expected = [o for o in self.outcomes if (o.op, o.algorithm) not in self.newer]
+        return [o for o in expected if (o.backend, o.isa, o.op, o.algorithm) not in ran]
+
+    @property
+    def short_rings(self) -> dict[tuple[str, str], int]:
+        """(operator, algorithm) whose kernels went round their rings too seldom, and how often they did."""
+        rounds: dict[tuple[str, str], int] = {}
+        for o in self.outcomes:
+            rounds[o.op, o.algorithm] = max(rounds.get((o.op, o.algorithm), 0), o.ring_rounds)
+        return {row: made for row, made in rounds.items() if made < self.ring_rounds}
 
     @property
     def ok(self) -> bool:
         """Whether every comparison passed and every algorithm ran; of a quick run, whether anything did."""
         ran = any(outcome.passed for outcome in self.outcomes) if self.quick else not self.never_ran
-        return bool(self.outcomes) and not self.failures and ran
+        return bool(self.outcomes) and not self.failures and ran and not self.short_rings
 
 
 def merge(shares: Iterable[Outcomes]) -> Outcomes:

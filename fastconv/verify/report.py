@@ -8,7 +8,12 @@ from pathlib import Path
 
 from .outcomes import Outcome, Report
 
-HEADERS = ("backend", "op", "algorithm", "dtypes", "passed", "refused", "missed", "worst error / tolerance")
+_HEADERS = ("backend", "op", "algorithm", "dtypes", "passed", "refused", "missed", "worst error / tolerance")
+
+
+def headers(report: Report) -> tuple[str, ...]:
+    """Of table_rows()."""
+    return (*_HEADERS, "schedules", "times round the ring") if report.schedules else _HEADERS
 
 
 def table_rows(report: Report) -> list[tuple[str, ...]]:
@@ -24,7 +29,9 @@ def table_rows(report: Report) -> list[tuple[str, ...]]:
         counts = [sum(o.passed for o in outcomes), sum(o.refused for o in outcomes), sum(len(o.failures) for o in ran)]
         worst = max((o.worst for o in outcomes), default=0.0)
         shown = f"{worst:.2f}" if worst < 1e4 else f"{worst:.0e}"
-        rows.append((place, op, name, dtypes, *(str(count) for count in counts), shown))
+        row = (place, op, name, dtypes, *(str(count) for count in counts), shown)
+        ring = str(max(o.ring_rounds for o in outcomes))
+        rows.append((*row, str(len(report.schedules)), ring) if report.schedules else row)
     return rows
 
 
@@ -35,6 +42,10 @@ def summary(report: Report) -> str:
     if report.never_ran:
         names = sorted({f"{o.backend} {o.op}:{o.name}" for o in report.never_ran})
         text += f"; never ran: {', '.join(names)}"
+    if report.newer:
+        text += f"; of newer GPUs: {', '.join(sorted(f'{op}:{name}' for op, name in report.newer))}"
+    for (op, name), rounds in sorted(report.short_rings.items()):
+        text += f"; {op}:{name} went round its ring {rounds} times, not {report.ring_rounds}"
     return text
 
 

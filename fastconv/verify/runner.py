@@ -69,7 +69,7 @@ def verify(
     Raises:
         ValueError: a name that does not exist; the message lists the valid ones.
     """
-    cases = _select_cases(op, quick)
+    cases = select_cases(op, quick)
     targets = _targets(backend, isa)
     if algo is not None:
         _check_algorithm(algo, targets, cases)
@@ -121,7 +121,8 @@ def run_one_per_kernel(cases: Sequence[Case], targets: Sequence[tuple[str, str]]
     return merge(kept)
 
 
-def _select_cases(op: str | None, quick: bool) -> Sequence[Case]:
+def select_cases(op: str | None, quick: bool) -> Sequence[Case]:
+    """All cases, one operator's, or a sample of either."""
     cases: Sequence[Case] = all_cases()
     if op is not None:
         ops = sorted({case.op for case in cases})
@@ -181,7 +182,7 @@ def run_case(
 
     `algo` None runs the package's choice (CHOSEN) and every algorithm of the operator.
     """
-    questions: dict[bool, tuple[Inputs, tuple, tuple]] = {}
+    question = Question(case, dtype, layout)
     for backend, isa in targets:
         names = [CHOSEN, *served_by(isa, introspection.algorithm_names(case.op, backend))]
         if isa in BF16_ISAS and (backend, "avx512") in targets:
@@ -189,23 +190,45 @@ def run_case(
                 continue
             names = [CHOSEN, isa]
         for name in names if algo is None else [n for n in names if n == algo]:
-            if (case.elementwise and _rearranges(case, name)) or (case.exact and name in ROUNDING):
+            if not is_asked(case, name):
                 continue
             key = (backend, isa, case.op, name, str(dtype))
             outcome = outcomes.setdefault(key, Outcome(*key[:4], dtype=str(dtype).removeprefix("torch.")))
-            tf32 = rounds_to_tf32(name, dtype)
-            if tf32 not in questions:
-                inputs = case.make_inputs(dtype, layout)
-                inputs = round_to_tf32(inputs) if tf32 else inputs
-                questions[tf32] = inputs, case.reference(inputs), case.torch_same(inputs)
-            inputs, truth, same = questions[tf32]
             with _isa(isa):
-                _run_one(case, inputs, layout, outcome, truth, same)
+                run_one(question, outcome)
 
 
-def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: tuple, same: tuple) -> None:
+class Question:
+    """One case in one dtype and layout: its operands and the two answers to compare with, made when asked for."""
+
+    def __init__(self, case: Case, dtype: torch.dtype, layout: str) -> None:
+        self.case, self.dtype, self.layout = case, dtype, layout
+        self._inputs: dict[bool, Inputs] = {}
+        self._answers: dict[bool, tuple[tuple, tuple]] = {}
+
+    def inputs(self, algorithm: str) -> Inputs:
+        """The operands; tf32 values for an algorithm that rounds to them."""
+        tf32 = rounds_to_tf32(algorithm, self.dtype)
+        if tf32 not in self._inputs:
+            inputs = self.case.make_inputs(self.dtype, self.layout)
+            self._inputs[tf32] = round_to_tf32(inputs) if tf32 else inputs
+        return self._inputs[tf32]
+
+    def answers(self, algorithm: str) -> tuple[tuple, tuple]:
+        """The float64 truth, and torch's own answer."""
+        tf32 = rounds_to_tf32(algorithm, self.dtype)
+        if tf32 not in self._answers:
+            inputs = self.inputs(algorithm)
+            self._answers[tf32] = self.case.reference(inputs), self.case.torch_same(inputs)
+        return self._answers[tf32]
+
+
+def run_one(question: Question, outcome: Outcome, how: str = "") -> None:
+    """Asks the algorithm of `outcome`, and enters what it answers; `how` stands in the text of a failure."""
+    case, layout, inputs = question.case, question.layout, question.inputs(outcome.algorithm)
     place = f"{outcome.backend} {outcome.isa}".strip()
-    where = f"{place} {case} {outcome.name} {outcome.dtype} {layout}"
+    where = f"{place} {case} {outcome.name} {outcome.dtype} {layout}{how}"
+    truth, same = question.answers(outcome.algorithm)  # before anything can have changed the operands
     try:
         if outcome.backend in ON_GPU:
             with in_full_precision():
@@ -213,7 +236,7 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
         else:
             actual = case.run(inputs, outcome.algorithm, outcome.backend)
     except Exception as error:
-        refusal = _refusal(error)
+        refusal = refusal_in(error)
         if refusal is not None:
             # A compiled backend must serve every case by its own choice; an algorithm by name may refuse.
             if outcome.backend in MUST_SERVE and outcome.algorithm == CHOSEN:
@@ -233,12 +256,17 @@ def _run_one(case: Case, inputs: Inputs, layout: str, outcome: Outcome, truth: t
         outcome.failures.append(f"{where}: {verdict.message}")
 
 
+def is_asked(case: Case, algorithm: str) -> bool:
+    """Whether the algorithm's order of summation leaves the case anything to compare with."""
+    return not ((case.elementwise and _rearranges(case, algorithm)) or (case.exact and algorithm in ROUNDING))
+
+
 def is_idle(inputs: Inputs) -> bool:
     """Whether there is nothing to compute: the package answers that before it asks any algorithm."""
     return any(t is not None and t.numel() == 0 for t in inputs.values())
 
 
-def _refusal(error: Exception) -> str | None:
+def refusal_in(error: Exception) -> str | None:
     """The reasons, where an algorithm declined the problem; operators called directly carry a mark in their text."""
     if isinstance(error, NotImplementedError):
         return str(error)

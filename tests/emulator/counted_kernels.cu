@@ -6,6 +6,7 @@
 #include "../../csrc/cuda/primitives/cp_async.cuh"
 #include "../../csrc/cuda/primitives/launch.h"
 #include "../../csrc/cuda/primitives/ldmatrix.cuh"
+#include "../../csrc/cuda/primitives/mbarrier.cuh"
 
 using namespace fastconv;
 using namespace fastconv::cuda;
@@ -75,6 +76,33 @@ __global__ void divergent_loop(const float* in, float* out) {
   out[threadIdx.x] = sum;
 }
 
+// Seven values go round a ring of two slots: four through the first, three through the second. A third barrier counts
+// bytes, of which there are none, and a fourth nothing.
+__global__ void ring_of_two(const float* in, float* out) {
+  __shared__ float slots[2];
+  __shared__ uint64_t full[2], empty[2], bytes, unused;
+  if (threadIdx.x == 0) {
+    for (int slot = 0; slot < 2; ++slot) mbarrier_init(&full[slot], 1), mbarrier_init(&empty[slot], 1);
+    mbarrier_init(&bytes, 1), mbarrier_init(&unused, 1);
+  }
+  __syncthreads();
+  for (int i = 0; i < 7; ++i) {
+    const int slot = i % 2;
+    const uint32_t parity = i / 2 % 2;
+    if (threadIdx.x == 0) {
+      mbarrier_wait(&empty[slot], parity ^ 1);
+      slots[slot] = in[i];
+      mbarrier_arrive(&full[slot]);
+      if (i == 0) mbarrier_arrive_expect(&bytes, 0);
+    }
+    if (threadIdx.x == 1) {
+      mbarrier_wait(&full[slot], parity);
+      out[i] = slots[slot];
+      mbarrier_arrive(&empty[slot]);
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) int counted(const char* name, char* text, size_t text_bytes) {
@@ -92,6 +120,7 @@ extern "C" __attribute__((visibility("default"))) int counted(const char* name, 
     if (!strcmp(name, "global_patterns")) launch(name, c, global_patterns, x, y);
     if (!strcmp(name, "copy_patterns")) launch(name, c, copy_patterns, x, y);
     if (!strcmp(name, "divergent_loop")) launch(name, c, divergent_loop, x, y);
+    if (!strcmp(name, "ring_of_two")) launch(name, c, ring_of_two, x, y);
     return 0;
   } catch (const std::exception& error) {
     snprintf(text, text_bytes, "%s", error.what());

@@ -107,3 +107,15 @@ def test_nothing_is_counted_unless_asked(kernels, monkeypatch):
     monkeypatch.delenv("FASTCONV_EMULATOR_COUNTERS")
     run(kernels, "shared_patterns")
     assert read_table(kernels) == []
+
+
+def test_rounds_of_a_ring(kernels, monkeypatch):
+    """Without being asked; the most of all launches."""
+    monkeypatch.delenv("FASTCONV_EMULATOR_COUNTERS")
+    assert kernels.fastconv_emulator_ring_rounds() == 0
+    run(kernels, "ring_of_two")
+    assert kernels.fastconv_emulator_ring_rounds() == 3
+    run(kernels, "copy_patterns")
+    assert kernels.fastconv_emulator_ring_rounds() == 3
+    kernels.fastconv_emulator_clear_counters()
+    assert kernels.fastconv_emulator_ring_rounds() == 0

@@ -1,0 +1,158 @@
+"""`fastconv verify --backend cuda_emulated --arch sm_..`: the CUDA kernels on an emulated GPU of another generation.
+
+On sm_90a it is the rows that only Hopper serves, each of their cases under several schedules of threads and
+asynchronous copies: warp-specialised kernels meet their races in the order of things, and only in reductions that go
+round the ring of stages more than once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+
+from fastconv import backends, introspection
+
+from . import runner
+from .case import LAYOUTS, Case
+from .emulator_settings import clear_counters, emulator_settings, ring_rounds
+from .outcomes import Outcome, Outcomes, Report, merge
+from .runner import Question
+from .shares import in_shares
+
+BACKEND = "cuda_emulated"
+ARCHITECTURES = {"sm_75": "75", "sm_80": "80", "sm_90a": "90"}
+# (threads and blocks, asynchronous copies): in order with copies as late as can be, and by chance with copies at once
+# and by chance.
+SCHEDULES = (("fifo", "lazy"), ("rand:1", "eager"), ("rand:2", "rand:1"))
+RING_ROUNDS = 3
+
+Row = tuple[str, str]  # operator, algorithm
+
+
+def verify_on(
+    arch: str,
+    *,
+    op: str | None = None,
+    algo: str | None = None,
+    quick: bool = False,
+    one_per_kernel: bool = False,
+    jobs: int = 1,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Compares the CUDA kernels of an emulated GPU with the reference.
+
+    Args:
+        arch: one of ARCHITECTURES. On sm_90a only the rows that sm_80 refuses for every case are run, each of their
+            cases under SCHEDULES, and each row has to go round its ring of stages RING_ROUNDS times; on others what
+            `runner.verify` runs, but for rows that the GPU is too old for.
+        op, algo, quick, one_per_kernel, jobs, progress: as for `runner.verify`; quick and one_per_kernel, which leave
+            cases out, not on sm_90a.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: a name that does not exist, or one that Hopper's rows do not have.
+        NotImplementedError: this build has no emulated kernels.
+    """
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"verify: expected arch to be one of {', '.join(ARCHITECTURES)}, but got {arch!r}")
+    if (reason := backends.why_unavailable(BACKEND)) is not None:
+        raise NotImplementedError(f"verify: {BACKEND} is not available: {reason}")
+    if arch == "sm_90a":
+        if quick or one_per_kernel:
+            raise ValueError("verify: expected neither quick nor one_per_kernel with arch sm_90a, which runs all cases")
+        return _verify_newest(op, algo, jobs, progress)
+    with emulator_settings(arch=ARCHITECTURES[arch]):
+        report = runner.verify(
+            BACKEND, op=op, algo=algo, quick=quick, one_per_kernel=one_per_kernel, jobs=jobs, progress=progress
+        )
+    idle = {(o.op, o.algorithm) for o in report.never_ran}
+    served = partial(rows_served, runner.select_cases(op, False), rows=idle)
+    newer = served(arch=ARCHITECTURES["sm_90a"]) - served(arch=ARCHITECTURES[arch])
+    return replace(report, newer=frozenset(newer))
+
+
+def _verify_newest(
+    op: str | None, algo: str | None, jobs: int, progress: Callable[[str, int, int], None] | None
+) -> Report:
+    started = time.perf_counter()
+    cases = runner.select_cases(op, False)
+    rows = newest_rows(cases)
+    if algo is not None:
+        if algo not in (names := sorted({name for _, name in rows})):
+            raise ValueError(f"verify: expected algo to be one of {', '.join(names)} with sm_90a, but got {algo!r}")
+        rows = {row for row in rows if row[1] == algo}
+    ops = {row[0] for row in rows}
+    cases = [case for case in cases if case.op in ops]
+    run = partial(run_under_schedules, rows=frozenset(rows))
+    outcomes = merge(in_shares(run, cases, jobs, progress)) if jobs > 1 else run(cases, progress=progress)
+    return Report(
+        list(outcomes.values()),
+        len(cases),
+        time.perf_counter() - started,
+        schedules=tuple(f"{schedule} {copies}" for schedule, copies in SCHEDULES),
+        ring_rounds=RING_ROUNDS,
+    )
+
+
+def newest_rows(cases: Sequence[Case]) -> set[Row]:
+    """The rows that serve none of the cases before sm_90."""
+    rows = {(op, name) for op in {case.op for case in cases} for name in introspection.algorithm_names(op, BACKEND)}
+    return rows - rows_served(cases, ARCHITECTURES["sm_80"], rows)
+
+
+def rows_served(cases: Sequence[Case], arch: str, rows: Collection[Row]) -> set[Row]:
+    """Those of `rows` that serve one of the cases, with something to compute, on an emulated GPU."""
+    served: set[Row] = set()
+    for case in cases:
+        for dtype in runner.DTYPES:
+            open_rows = [row for row in rows if row[0] == case.op and row not in served]
+            if open_rows:
+                question = Question(case, dtype, LAYOUTS[0])
+                served |= {row for row in open_rows if serves(question, row[1], arch)}
+    return served
+
+
+def serves(question: Question, algorithm: str, arch: str) -> bool:
+    """Whether a row takes the case: where it does, it comes as far as a launch, which is not allowed to do anything."""
+    inputs = question.inputs(algorithm)
+    if runner.is_idle(inputs):
+        return False
+    with emulator_settings(arch=arch, limit=1):
+        try:
+            question.case.run(inputs, algorithm, BACKEND)
+        except Exception as error:
+            return runner.refusal_in(error) is None
+    return True
+
+
+def run_under_schedules(
+    cases: Sequence[Case], *, rows: Collection[Row], progress: Callable[[str, int, int], None] | None = None
+) -> Outcomes:
+    """Every case in every dtype and layout that a row serves on sm_90a, under each of SCHEDULES."""
+    outcomes: Outcomes = {}
+    for number, case in enumerate(cases):
+        if progress is not None:
+            progress(str(case), number, len(cases))
+        for dtype in runner.DTYPES:
+            for layout in LAYOUTS:
+                question = Question(case, dtype, layout)
+                for name in (name for op, name in rows if op == case.op and runner.is_asked(case, name)):
+                    key = (BACKEND, "", case.op, name, str(dtype))
+                    outcome = outcomes.setdefault(key, Outcome(*key[:4], dtype=str(dtype).removeprefix("torch.")))
+                    _run_in_turn(question, outcome)
+    return outcomes
+
+
+def _run_in_turn(question: Question, outcome: Outcome) -> None:
+    if not serves(question, outcome.algorithm, ARCHITECTURES["sm_90a"]):
+        outcome.refused += 1
+        return
+    for schedule, copies in SCHEDULES:
+        clear_counters()
+        with emulator_settings(arch=ARCHITECTURES["sm_90a"], schedule=schedule, copies=copies):
+            runner.run_one(question, outcome, f" {schedule} {copies}")
+        outcome.ring_rounds = max(outcome.ring_rounds, ring_rounds())
