@@ -77,7 +77,8 @@ bool prefer_clusters(const GemmCall& call, const DeviceInfo& device) {
 template <class T>
 void launch_for(const GemmCall& call, const LaunchConfig& config) {
   const DeviceInfo& device = current_device();
-  visit_epilogue<T>(call.epilogue, [&](auto epilogue) {
+  const bool residual_by_tma = tma_row_stride(call) > 0 && tma_residual_stride(call) > 0;
+  visit_wgmma_epilogue<T>(call.epilogue, residual_by_tma, [&](auto epilogue) {
     if (prefer_large_tile(call.M, call.N, call.batch, kTiles, device)) {
       if (prefer_clusters(call, device)) {
         launch_gemm_wgmma<WgmmaConfig<T, kWideN, 4, 2>>(call, epilogue, config, device.multiprocessors);

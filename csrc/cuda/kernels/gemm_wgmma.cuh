@@ -15,7 +15,7 @@ namespace fastconv::cuda {
 
 template <class T>
 struct GemmWgmmaOutput {
-  TensorMap map;
+  TensorMap map, residual;
   bool by_tma;
   int rows, columns;  // M, N
   T* data;
@@ -130,6 +130,24 @@ inline WgmmaOperand wgmma_operand(int64_t rows, int64_t K, int64_t stride_row, i
   return {false, false, 0};
 }
 
+// How far the rows of D, or of a residual, lie apart in elements where TMA can take them, two columns at a time, else 0.
+inline int64_t tma_row_stride(const GemmCall& call, const void* data, int64_t stride_m, int64_t stride_n,
+                              int64_t stride_batch) {
+  const int64_t multiple = kTmaBytes / static_cast<int64_t>(dtype_size(call.dtype));
+  const WgmmaOperand layout = wgmma_operand(call.M, call.N, stride_m, stride_n, multiple);
+  const bool rows = layout.served && !layout.mn_major && call.N % 2 == 0;
+  const bool batches = call.batch == 1 || (stride_batch > 0 && stride_batch % multiple == 0);
+  return rows && batches && reinterpret_cast<uintptr_t>(data) % kTmaBytes == 0 ? layout.outer_stride : 0;
+}
+inline int64_t tma_row_stride(const GemmCall& call) {
+  return tma_row_stride(call, call.d, call.d_stride_m, call.d_stride_n, call.d_stride_batch);
+}
+// A residual is a view of (batch, column, row).
+inline int64_t tma_residual_stride(const GemmCall& call) {
+  const TensorView& r = call.epilogue.residual;
+  return r.present() ? tma_row_stride(call, r.data, r.stride[2], r.stride[1], r.stride[0]) : 0;
+}
+
 template <class Config, class Epilogue>
 void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const LaunchConfig& base, int multiprocessors) {
   using T = typename Config::Element;
@@ -149,7 +167,14 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
   };
   const WgmmaOperand a = wgmma_operand(call.M, call.K, call.a_stride_m, call.a_stride_k, kMultiple);
   const WgmmaOperand b = wgmma_operand(call.N, call.K, call.b_stride_n, call.b_stride_k, kMultiple);
-  const WgmmaOperand d = wgmma_operand(call.M, call.N, call.d_stride_m, call.d_stride_n, kMultiple);
+  const auto output_map = [&](const char* name, void* data, int64_t row_stride, int64_t batch_stride) {
+    TensorMapSpec spec{data, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
+    spec.extent[0] = extent(call.N), spec.extent[1] = extent(call.M), spec.extent[2] = extent(call.batch);
+    spec.stride[1] = extent(row_stride);
+    spec.stride[2] = call.batch == 1 ? spec.extent[1] * spec.stride[1] : extent(batch_stride);
+    spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
+    return make_tensor_map(name, spec);
+  };
   GemmWgmmaWork<T> work = {};
   work.a = operand_map("a", call.a, a, call.M, call.a_stride_batch, Config::kTileM);
   work.b = operand_map("b", call.b, b, call.N, call.b_stride_batch, Config::kTileN / Config::kCluster);
@@ -161,15 +186,11 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
   out.rows = static_cast<int>(call.M), out.columns = static_cast<int>(call.N);
   out.data = static_cast<T*>(call.d);
   out.stride_batch = call.d_stride_batch, out.stride_row = call.d_stride_m, out.stride_column = call.d_stride_n;
-  out.by_tma = d.served && !d.mn_major && call.N % 2 == 0 && reinterpret_cast<uintptr_t>(call.d) % 16 == 0 &&
-               (call.batch == 1 || (call.d_stride_batch > 0 && call.d_stride_batch % kMultiple == 0));
-  if (out.by_tma) {
-    TensorMapSpec spec{call.d, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
-    spec.extent[0] = extent(call.N), spec.extent[1] = extent(call.M), spec.extent[2] = extent(call.batch);
-    spec.stride[1] = extent(d.outer_stride);
-    spec.stride[2] = call.batch == 1 ? spec.extent[1] * spec.stride[1] : extent(call.d_stride_batch);
-    spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
-    out.map = make_tensor_map("d", spec);
+  out.by_tma = Epilogue::kUnrolled && tma_row_stride(call) > 0;
+  if (out.by_tma) out.map = output_map("d", call.d, tma_row_stride(call), call.d_stride_batch);
+  if constexpr (kFetchesResidual<Epilogue>) {
+    const TensorView& residual = call.epilogue.residual;
+    out.residual = output_map("residual", residual.data, tma_residual_stride(call), residual.stride[0]);
   }
   work.tiles_m = (out.rows + Config::kCluster * Config::kTileM - 1) / (Config::kCluster * Config::kTileM);
   work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;
