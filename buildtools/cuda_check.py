@@ -37,11 +37,7 @@ EXPECTED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (r"\w*mma_kernel<(?!Wgmma)", ("sm_80", "sm_90a"), ("HMMA",)),
     (_MMA_CHUNKS, ("sm_80", "sm_90a"), ("LDGSTS", "LDSM")),
     (r"\w*wgmma_kernel", ("sm_90a",), ("HGMMA", "UTMALDG")),
-    (
-        r"\w*wgmma_kernel<WgmmaConfig<(half_t|bfloat16_t).*(Channel|WgmmaResidual)Epilogue",
-        ("sm_90a",),
-        ("STSM", "UTMASTG"),
-    ),
+    (_WGMMA_CHUNKS, ("sm_90a",), ("STSM", "UTMASTG")),
 )
 
 

@@ -130,7 +130,7 @@ inline WgmmaOperand wgmma_operand(int64_t rows, int64_t K, int64_t stride_row, i
   return {false, false, 0};
 }
 
-// How far the rows of D, or of a residual, lie apart in elements where TMA can take them, two columns at a time, else 0.
+// How far the rows of D, or of a residual, lie apart where TMA can take them, two columns at a time, else 0.
 inline int64_t tma_row_stride(const GemmCall& call, const void* data, int64_t stride_m, int64_t stride_n,
                               int64_t stride_batch) {
   const int64_t multiple = kTmaBytes / static_cast<int64_t>(dtype_size(call.dtype));
