@@ -172,20 +172,10 @@ __global__ void __launch_bounds__(Config::kThreads)
   typename Map::Channel channel[Config::kChannels];
 #pragma unroll
   for (int e = 0; e < Config::kChannels; ++e) channel[e] = map.channel(share.channel + e);
-#pragma unroll 1
-  for (int64_t pixel = share.pixel; pixel < share.end; pixel += share.rows) {
+  walk_pixels(share, walk, inputs, [&](int64_t pixel, const Acc(&v)[kInputs][kPack]) {
     int64_t offset[kInputs + kOutputs];
-    walk.pixels.locate(pixel, offset);
-#pragma unroll
-    for (int i = 0; i < kInputs + kOutputs; ++i) offset[i] += share.channel * walk.channel_stride[i];
-    Acc v[kInputs][kPack], out[kOutputs][kPack];
-#pragma unroll
-    for (int i = 0; i < kInputs; ++i) {
-      Pack<T, kPack> pack = {};
-      if (inputs.data[i]) pack = load_pack<kPack>(inputs.data[i] + offset[i]);
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) v[i][e] = to_accumulate(pack.value[e]);
-    }
+    locate_pixel(share, walk, pixel, offset);
+    Acc out[kOutputs][kPack];
     map.template apply<Config>(channel, v, out);
 #pragma unroll
     for (int i = 0; i < kOutputs; ++i) {
@@ -195,7 +185,7 @@ __global__ void __launch_bounds__(Config::kThreads)
       for (int e = 0; e < kPack; ++e) pack.value[e] = from_accumulate<T>(out[i][e]);
       store_pack<kPack>(outputs.data[i] + offset[kInputs + i], pack);
     }
-  }
+  });
 }
 
 // Operands: the map's inputs, then its outputs, in their order.

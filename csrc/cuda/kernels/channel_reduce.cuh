@@ -42,11 +42,6 @@ __device__ __forceinline__ void merge_rows(State (&state)[kStates], int lanes, i
   }
 }
 
-template <class T, int kInputs>
-struct ChannelInputs {
-  const T* data[kInputs];  // null: absent, and read as zero
-};
-
 template <class Config, class Term>
 __global__ void __launch_bounds__(Config::kThreads)
     channel_reduce_kernel(const ChannelWalk<Term::kInputs> walk,
@@ -65,22 +60,8 @@ __global__ void __launch_bounds__(Config::kThreads)
     state[e].start();
     channel[e] = term.channel(share.inside ? share.channel + e : 0);
   }
-#pragma unroll 1
-  for (int64_t pixel = share.pixel; pixel < share.end; pixel += share.rows) {
-    int64_t offset[kInputs];
-    walk.pixels.locate(pixel, offset);
-    Acc v[kInputs][kPack];
-#pragma unroll
-    for (int i = 0; i < kInputs; ++i) {
-      Pack<typename Config::Element, kPack> pack = {};
-      if (inputs.data[i]) {
-        pack = load_pack<kPack>(inputs.data[i] + share.channel * walk.channel_stride[i] + offset[i]);
-      }
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) v[i][e] = to_accumulate(pack.value[e]);
-    }
-    term.template add<Config>(state, channel, v);
-  }
+  walk_pixels(share, walk, inputs,
+              [&](int64_t, const Acc(&v)[kInputs][kPack]) { term.template add<Config>(state, channel, v); });
   merge_rows<kChannels, Config::kThreads>(state, walk.lanes, share.row, share.rows, shared);
   if (share.row == 0 && share.inside) {
 #pragma unroll

@@ -123,6 +123,72 @@ struct ChannelShare {
   }
 };
 
+template <class T, int kInputs>
+struct ChannelInputs {
+  const T* data[kInputs];  // null: absent, and read as zero
+};
+
+// A thread's packs of pixels, and where the operands of one lie.
+template <class Config, int kOperands>
+__device__ __forceinline__ void locate_pixel(const ChannelShare<Config, ChannelWalk<kOperands>>& share,
+                                             const ChannelWalk<kOperands>& walk, int64_t pixel,
+                                             int64_t (&offset)[kOperands]) {
+  walk.pixels.locate(pixel, offset);
+#pragma unroll
+  for (int i = 0; i < kOperands; ++i) offset[i] += share.channel * walk.channel_stride[i];
+}
+
+// One pack of every input, the first of the operands; zeros behind the last pixel.
+template <class Config, int kInputs_>
+struct PixelPacks {
+  static constexpr int kInputs = kInputs_;
+  Pack<typename Config::Element, Config::kPack> value[kInputs];
+
+  template <int kOperands>
+  __device__ __forceinline__ void load(const ChannelShare<Config, ChannelWalk<kOperands>>& share,
+                                       const ChannelWalk<kOperands>& walk,
+                                       const ChannelInputs<typename Config::Element, kInputs>& inputs, int64_t pixel) {
+    *this = {};
+    if (pixel >= share.end) return;
+    int64_t offset[kOperands];
+    locate_pixel(share, walk, pixel, offset);
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) {
+      if (inputs.data[i]) value[i] = load_pack<Config::kPack>(inputs.data[i] + offset[i]);
+    }
+  }
+};
+
+// f(pixel, v) for each of a thread's packs of pixels, in order, v the inputs' values. Loads of a single input run ahead
+// of their use: a multiprocessor's share of the memory bandwidth times its latency is some 24 KiB, more than one pack
+// for each resident thread. With several inputs there are as many packs, and the registers that more would take are
+// worth more as resident threads.
+template <class Config, int kInputs, int kOperands, class F>
+__device__ __forceinline__ void walk_pixels(const ChannelShare<Config, ChannelWalk<kOperands>>& share,
+                                            const ChannelWalk<kOperands>& walk,
+                                            const ChannelInputs<typename Config::Element, kInputs>& inputs,
+                                            const F& f) {
+  constexpr int kPack = Config::kPack, kAhead = kInputs == 1 ? 3 : 0;
+  PixelPacks<Config, kInputs> packs[kAhead + 1];
+#pragma unroll
+  for (int a = 0; a < kAhead; ++a) {
+    packs[a].load(share, walk, inputs, share.pixel + static_cast<int64_t>(a) * share.rows);
+  }
+#pragma unroll 1
+  for (int64_t pixel = share.pixel; pixel < share.end; pixel += share.rows) {
+    packs[kAhead].load(share, walk, inputs, pixel + static_cast<int64_t>(kAhead) * share.rows);
+    typename Config::Acc v[kInputs][kPack];
+#pragma unroll
+    for (int i = 0; i < kInputs; ++i) {
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) v[i][e] = to_accumulate(packs[0].value[i].value[e]);
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) packs[a] = packs[a + 1];
+    f(pixel, v);
+  }
+}
+
 inline LaunchConfig channel_launch(const LaunchConfig& base, const char* op, int64_t blocks) {
   if (blocks > 0x7fffffff) {
     throw NotServed(std::string(op) + ": no algorithm serves this problem:\n  by channel: " + std::to_string(blocks) +
