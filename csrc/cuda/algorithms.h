@@ -23,7 +23,7 @@ extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma, kUpsam
 extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise, kInputGradMma, kInputGradMmaTf32;
 extern const Algorithm<Conv2dInputGradCall> kInputGradPhases, kInputGradDirect;
 extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise, kWeightGradMma, kWeightGradMmaTf32;
-extern const Algorithm<Conv2dWeightGradCall> kWeightGradImplicitGemm, kWeightGradDirect;
+extern const Algorithm<Conv2dWeightGradCall> kWeightGradWgmma, kWeightGradImplicitGemm, kWeightGradDirect;
 extern const Algorithm<Conv2dCall> kConv2dWinograd, kConv2dWinograd4x4, kConv2dWinograd2x2;
 
 // Single kernels (csrc/common/op_kernels.h).

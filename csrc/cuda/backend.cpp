@@ -36,7 +36,8 @@ const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
 
 const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms() {
   static const AlgorithmTable<Conv2dWeightGradCall> table = {
-      kConv2dWeightGradDepthwise, kWeightGradMma, kWeightGradMmaTf32, kWeightGradImplicitGemm, kWeightGradDirect};
+      kConv2dWeightGradDepthwise, kWeightGradWgmma,        kWeightGradMma,
+      kWeightGradMmaTf32,         kWeightGradImplicitGemm, kWeightGradDirect};
   return table;
 }
 

@@ -87,15 +87,7 @@ void launch_weight_grad(const Conv2dWeightGradCall& call, const CallContext& con
   config.dynamic_shared_bytes = Config::kSharedBytes;
   launch("weight_grad_mma", config, weight_grad_mma_kernel<Config>, params);
 
-  WeightGradMmaSumParams<T> sum{partials,          call.dw.as<T>(),   call.dw.stride[0], call.dw.stride[1],
-                                call.dw.stride[2], call.dw.stride[3], elements,          static_cast<int>(splits),
-                                params.taps,       params.S,          params.channels,   params.padded_channels};
-  LaunchConfig sum_config;
-  sum_config.stream = context.stream;
-  sum_config.footprint.reads("partial sums", partials, partial_bytes).writes("dw", call.dw);
-  sum_config.block = dim3(kWeightGradMmaSumThreads);
-  sum_config.grid = dim3(static_cast<unsigned>((elements + kWeightGradMmaSumThreads - 1) / kWeightGradMmaSumThreads));
-  launch("weight_grad_mma_sum", sum_config, weight_grad_mma_sum_kernel<T>, sum);
+  launch_weight_grad_mma_sum<T>(partials, static_cast<int>(splits), params.padded_channels, p, call.dw, context.stream);
 }
 
 template <class T>

@@ -123,6 +123,9 @@ def _conv_grad() -> list[Case]:
         cases += [kind.parse(text) for text in (*shapes[2::4], *FAMILIES)]
         cases += [kind.parse(text, padding=sides) for text, sides in ASYMMETRIC]
         cases += [kind.parse(text, view=view) for text in FAMILIES for view in ("sliced", "expanded", "transposed")]
+    # Enough pixels for one block to go three times round the longest ring of stages, with few columns and with many.
+    pixels = ("mb1ic8ih40iw39oc8kh1", "mb1ic8ih28iw32oc8kh2kw4")
+    cases += [ConvWeightGradCase.parse(text, fill="integer", multiprocessors=1) for text in pixels]
     sums = ("mb2ic1ih7iw5oc19kh1", "mb0ic1ih3oc4kh1", "mb1ic1ih1oc1kh1", "mb3ic1ih30oc5kh1")
     cases += [ConvBiasGradCase.parse(text, fill=fill) for text in sums for fill in ("normal", "integer")]
     return cases + [ConvBiasGradCase.parse(sums[0], view=view) for view in ("sliced", "expanded", "transposed")]

@@ -26,6 +26,7 @@ from .case import (
     present,
 )
 from .conv_cases import ConvCase, UpsampleConvCase
+from .emulator_settings import emulator_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +86,12 @@ class ConvWeightGradCase(_ConvGradCase):
 
     op: ClassVar[str] = "conv2d_weight_grad"
 
+    multiprocessors: int = 0  # of the emulated GPU; 0: as many as it has
+
+    @property
+    def problem_string(self) -> str:
+        return super().problem_string + (f"+multiprocessors{self.multiprocessors}" if self.multiprocessors else "")
+
     def reference(self, inputs: Inputs) -> Truth:
         dy, x = array(inputs["dy"]), array(inputs["x"])
         return (ref.conv2d_weight_grad(dy, x, self.problem.w_shape, *self._window()),)
@@ -94,7 +101,8 @@ class ConvWeightGradCase(_ConvGradCase):
 
     def run(self, inputs: Inputs, algo: str = "", backend: str = "") -> Results:
         arguments = (inputs["dy"], inputs["x"], list(self.problem.w_shape), *self._window())
-        return (operators(backend).conv2d_weight_grad(*arguments, algo, backend),)
+        with emulator_settings(multiprocessors=self.multiprocessors):
+            return (operators(backend).conv2d_weight_grad(*arguments, algo, backend),)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,9 +121,36 @@ __global__ void __launch_bounds__(kWeightGradMmaSumThreads)
   const int tap = column / params.padded_channels, c = column % params.padded_channels;
   if (c >= params.channels) return;
   float sum = params.partials[index];
+#pragma unroll 8
   for (int split = 1; split < params.splits; ++split) sum += params.partials[index + split * params.elements];
   params.dw[k * params.stride_k + c * params.stride_c + tap / params.S * params.stride_r +
             tap % params.S * params.stride_s] = from_accumulate<T>(sum);
+}
+
+// dw from `splits` parts of its sums, with `padded_channels` of a group in a line.
+template <class T>
+void launch_weight_grad_mma_sum(const float* partials, int splits, int64_t padded_channels, const ConvProblem& p,
+                                const TensorView& dw, void* stream) {
+  const int64_t taps = p.R * p.S, elements = p.K * taps * padded_channels;
+  WeightGradMmaSumParams<T> params{partials,
+                                   dw.as<T>(),
+                                   dw.stride[0],
+                                   dw.stride[1],
+                                   dw.stride[2],
+                                   dw.stride[3],
+                                   elements,
+                                   splits,
+                                   static_cast<int>(taps),
+                                   static_cast<int>(p.S),
+                                   static_cast<int>(p.channels_per_group()),
+                                   static_cast<int>(padded_channels)};
+  LaunchConfig config;
+  config.stream = stream;
+  config.footprint.reads("partial sums", partials, static_cast<size_t>(splits * elements) * sizeof(float))
+      .writes("dw", dw);
+  config.block = dim3(kWeightGradMmaSumThreads);
+  config.grid = dim3(static_cast<unsigned>((elements + kWeightGradMmaSumThreads - 1) / kWeightGradMmaSumThreads));
+  launch("weight_grad_mma_sum", config, weight_grad_mma_sum_kernel<T>, params);
 }
 
 }  // namespace fastconv::cuda

@@ -32,9 +32,11 @@ struct OutputRow {
   int64_t n, p, q;
 };
 
-// A tile's first row and column, in the batch's matrix, and how many steps of K its sums take.
+// A tile's first row and column, in the batch's matrix, and how many steps of K its sums take; where the reduction is
+// split, of which part, and which step is the part's first.
 struct WgmmaTile {
   int batch, m, n, steps;
+  int part = 0, first_step = 0;
 };
 
 // ChannelEpilogue with a residual that TMA fetches into the chunk that its sums will leave through: only for outputs

@@ -17,7 +17,7 @@
 //
 // The `Work`, a kernel parameter, says what the tiles are:
 //   int tiles;
-//   output                         wgmma_output.cuh
+//   output                         wgmma_output.cuh; with WgmmaPartialSums for an epilogue, wgmma_partials.cuh
 //   tile<Config>(number)           -> WgmmaTile, with its steps of Config::kTileK elements of K, at least one; with
 //                                  clusters `number` counts pairs, and the rank says which of them
 //   source<Config>(tile)           -> an object whose fetch(a, b, full) issues the copies of the next step
@@ -34,6 +34,7 @@
 #include "../primitives/tma.cuh"
 #include "../primitives/wgmma.cuh"
 #include "wgmma_output.cuh"
+#include "wgmma_partials.cuh"
 
 namespace fastconv::cuda {
 
@@ -201,7 +202,9 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
     work.visit_majors([&](auto a, auto b) {
       multiply<Config, decltype(a)::value, decltype(b)::value>(acc, shared, place, tile.steps, consumer);
     });
-    if constexpr (kFetchesResidual<Epilogue>) {
+    if constexpr (std::is_same_v<Epilogue, WgmmaPartialSums>) {
+      store_partials<Config>(acc, work.output, tile, consumer);
+    } else if constexpr (kFetchesResidual<Epilogue>) {
       store_by_tma(acc, work.output, shared, epilogue, tile, consumer, stored);
     } else {
       if constexpr (Epilogue::kUnrolled) {

@@ -1,0 +1,44 @@
+// Into how many parts a reduction is split on wgmma_pipeline.cuh's tiles, so that few tiles over a deep reduction
+// occupy every multiprocessor: a count of clocks, the same on every call, nothing is tried out.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../device.h"
+#include "lookup.h"
+
+namespace fastconv::cuda {
+
+// A tile's multiply-adds in a step of 64 elements of K, of which a multiprocessor does 2,048 a clock at best, and
+// `percent` of them with this tile.
+inline double wgmma_step_clocks(int tile_m, int tile_n, int percent) {
+  return static_cast<double>(tile_m) * tile_n * 64 / 2048 * 100 / percent;
+}
+
+struct SplitPlan {
+  int parts;
+  double clocks;
+};
+
+// `tiles` of `steps` each; `sums` float sums are written and read again for each part.
+inline SplitPlan plan_split(int64_t tiles, int64_t steps, double step_clocks, int64_t sums, const DeviceInfo& device) {
+  const GemmTuning& t = tuning(device.architecture).gemm;
+  constexpr int64_t kMostBytes = int64_t{256} << 20;
+  constexpr double kAddition = 100;  // a part's sums, one after the other: eight of them hide a memory's latency
+  const int64_t multiprocessors = std::max(device.multiprocessors, 1);
+  const int64_t most = std::max<int64_t>(1, std::min({steps, 2 * multiprocessors, kMostBytes / (4 * sums)}));
+  SplitPlan best = {0, 0.0};
+  for (int64_t parts = 1; parts <= most; ++parts) {
+    const int64_t depth = (steps + parts - 1) / parts;
+    const int64_t turns = (tiles * parts + multiprocessors - 1) / multiprocessors;
+    const double bytes = 8.0 * static_cast<double>(parts * sums);
+    const double clocks = static_cast<double>(turns) * (static_cast<double>(depth) * step_clocks + t.block_overhead) +
+                          bytes / static_cast<double>(t.memory_rate * multiprocessors) +
+                          kAddition * static_cast<double>(parts);
+    if (best.parts == 0 || clocks < best.clocks) best = {static_cast<int>(parts), clocks};
+  }
+  return best;
+}
+
+}  // namespace fastconv::cuda
