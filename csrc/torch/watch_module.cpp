@@ -106,16 +106,7 @@ class Watch {
                         versioned ? number(tensor.attr("_version")) : 0, number(tensor.attr("data_ptr")()), versioned});
   }
 
-  // A copy watches nothing, and says that everything has changed: what was made has to be made anew from what was
-  // copied.
-  Watch copy() const {
-    Watch made;
-    made.copied_ = true;
-    return made;
-  }
-
   bool unchanged() {
-    if (copied_) return false;
     const auto same = [](auto& table) { return table.unchanged(); };
     if (!std::all_of(entries_.begin(), entries_.end(), same)) return false;
     if (!std::all_of(values_.begin(), values_.end(), same)) return false;
@@ -164,8 +155,7 @@ class Watch {
     return number(py::reinterpret_steal<py::object>(address)) == tensor.address;
   }
 
-  py::str version_{"_version"}, data_ptr_{"data_ptr"};
-  bool copied_ = false;
+  const py::str version_{"_version"}, data_ptr_{"data_ptr"};
   std::vector<Entries> entries_;
   std::vector<Values> values_;
   std::vector<Tensor> tensors_;
@@ -181,7 +171,6 @@ void define_watch(py::module_& m) {
       .def("values", &Watch::values, py::arg("table"), "all values of a dictionary, by identity and in order")
       .def("tensor", &Watch::tensor, py::arg("tensor"), py::arg("versioned"),
            "a tensor's address, and its version where it has one")
-      .def("__deepcopy__", [](const Watch& watch, const py::dict&) { return watch.copy(); })
       .def("unchanged", &Watch::unchanged);
 }
 

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
+from fastconv.convert.state import put_aside
 from fastconv.nn.weights import runs_forward_hooks
 
 Forward = Callable[..., Any]
@@ -44,7 +45,8 @@ def shell(model: nn.Module) -> nn.Module:
 
     Captures and eager parts use it instead of the model, whose flags, children and hooks thereby stay untouched (a
     forward may register some, as transformers' do), while a new tensor in the model is seen here too. Modules shared
-    in the model are shared here. Hooks that refer to a module of the model refer to its twin.
+    in the model are shared here. Hooks that refer to a module of the model refer to its twin. Lists and dictionaries
+    are the model's own: what runs as it is fills them as the model would, and a capture puts them aside.
     """
     twins: dict[int, nn.Module] = {}
     outermost = _twin(model, twins)
@@ -253,14 +255,14 @@ def capture(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec, *, given_
     refuse_hooks_inside(root)
     forward = type(root).forward
     tracer = (ShapedTracer if given_shapes else Tracer)(forward, leaves, spec)
-    before = {name for name in vars(root) if name.startswith("_tensor_constant")}
     try:
-        with capturing, torch.no_grad():
+        with capturing, torch.no_grad(), put_aside(root) as aside:
             graph = tracer.trace(root)
-        refuse_hooks_inside(root)  # again: the forward itself may have registered them
+            refuse_hooks_inside(root)  # again: the forward itself may have registered them
+            if kept := aside.kept_of_inputs():
+                raise CaptureError(f"it keeps {kept}, which follows from its inputs, for calls to come")
+            aside.constants.update(str(node.target) for node in graph.nodes if node.op == "get_attr")
     except Exception as error:
-        for name in [name for name in vars(root) if name.startswith("_tensor_constant") and name not in before]:
-            delattr(root, name)
         raise CaptureError(first_line(error)) from error
     assert tracer.output_spec is not None
     return Captured(graph, root, tracer.output_spec, tracer.opaque)

@@ -15,6 +15,7 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from fastconv.convert.capture import Captured, CaptureError, capturing, first_line, refuse_hooks_inside
+from fastconv.convert.state import put_aside
 
 
 def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) -> Captured:
@@ -26,7 +27,7 @@ def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) 
     refuse_hooks_inside(root)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
     try:
-        with capturing, torch.no_grad(), warnings.catch_warnings(), _quiet():
+        with capturing, torch.no_grad(), put_aside(root), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             module: Any = torch.export.export(root, tuple(args), dict(kwargs)).module()
     except Exception as error:
