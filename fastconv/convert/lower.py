@@ -36,6 +36,7 @@ class WeightStore:
         self.arenas = _C.ArenaPool()
         self.plans_allowed = os.environ.get("FASTCONV_PLAN") != "0"
         # Held while weights or plans are made: nobody may free what a plan is being made to read. Plans run without it.
+        # And while anything is added: a thread that remakes the weights would call them fresh without it.
         self.lock = threading.RLock()
         self._isa = ""
         self._watched: list[Slot] = []  # of statistics that steps read at each call, and plans once
@@ -47,20 +48,23 @@ class WeightStore:
         """Leaves superfluous channels out of a graph, and watches the weights that say so."""
         dropping = drop_channels(graph, context)
         if dropping is not None:
-            self._droppings.add(dropping)
-            self._sources = None
+            with self.lock:
+                self._droppings.add(dropping)
+                self._sources = None
         return dropping
 
     def watch(self, slots: tuple[Slot, ...]) -> None:
-        self._watched.extend(slots)
-        self._sources = None
+        with self.lock:
+            self._watched.extend(slots)
+            self._sources = None
 
     def prepare(self, spec: Any, channels_last: bool) -> steps.Prepared:
         key = _key(spec, channels_last)
-        if key not in self._prepared:
-            self._prepared[key] = steps.Prepared(spec, self.dtype, channels_last)
-            self._sources = None
-        return self._prepared[key]
+        with self.lock:
+            if key not in self._prepared:
+                self._prepared[key] = steps.Prepared(spec, self.dtype, channels_last)
+                self._sources = None
+            return self._prepared[key]
 
     def refresh(self) -> None:
         """One loop over all sources at each call of the network; weights are remade only where it finds a change."""
@@ -97,13 +101,14 @@ class WeightStore:
 
     def slots(self) -> list[Slot]:
         """Where all the tensors live that decide the weights, those included that are not there yet."""
-        return [slot for prepared in self._prepared.values() for slot in (*prepared.slots, *prepared.absent)]
+        return [slot for prepared in self.all_prepared() for slot in (*prepared.slots, *prepared.absent)]
 
     def renew(self) -> None:
         """Remakes all weights, and keeps no hold on the tensors they came from: the caller watches those."""
-        for prepared in self._prepared.values():
-            prepared.renew()
-        self.generation += 1
+        with self.lock:
+            for prepared in self._prepared.values():
+                prepared.renew()
+            self.generation += 1
 
 
 def _key(spec: Any, channels_last: bool) -> Any:
