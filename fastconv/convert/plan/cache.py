@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fastconv.convert.plan.planner import Planner
+from fastconv.convert.plan.planner import LeftFailed, LeftNode, Planner
 from fastconv.convert.plan.program import Mismatch, PlannedProgram
 from fastconv.convert.plan.tape import tensors_of
 from fastconv.functional import choice
@@ -45,9 +45,10 @@ class Plans:
         with self._program.store.lock:
             if self._program.store.generation != generation:
                 return None  # another thread has just remade the weights; the steps serve this call
-            if self._generation == generation and key in self._plans:  # another thread was first
-                return self._run(key, self._plans[key], tensors)
-            return self._make(key, tensors, direct, generation)
+            plan = self._plans.get(key, self) if self._generation == generation else self
+            if plan is self:  # no other thread was first
+                return self._make(key, tensors, direct, generation)
+        return self._run(key, plan, tensors)
 
     def _run(self, key: Any, plan: Any, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
         self.last = plan
@@ -67,16 +68,20 @@ class Plans:
         if self._generation != generation:
             self._plans.clear()
             self._generation = generation
-        plan, outputs, self.refusal = None, None, None
+        plan, outputs, raised, self.refusal = None, None, None, None
         if all(x.numel() > 0 for x in tensors):
             random = torch.get_rng_state()
             try:
                 with torch.no_grad():
                     plan, outputs = self._plan(tensors, direct, random)
+            except LeftFailed as error:  # not to be run again
+                raised = error.error
             except Exception as error:  # whatever it is: what a call may raise is for the steps to say
                 self.refusal = f"{type(error).__name__}: {error}"
                 torch.set_rng_state(random)
-        if plan is not None and not self._plans:
+        if raised is not None:
+            raise raised
+        if plan is not None and self.count == 0:
             # Planning reads them: a network whose shapes change would fold its weights at each new one.
             _let_go(self._program)
         self._plans[key] = self.last = plan
@@ -91,7 +96,8 @@ class Plans:
         plan = PlannedProgram(self._program, traced, direct, self._pool, _weights(self._program))
         if not plan.fused:
             return plan, traced.results
-        torch.set_rng_state(random)
+        if any(isinstance(entry, LeftNode) for entry in traced.order):  # others draw no random numbers
+            torch.set_rng_state(random)
         return plan, plan(tensors)  # so that the first call's bits are those of all others
 
     @property

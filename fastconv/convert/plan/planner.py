@@ -32,6 +32,14 @@ class LeftNode:
     why: str
 
 
+class LeftFailed(Exception):
+    """What is left to torch, code of the user's own perhaps, raised `error`: that is the call's outcome."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass
 class Traced:
     """The planning run: what runs in which order, and what comes out."""
@@ -136,7 +144,10 @@ class Planner:
 
     def _leave(self, node: fx.Node, function: Any, args: Any, known: Any, why: str) -> tuple[Any, Any]:
         direct = getattr(self._direct, str(node.target), function) if node.op == "call_module" else function
-        result = direct(*args[0], **args[1])
+        try:
+            result = direct(*args[0], **args[1])
+        except Exception as error:
+            raise LeftFailed(error) from error
         if not isinstance(function, steps.ReadStep):  # a weight is there before the segment that is being made
             self.tape.close_segment()
             for leaf in leaves_of(known):
