@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 from fastconv import backends
 from fastconv.convert.passes.drop_channels import Dropping
 from fastconv.convert.plan import PlannedProgram, Plans
-from fastconv.convert.plan.values import is_memory
 
 if TYPE_CHECKING:
     from fastconv.convert.lower import WeightStore
@@ -81,7 +80,7 @@ class Program:
 
     def _planned(self, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
         """The flat outputs by a plan for these shapes; None where the steps are to run one by one."""
-        if not self.store.plans_allowed or not _is_plain(tensors) or not all(map(is_memory, tensors)):
+        if not self.store.plans_allowed or not _is_plain(tensors) or not all(x.is_cpu for x in tensors):
             return None
         generation = self.store.generation
         if self._direct is None or self._generation != generation:
