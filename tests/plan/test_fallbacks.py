@@ -103,7 +103,9 @@ def test_blocks_beside_a_weight_that_is_read() -> None:
             return super().forward(x) * self.scale
 
     model = Scaled().eval()
-    assert_follows(model, fastconv.convert(model, torch.randn(1, 3, 64, 64)), 1, 3, 64, 64)
+    converted = fastconv.convert(model, torch.randn(1, 3, 64, 64))
+    assert_follows(model, converted, 1, 3, 64, 64)
+    assert plan_of(converted).fused
 
 
 class Two(nn.Module):
@@ -124,6 +126,7 @@ def test_inputs_that_share_memory_only_at_the_first_call(shared: str) -> None:
     for x, y in (first, (torch.randn(1, 5, 8, 8)[:, :4], torch.randn(1, 5, 8, 8)[:, :4])):
         with torch.no_grad():
             torch.testing.assert_close(converted(x, y), model(x, y))
+        assert plan_of(converted).kernel_count > 0
 
 
 def test_tensors_that_are_not_their_memory() -> None:
@@ -132,6 +135,7 @@ def test_tensors_that_are_not_their_memory() -> None:
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         converted(x)
+        assert plan_of(converted).kernel_count > 0
         torch.testing.assert_close(converted(torch._neg_view(x)), model(-x), rtol=1e-4, atol=1e-5)
 
 
@@ -151,6 +155,7 @@ def test_sparse_inputs() -> None:
         for _ in range(3):
             x = torch.randn(5, 4)
             torch.testing.assert_close(converted(edges, x), model(edges, x))
+    assert converted.region.last.plan is None and converted.region.last.unplanned is None
 
 
 def test_whatever_planning_raises_the_steps_serve(monkeypatch: pytest.MonkeyPatch) -> None:

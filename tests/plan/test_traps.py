@@ -48,12 +48,16 @@ TRAPS: dict[str, Callable[[Any, Tensor], Any]] = {
 @pytest.mark.parametrize("name", TRAPS)
 def test_same_at_every_call(name: str) -> None:
     model = Between(TRAPS[name]).eval()
-    assert_follows(model, fastconv.convert(model))
+    converted = fastconv.convert(model)
+    assert_follows(model, converted)
+    assert plan_of(converted).kernel_count > 0 and converted.region.last.unplanned is None
 
 
 def test_a_subclass_of_a_module_that_does_nothing() -> None:
     model = Subclass().eval()
-    assert_follows(model, fastconv.convert(model))
+    converted = fastconv.convert(model)
+    assert_follows(model, converted)
+    assert plan_of(converted).kernel_count > 0 and converted.region.last.unplanned is None
 
 
 def test_outputs_under_another_default_device() -> None:
@@ -101,3 +105,4 @@ def test_weights_change_and_many_threads_call() -> None:
         for thread in threads:
             thread.join()
     assert not wrong, wrong[0]
+    assert plan_of(converted).kernel_count > 0
