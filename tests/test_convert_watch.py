@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 import fastconv
 from fastconv import _C
+from fastconv.convert.capture import HOOK_TABLES
+from fastconv.convert.watch import Structure
 
 
 class Switched(nn.Module):
@@ -133,6 +135,69 @@ def test_a_hook_in_the_place_of_another() -> None:
         handle.remove()
         model[0].register_forward_hook(lambda module, args, output: output - 1)
         torch.testing.assert_close(converted(x), model(x))
+
+
+def _by_name(module: nn.Module, args: Any, kwargs: Any, output: Any = None) -> Any:
+    if output is None:
+        return args, {**kwargs, "gain": 3.0}
+    return output * kwargs.get("gain", 2.0)
+
+
+class _Gained(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        return self.conv(x) * gain
+
+
+HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+    "with keyword arguments": lambda m: m.register_forward_hook(_by_name, with_kwargs=True),
+    "before, with keyword arguments": lambda m: m.register_forward_pre_hook(_by_name, with_kwargs=True),
+    "whatever happens": lambda m: m.register_forward_hook(lambda module, args, y: y * 2, always_call=True),
+}
+
+
+@pytest.mark.parametrize("first", HOOKS)
+@pytest.mark.parametrize("second", HOOKS)
+def test_hooks_of_every_kind(first: str, second: str) -> None:
+    model = randomise(nn.Sequential(_Gained(), nn.ReLU()))
+    converted, x = fastconv.convert(model), torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        for kind in (first, second):
+            handle = HOOKS[kind](model[0])
+            torch.testing.assert_close(converted(x), model(x))
+            handle.remove()
+            torch.testing.assert_close(converted(x), model(x))
+
+
+def test_a_hook_that_is_registered_anew_as_another_kind() -> None:
+    def hook(module: nn.Module, *arguments: Any) -> Any:
+        return arguments[-1] * len(arguments)  # one more with keyword arguments
+
+    model = randomise(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()))
+    handle = model[0].register_forward_hook(hook)
+    converted, x = fastconv.convert(model), torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        before = converted(x)
+        handle.remove()
+        model[0].register_forward_hook(hook, with_kwargs=True)
+        after = converted(x)
+        torch.testing.assert_close(after, model(x))
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("table", HOOK_TABLES)
+def test_every_table_of_hooks_is_watched(table: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    structure = Structure(model)
+    assert structure.unchanged()
+    entries = getattr(model[0], table)
+    entries[7] = True
+    assert not structure.unchanged()
+    del entries[7]
+    assert structure.unchanged()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

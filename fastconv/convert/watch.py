@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from fastconv import _C
+from fastconv.convert.capture import HOOK_TABLES
 
-_TABLES = ("_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
+_TABLES = ("_modules", *HOOK_TABLES)
 
 # Held by identity: a module that sets one of its own anew changes what it does.
 _PLAIN = (int, float, bool, str, tuple, torch.Tensor)
