@@ -14,6 +14,8 @@ extern const Algorithm<GemmCall> kGemmSimtSplitK;
 extern const Algorithm<GemmCall> kGemmSimt;
 extern const Algorithm<GemmCall> kGemmWgmma;
 extern const Algorithm<GemmCall> kGemmWgmmaTf32;
+extern const Algorithm<GemmCall> kGemmWgmmaSplitK;
+extern const Algorithm<GemmCall> kGemmWgmmaTf32SplitK;
 // The whole table, for operations that end in a product.
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 

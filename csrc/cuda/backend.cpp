@@ -6,9 +6,9 @@
 namespace fastconv::cuda {
 
 const AlgorithmTable<GemmCall>& gemm_algorithms() {
-  static const AlgorithmTable<GemmCall> table = {kGemmVector,  kGemmWgmma,      kGemmMmaSplitK,
-                                                 kGemmMma,     kGemmWgmmaTf32,  kGemmMmaTf32SplitK,
-                                                 kGemmMmaTf32, kGemmSimtSplitK, kGemmSimt};
+  static const AlgorithmTable<GemmCall> table = {kGemmVector,  kGemmWgmmaSplitK,     kGemmWgmma,     kGemmMmaSplitK,
+                                                 kGemmMma,     kGemmWgmmaTf32SplitK, kGemmWgmmaTf32, kGemmMmaTf32SplitK,
+                                                 kGemmMmaTf32, kGemmSimtSplitK,      kGemmSimt};
   return table;
 }
 

@@ -1,13 +1,13 @@
 // The GEMM rows "wgmma" and "wgmma_tf32".
 #include "algorithms.h"
-#include "gemm_rows.h"
+#include "gemm_wgmma.h"
 #include "kernels/gemm_wgmma.cuh"
 #include "wgmma_support.h"
 
 namespace fastconv::cuda {
 namespace {
 
-constexpr int kTileM = 128, kWideN = 256, kNarrowN = 128;
+constexpr int kTileM = kGemmWgmmaTileM, kWideN = kGemmWgmmaWideN, kNarrowN = kGemmWgmmaNarrowN;
 
 int64_t tiles(const GemmCall& call, int tile_n) { return tile_count(call.M, call.N, call.batch, kTileM, tile_n); }
 
@@ -63,9 +63,7 @@ bool wgmma_preferred(const GemmCall& call) {
 
 bool wgmma_tf32_preferred(const GemmCall& call) { return call.allow_tf32 && wgmma_preferred(call); }
 
-// One block a multiprocessor with either tile. The narrow one fetches a third more for the same product: 85 % of the
-// wide one's rate is what that is taken to cost, not measured.
-constexpr TilePair kTiles = {kTileM, kWideN, kTileM, kNarrowN, 1, 1, 85};
+constexpr TilePair kTiles = {kTileM, kWideN, kTileM, kNarrowN, 1, 1, kGemmWgmmaNarrowPercent};
 
 // Two blocks share what they fetch of B where there is more than one wave of wide tiles, so that the L2 cache has to
 // deliver a third less. They start and end together: not where M leaves the second without a tile too often.
@@ -100,6 +98,10 @@ void run_wgmma(const GemmCall& call, const CallContext& context) {
 }
 
 }  // namespace
+
+Reasons gemm_wgmma_reasons(const GemmCall& call, bool tf32) {
+  return tf32 ? wgmma_tf32_reasons(call) : wgmma_reasons(call);
+}
 
 const Algorithm<GemmCall> kGemmWgmma = {
     "wgmma", "Hopper's tensor cores (TMA, wgmma), float32 sums; operands whose rows are aligned to 16 bytes",

@@ -27,6 +27,22 @@ struct GemmWgmmaOutput {
   }
 };
 
+// Of parts of a split K: (part, batch, M, columns).
+struct GemmWgmmaPartials {
+  static constexpr bool kTransposed = false;
+  float* data;
+  int lines, columns;  // M, and N up to whole sectors
+  int batch;
+
+  __device__ __forceinline__ float* line(const WgmmaTile& tile, int m) const {
+    return data + ((static_cast<int64_t>(tile.part) * batch + tile.batch) * lines + m) * columns;
+  }
+  __device__ __forceinline__ WgmmaSpan span(const WgmmaTile& tile, int block) const {
+    const int n = tile.n + block * kWgmmaSpan;
+    return {n, columns - n};
+  }
+};
+
 // kRows rows of A, or columns of B, from `row` on, and kTileK elements of K, for kBlocks blocks of the cluster. A box
 // has at most one swizzled row's elements along the contiguous direction.
 template <class Config, int kRows, int kBlocks>
@@ -49,12 +65,13 @@ __device__ __forceinline__ void fetch_operand(unsigned char* tile, const TensorM
   }
 }
 
-template <class T>
+// Output: GemmWgmmaOutput<T>, or GemmWgmmaPartials.
+template <class T, class Output>
 struct GemmWgmmaWork {
   TensorMap a, b;
-  GemmWgmmaOutput<T> output;
-  int steps;
-  int tiles_m, tiles_n, tiles;  // tiles: of the whole batch; with clusters, two tiles along M count as one
+  Output output;
+  int steps, parts;             // of the whole K
+  int tiles_m, tiles_n, tiles;  // tiles: of the whole batch and all parts; with clusters, two along M count as one
   bool a_mn_major, b_mn_major;
   bool a_batched, b_batched;  // else all products share the operand
 
@@ -64,7 +81,14 @@ struct GemmWgmmaWork {
     const TilePlace place = raster_tile(number % tiles_of_product, tiles_m, tiles_n);
     int row = place.row;
     if constexpr (Config::kCluster > 1) row = row * Config::kCluster + static_cast<int>(cluster_rank());
-    return {number / tiles_of_product, row * Config::kTileM, place.column * Config::kTileN, steps};
+    WgmmaTile tile = {number / tiles_of_product, row * Config::kTileM, place.column * Config::kTileN, steps};
+    if constexpr (std::is_same_v<Output, GemmWgmmaPartials>) {
+      // The parts one after the other: blocks that run at the same time read the same columns and rows of K.
+      const int part = tile.batch / output.batch;
+      tile.batch -= part * output.batch;
+      take_part(tile, part, parts);
+    }
+    return tile;
   }
 
   template <class Config>
@@ -84,7 +108,12 @@ struct GemmWgmmaWork {
   };
   template <class Config>
   __device__ __forceinline__ Source<Config> source(const WgmmaTile& tile) const {
-    return {*this, tile.m, tile.n, a_batched ? tile.batch : 0, b_batched ? tile.batch : 0, 0};
+    return {*this,
+            tile.m,
+            tile.n,
+            a_batched ? tile.batch : 0,
+            b_batched ? tile.batch : 0,
+            tile.first_step * Config::kTileK};
   }
 
   template <class F>
@@ -102,10 +131,16 @@ struct GemmWgmmaWork {
 };
 
 template <class Config, class Epilogue>
-__global__ void __launch_bounds__(Config::kThreads, 1)
-    gemm_wgmma_kernel(const __grid_constant__ GemmWgmmaWork<typename Config::Element> work,
-                      const __grid_constant__ Epilogue epilogue) {
+__global__ void __launch_bounds__(Config::kThreads, 1) gemm_wgmma_kernel(
+    const __grid_constant__ GemmWgmmaWork<typename Config::Element, GemmWgmmaOutput<typename Config::Element>> work,
+    const __grid_constant__ Epilogue epilogue) {
   wgmma_pipeline<Config>(work, epilogue);
+}
+
+template <class Config>
+__global__ void __launch_bounds__(Config::kThreads, 1)
+    gemm_split_wgmma_kernel(const __grid_constant__ GemmWgmmaWork<typename Config::Element, GemmWgmmaPartials> work) {
+  wgmma_pipeline<Config>(work, WgmmaPartialSums());
 }
 
 // How TMA and wgmma see an operand of `rows` (M or N) x K elements.
@@ -148,8 +183,9 @@ inline int64_t tma_residual_stride(const GemmCall& call) {
   return r.present() ? tma_row_stride(call, r.data, r.stride[2], r.stride[1], r.stride[0]) : 0;
 }
 
-template <class Config, class Epilogue>
-void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const LaunchConfig& base, int multiprocessors) {
+// All but the output.
+template <class Config, class Output>
+GemmWgmmaWork<typename Config::Element, Output> gemm_wgmma_work(const GemmCall& call, int parts) {
   using T = typename Config::Element;
   constexpr uint32_t kBlock = Config::kTileK;
   constexpr int64_t kMultiple = kTmaBytes / sizeof(T);
@@ -167,6 +203,24 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
   };
   const WgmmaOperand a = wgmma_operand(call.M, call.K, call.a_stride_m, call.a_stride_k, kMultiple);
   const WgmmaOperand b = wgmma_operand(call.N, call.K, call.b_stride_n, call.b_stride_k, kMultiple);
+  GemmWgmmaWork<T, Output> work = {};
+  work.a = operand_map("a", call.a, a, call.M, call.a_stride_batch, Config::kTileM);
+  work.b = operand_map("b", call.b, b, call.N, call.b_stride_batch, Config::kTileN / Config::kCluster);
+  work.a_mn_major = a.mn_major, work.b_mn_major = b.mn_major;
+  work.a_batched = call.batch > 1 && call.a_stride_batch != 0;
+  work.b_batched = call.batch > 1 && call.b_stride_batch != 0;
+  work.steps = static_cast<int>((call.K + Config::kTileK - 1) / Config::kTileK), work.parts = parts;
+  constexpr int kRows = Config::kCluster * Config::kTileM;
+  work.tiles_m = static_cast<int>((call.M + kRows - 1) / kRows);
+  work.tiles_n = static_cast<int>((call.N + Config::kTileN - 1) / Config::kTileN);
+  work.tiles = work.tiles_m * work.tiles_n * static_cast<int>(call.batch) * parts;
+  return work;
+}
+
+template <class Config, class Epilogue>
+void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const LaunchConfig& base, int multiprocessors) {
+  using T = typename Config::Element;
+  const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
   const auto output_map = [&](const char* name, void* data, int64_t row_stride, int64_t batch_stride) {
     TensorMapSpec spec{data, call.dtype, 3, {}, {}, {}, kSwizzleBytes};
     spec.extent[0] = extent(call.N), spec.extent[1] = extent(call.M), spec.extent[2] = extent(call.batch);
@@ -175,13 +229,7 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
     return make_tensor_map(name, spec);
   };
-  GemmWgmmaWork<T> work = {};
-  work.a = operand_map("a", call.a, a, call.M, call.a_stride_batch, Config::kTileM);
-  work.b = operand_map("b", call.b, b, call.N, call.b_stride_batch, Config::kTileN / Config::kCluster);
-  work.a_mn_major = a.mn_major, work.b_mn_major = b.mn_major;
-  work.a_batched = call.batch > 1 && call.a_stride_batch != 0;
-  work.b_batched = call.batch > 1 && call.b_stride_batch != 0;
-  work.steps = static_cast<int>((call.K + Config::kTileK - 1) / Config::kTileK);
+  auto work = gemm_wgmma_work<Config, GemmWgmmaOutput<T>>(call, 1);
   GemmWgmmaOutput<T>& out = work.output;
   out.rows = static_cast<int>(call.M), out.columns = static_cast<int>(call.N);
   out.data = static_cast<T*>(call.d);
@@ -192,11 +240,18 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     const TensorView& residual = call.epilogue.residual;
     out.residual = output_map("residual", residual.data, tma_residual_stride(call), residual.stride[0]);
   }
-  work.tiles_m = (out.rows + Config::kCluster * Config::kTileM - 1) / (Config::kCluster * Config::kTileM);
-  work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;
-  work.tiles = work.tiles_m * work.tiles_n * static_cast<int>(call.batch);
   launch("gemm_wgmma", wgmma_launch<Config>(base, work.tiles, multiprocessors), gemm_wgmma_kernel<Config, Epilogue>,
          work, epilogue);
+}
+
+// Sums of `parts` parts to `partials`, whose rows are `columns` apart.
+template <class Config>
+void launch_gemm_wgmma_parts(const GemmCall& call, int parts, float* partials, int64_t columns,
+                             const LaunchConfig& base, int multiprocessors) {
+  auto work = gemm_wgmma_work<Config, GemmWgmmaPartials>(call, parts);
+  work.output = {partials, static_cast<int>(call.M), static_cast<int>(columns), static_cast<int>(call.batch)};
+  launch("gemm_wgmma_parts", wgmma_launch<Config>(base, work.tiles, multiprocessors), gemm_split_wgmma_kernel<Config>,
+         work);
 }
 
 }  // namespace fastconv::cuda

@@ -77,10 +77,9 @@ struct WeightGradWgmmaWork {
   __device__ __forceinline__ WgmmaTile tile(int number) const {
     const int tiles_of_group = tiles_m * tiles_n, rest = number / tiles_of_group;
     const TilePlace place = raster_tile(number % tiles_of_group, tiles_m, tiles_n);
-    const int part = rest / output.groups;
-    const int first = static_cast<int>(static_cast<int64_t>(steps) * part / parts);
-    const int last = static_cast<int>(static_cast<int64_t>(steps) * (part + 1) / parts);
-    return {rest % output.groups, place.row * Config::kTileM, place.column * Config::kTileN, last - first, part, first};
+    WgmmaTile tile = {rest % output.groups, place.row * Config::kTileM, place.column * Config::kTileN, steps};
+    take_part(tile, rest / output.groups, parts);
+    return tile;
   }
 
   template <class Config>

@@ -24,6 +24,14 @@ struct WgmmaSpan {
 };
 constexpr int kWgmmaSpan = 64;
 
+// Makes a tile of all steps one of a part: a run of them, of nearly the same length for each part.
+__device__ __forceinline__ void take_part(WgmmaTile& tile, int part, int parts) {
+  const int64_t steps = tile.steps;
+  tile.part = part;
+  tile.first_step = static_cast<int>(steps * part / parts);
+  tile.steps = static_cast<int>(steps * (part + 1) / parts) - tile.first_step;
+}
+
 namespace wgmma_detail {
 
 template <class Config, class Output>

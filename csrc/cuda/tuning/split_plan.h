@@ -21,19 +21,27 @@ struct SplitPlan {
   double clocks;
 };
 
-// `tiles` of `steps` each; `sums` float sums are written and read again for each part.
-inline SplitPlan plan_split(int64_t tiles, int64_t steps, double step_clocks, int64_t sums, const DeviceInfo& device) {
+// Time of `tiles`, or parts of tiles, of `depth` steps each.
+inline double turns_cost(int64_t tiles, int64_t depth, double step_clocks, const DeviceInfo& device) {
+  const int64_t multiprocessors = std::max(device.multiprocessors, 1);
+  const int64_t turns = (tiles + multiprocessors - 1) / multiprocessors;
+  return static_cast<double>(turns) *
+         (static_cast<double>(depth) * step_clocks + tuning(device.architecture).gemm.block_overhead);
+}
+
+// At least `least` parts of `tiles` of `steps` each; `sums` float sums are written and read again for each part.
+inline SplitPlan plan_split(int64_t tiles, int64_t steps, double step_clocks, int64_t sums, const DeviceInfo& device,
+                            int64_t least = 1) {
   const GemmTuning& t = tuning(device.architecture).gemm;
   constexpr int64_t kMostBytes = int64_t{256} << 20;
   constexpr double kAddition = 100;  // a part's sums, one after the other: eight of them hide a memory's latency
   const int64_t multiprocessors = std::max(device.multiprocessors, 1);
-  const int64_t most = std::max<int64_t>(1, std::min({steps, 2 * multiprocessors, kMostBytes / (4 * sums)}));
+  const int64_t most = std::max(least, std::min({steps, 2 * multiprocessors, kMostBytes / (4 * sums)}));
   SplitPlan best = {0, 0.0};
-  for (int64_t parts = 1; parts <= most; ++parts) {
+  for (int64_t parts = least; parts <= most; ++parts) {
     const int64_t depth = (steps + parts - 1) / parts;
-    const int64_t turns = (tiles * parts + multiprocessors - 1) / multiprocessors;
     const double bytes = 8.0 * static_cast<double>(parts * sums);
-    const double clocks = static_cast<double>(turns) * (static_cast<double>(depth) * step_clocks + t.block_overhead) +
+    const double clocks = turns_cost(tiles * parts, depth, step_clocks, device) +
                           bytes / static_cast<double>(t.memory_rate * multiprocessors) +
                           kAddition * static_cast<double>(parts);
     if (best.parts == 0 || clocks < best.clocks) best = {static_cast<int>(parts), clocks};
