@@ -125,3 +125,60 @@ def test_nan_passes_and_infinite_weights_do_not_crash() -> None:
     x[0, 2, 4, 4] = float("nan")
     y = _inverted(x)
     assert y.isnan()[0, 0, 3:6, 3:6].all() and not y.isnan()[0, :, :3].any()
+
+
+def test_a_call_that_succeeds_is_not_checked_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(1, 24, 7, 7)
+    expected = [block(x) for block in BLOCKS.values()]
+    monkeypatch.setattr(functional.blocks, "_require", lambda *arguments, **stages: pytest.fail("checked beforehand"))
+    assert all(torch.equal(block(x), y) for block, y in zip(BLOCKS.values(), expected, strict=True))
+
+
+_CONV = Stage(torch.ones(4, 3, 1, 1))
+_FLAT = Stage(torch.ones(4, 3))
+REFUSED: dict[str, tuple[Callable[[], Tensor], type[Exception], str]] = {
+    "no tensor": (
+        lambda: functional.conv_max_pool([1.0], _CONV, 2),
+        TypeError, r"conv_max_pool\(\): argument 'input' \(position 1\) must be Tensor, not list",
+    ),
+    "a list as x of a pair": (
+        lambda: functional.depthwise_pointwise([1.0], _CONV, _CONV),
+        TypeError, r"depthwise_pointwise\(\): argument 'input' \(position 1\) must be Tensor, not list",
+    ),
+    "a vector": (
+        lambda: functional.depthwise_pointwise(torch.ones(3), _CONV, _CONV),
+        ValueError, "depthwise_pointwise: expected x to have 3 or 4 dimensions, but got 1",
+    ),
+    "five dimensions": (
+        lambda: functional.inverted_residual(torch.ones(1, 1, 3, 4, 4), _CONV, _CONV, _CONV),
+        ValueError, "inverted_residual: expected x to have 3 or 4 dimensions, but got 5",
+    ),
+    "no stage": (
+        lambda: functional.inverted_residual(torch.ones(1, 3, 4, 4), _CONV, torch.ones(3, 1, 1, 1), _CONV),
+        TypeError, "inverted_residual: expected depthwise to be a fastconv.functional.Stage, but got Tensor",
+    ),
+    "a matrix as weight": (
+        lambda: functional.inverted_residual(torch.ones(1, 3, 4, 4), _CONV, _FLAT, _CONV),
+        ValueError, "inverted_residual: expected the weight of depthwise to have 4 dimensions, but got 2 dimensions",
+    ),
+    "a matrix as weight of a layer": (
+        lambda: functional.depthwise_pointwise(torch.ones(3, 4, 4), _CONV, _FLAT),
+        ValueError, "depthwise_pointwise: expected the weight of pointwise to have 4 dimensions, but got 2 dimensions",
+    ),
+    "no weight": (
+        lambda: functional.conv_max_pool(torch.ones(1, 3, 4, 4), Stage(None), 2),  # type: ignore[arg-type]
+        ValueError, "conv_max_pool: expected the weight of conv to have 4 dimensions, but got None",
+    ),
+    "a stride of words": (
+        lambda: functional.conv_max_pool(torch.ones(1, 3, 4, 4), _FLAT, 2, stride="two"),  # type: ignore[arg-type]
+        ValueError, "conv_max_pool: expected the weight of conv to have 4 dimensions, but got 2 dimensions",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("grad", [False, True])
+def test_what_no_block_can_be_asked(name: str, grad: bool) -> None:
+    call, kind, text = REFUSED[name]
+    with torch.set_grad_enabled(grad), pytest.raises(kind, match=text):
+        call()

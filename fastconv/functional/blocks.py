@@ -44,7 +44,7 @@ def _epilogue(stage: Stage) -> tuple[str, float, Tensor | None]:
 
 
 def _packed(stages: tuple[Stage, ...], groups: tuple[int, ...], backend: str) -> list[Tensor | None]:
-    readable = backend in ("", "cpu") and not dispatch.is_compiling()
+    readable = not backend and not dispatch.is_compiling()
     return [
         cache.conv2d_weight(stage.weight, g) if readable and stage.weight.is_cpu else None
         for stage, g in zip(stages, groups, strict=True)
@@ -53,7 +53,7 @@ def _packed(stages: tuple[Stage, ...], groups: tuple[int, ...], backend: str) ->
 
 def _in_parts(x: Tensor, stages: tuple[Stage, ...], *others: Tensor | None) -> bool:
     """Whether the block's convolutions are called one by one: autograd records, or no kernel takes them together."""
-    if x.dim() != 4 or not x.is_cpu or dispatch.forced_backend(x) not in ("", "cpu"):
+    if x.dim() != 4 or not x.is_cpu or dispatch.forced_backend(x):
         return True
     tensors = [t for s in stages for t in (s.weight, s.bias, s.act_param) if isinstance(t, Tensor)]
     return dispatch.autocast_dtype(x) is not None or dispatch.records(x, *tensors, *others)
@@ -63,20 +63,32 @@ def _run(
     name: str,
     parts: Callable[[], Tensor],
     x: Tensor,
-    arguments: tuple[Any, ...],
-    stages: tuple[Stage, ...],
-    groups: tuple[int, ...],
+    make: Callable[[], tuple[tuple[Any, ...], tuple[int, ...]]],
+    stages: dict[str, Stage],
     residual: Tensor | None = None,
 ) -> Tensor:
-    """The operator on arguments up to `algo`, or the block's parts; a refusal has the block's name either way."""
-    backend = dispatch.forced_backend(x)
-    arguments = (*arguments, backend)
+    """The operator on arguments up to `algo`, or the block's parts; a refusal has the block's name either way.
+
+    `make` gives the arguments and the groups of each stage; what keeps it from that is found when it has failed.
+    """
+    arguments: tuple[Any, ...] | None = None
     try:
-        if not arguments[-2] and _in_parts(x, stages, residual):
+        if dispatch.checks_first():
+            _require(name, x, **stages)
+        backend, members = dispatch.forced_backend(x), tuple(stages.values())
+        made, groups = make()
+        arguments = (*made, backend)
+        if not arguments[-2] and _in_parts(x, members, residual):
             return parts()
-        packed = _packed(stages, groups, backend)
+        packed = _packed(members, groups, backend)
         return dispatch.call(getattr(dispatch.operators_of(backend), name), x, *arguments, *packed)
     except Exception as error:
+        try:
+            _require(name, x, **stages)
+        except Exception as better:
+            raise better from None
+        if arguments is None:
+            raise
         dispatch.refused(error, name, blocks.CHECKS[name], x, *arguments)
 
 
@@ -117,24 +129,27 @@ def inverted_residual(
     `depth_first` rounds once, at the end, where `parts` rounds behind every stage. The result does not depend on the
     number of threads. Where autograd records, the block runs as its three convolutions.
     """
-    _require("inverted_residual", x, expand=expand, depthwise=depthwise, project=project)
     window = (stride, padding, dilation)
-    stages = (expand, depthwise, project)
+    stages = {"expand": expand, "depthwise": depthwise, "project": project}
 
     def parts() -> Tensor:
         y = conv2d(x, expand.weight, expand.bias, act=expand.act, act_param=expand.act_param)
         return _pair_in_parts(y, depthwise, project, window, residual)
 
-    sides = (
-        pair(stride),
-        four_sides(padding, depthwise.weight.shape[2:], pair(stride), pair(dilation)),
-        pair(dilation),
-    )
-    arguments = (
-        expand.weight, expand.bias, *_epilogue(expand), depthwise.weight, depthwise.bias, *sides,
-        *_epilogue(depthwise), project.weight, project.bias, residual, *_epilogue(project), algo or "",
-    )  # fmt: skip
-    return _run("inverted_residual", parts, x, arguments, stages, (1, depthwise.weight.shape[0], 1), residual)
+    def arguments() -> tuple[Any, Any]:
+        made = (
+            expand.weight, expand.bias, *_epilogue(expand), depthwise.weight, depthwise.bias,
+            *_sides(depthwise, *window), *_epilogue(depthwise), project.weight, project.bias, residual,
+            *_epilogue(project), algo or "",
+        )  # fmt: skip
+        return made, (1, depthwise.weight.shape[0], 1)
+
+    return _run("inverted_residual", parts, x, arguments, stages, residual)
+
+
+def _sides(stage: Stage, stride: IntOrPair, padding: Padding, dilation: IntOrPair) -> tuple[Any, Any, Any]:
+    stride, dilation = pair(stride), pair(dilation)
+    return stride, four_sides(padding, stage.weight.shape[2:], stride, dilation), dilation
 
 
 def _pair_in_parts(
@@ -168,22 +183,19 @@ def depthwise_pointwise(
 
     Equivalent to two calls of `fastconv.functional.conv2d`. Arguments, result and numerics as `inverted_residual`.
     """
-    _require("depthwise_pointwise", x, depthwise=depthwise, pointwise=pointwise)
-    window, stages = (stride, padding, dilation), (depthwise, pointwise)
+    window, stages = (stride, padding, dilation), {"depthwise": depthwise, "pointwise": pointwise}
 
     def parts() -> Tensor:
         return _pair_in_parts(x, depthwise, pointwise, window, residual)
 
-    sides = (
-        pair(stride),
-        four_sides(padding, depthwise.weight.shape[2:], pair(stride), pair(dilation)),
-        pair(dilation),
-    )
-    arguments = (
-        depthwise.weight, depthwise.bias, *sides, *_epilogue(depthwise), pointwise.weight, pointwise.bias, residual,
-        *_epilogue(pointwise), algo or "",
-    )  # fmt: skip
-    return _run("depthwise_pointwise", parts, x, arguments, stages, (x.shape[-3], 1), residual)
+    def arguments() -> tuple[Any, Any]:
+        made = (
+            depthwise.weight, depthwise.bias, *_sides(depthwise, *window), *_epilogue(depthwise), pointwise.weight,
+            pointwise.bias, residual, *_epilogue(pointwise), algo or "",
+        )  # fmt: skip
+        return made, (x.shape[-3], 1)
+
+    return _run("depthwise_pointwise", parts, x, arguments, stages, residual)
 
 
 def conv_max_pool(
@@ -207,7 +219,6 @@ def conv_max_pool(
 
     Equivalent to `fastconv.functional.conv2d` and `max_pool2d`, whose arguments it takes.
     """
-    _require("conv_max_pool", x, conv=conv)
     windows = (kernel_size, kernel_size if pool_stride is None else pool_stride, pool_padding, pool_dilation)
 
     def parts() -> Tensor:
@@ -216,8 +227,11 @@ def conv_max_pool(
         )  # fmt: skip
         return max_pool2d(y, *windows, ceil_mode)
 
-    sides = (pair(stride), four_sides(padding, conv.weight.shape[2:], pair(stride), pair(dilation)), pair(dilation))
-    arguments = (
-        conv.weight, conv.bias, *sides, groups, *_epilogue(conv), *map(pair, windows), ceil_mode, algo or "",
-    )  # fmt: skip
-    return _run("conv_max_pool", parts, x, arguments, (conv,), (groups,))
+    def arguments() -> tuple[Any, Any]:
+        made = (
+            conv.weight, conv.bias, *_sides(conv, stride, padding, dilation), groups, *_epilogue(conv),
+            *map(pair, windows), ceil_mode, algo or "",
+        )  # fmt: skip
+        return made, (groups,)
+
+    return _run("conv_max_pool", parts, x, arguments, {"conv": conv})
