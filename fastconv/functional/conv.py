@@ -187,7 +187,7 @@ def _run(
             y = y + residual
         return y if act == "identity" else dispatch.recorded(operators.activation, y, act, param, alpha, backend)
     packed = None
-    if algo in _READ_PACKED and backend in ("", "cpu") and not dispatch.is_compiling() and weight.is_cpu:
+    if algo in _READ_PACKED and not backend and not dispatch.is_compiling() and weight.is_cpu:
         if upsample:
             packed = cache.upsample_weight(weight, *geometry)
         else:

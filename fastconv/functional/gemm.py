@@ -163,7 +163,7 @@ def _run(
             y = y + residual
         return y if act == "identity" else _activate(operators, y, act, param, alpha, backend)
     packed = None
-    if algo is None and backend in ("", "cpu") and not compiling and b.dim() == 2 and b.is_cpu and _worth_packing(a):
+    if algo is None and not backend and not compiling and b.dim() == 2 and b.is_cpu and _worth_packing(a):
         packed = cache.gemm_b(b, transpose_b)
     return dispatch.call(
         operators.gemm, a, b, bias, transpose_a, transpose_b, residual, act, param, alpha, algo or "", backend, packed
