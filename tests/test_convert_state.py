@@ -67,6 +67,25 @@ def test_a_cache_of_weights_is_made_of_those_of_now() -> None:
         torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
 
 
+class _Emptied(_Cached):
+    def train(self, mode: bool = True) -> _Emptied:
+        if mode:
+            self.cache = {"nested": []}
+        return super().train(mode)
+
+
+def test_a_cache_that_was_full_and_is_emptied_by_training() -> None:
+    model, x = _Emptied().eval(), torch.randn(1, 3, 6, 6)
+    with torch.no_grad():
+        model(x)
+        converted = fastconv.convert(model)
+        torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
+        model.train()
+        model.table.mul_(2)
+        model.eval()
+        torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
+
+
 class _Remembering(nn.Module):
     """Returns the mean of all its calls."""
 

@@ -12,13 +12,15 @@ from fastconv.convert.capture import HOOK_TABLES
 
 _TABLES = ("_modules", *HOOK_TABLES)
 
-# Held by identity: a module that sets one of its own anew changes what it does.
-_PLAIN = (int, float, bool, str, tuple, torch.Tensor)
+# Held by identity: a module that sets one of its own anew changes what it does. A cache that it empties so may be in
+# the captured graph as a constant.
+_PLAIN = (int, float, bool, str, tuple, torch.Tensor, dict, list, set)
+_OF_EVERY_MODULE = set(vars(nn.Module()))
 
 
 class Structure:
     """The modules of a model, their hooks, and the numbers, texts and plain tensors that they keep beside their weights
-    (BatchNorm's eps, a slope, a stride, a switch of the user's); what lies in lists and dictionaries is not watched."""
+    (BatchNorm's eps, a slope, a stride, a switch of the user's); lists and dictionaries, but not what lies in them."""
 
     def __init__(self, model: nn.Module) -> None:
         self._watch = _C.Watch()
@@ -27,8 +29,8 @@ class Structure:
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             state: dict[str, Any] = vars(module)
-            # `training` says nothing here: a conversion is for evaluation.
-            names = [name for name, value in state.items() if type(value) in _PLAIN and name != "training"]
+            # `training`, which every module has, says nothing here: a conversion is for evaluation.
+            names = [name for name, value in state.items() if type(value) in _PLAIN and name not in _OF_EVERY_MODULE]
             if "forward" not in state:
                 names.append("forward")
             names += _TABLES  # torch replaces some of them when a Sequential loses a member
