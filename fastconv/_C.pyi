@@ -53,7 +53,19 @@ class ArenaPool:
 class Plan:
     arena_bytes: int
     kernels: list[tuple[str, str]]
+    scratch_bytes: int
     def run(self, inputs: list[int], outputs: list[int]) -> None: ...
+    def run_on(
+        self,
+        device: int,
+        arena: int,
+        scratch: int,
+        scratch_bytes: int,
+        first: int,
+        inputs: list[int],
+        outputs: list[int],
+    ) -> int: ...
+    def refusal(self) -> str: ...
 
 class Use:
     value: int
@@ -68,6 +80,7 @@ class Noted:
     uses: list[Use]
 
 class Recorder:
+    def __init__(self, backend: str) -> None: ...
     def begin(self) -> None: ...
     def forget(self) -> None: ...
     def end(

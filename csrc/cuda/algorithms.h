@@ -45,5 +45,6 @@ void channel_sum(const ChannelSumCall& call, const CallContext& context);
 void batch_norm_stats(const BatchNormStatsCall& call, const CallContext& context);
 void batch_norm_act(const BatchNormCall& call, const CallContext& context);
 void batch_norm_act_backward(const BatchNormGradCall& call, const CallContext& context);
+void combine(const CombineCall& call, const CallContext& context);
 
 }  // namespace fastconv::cuda

@@ -76,6 +76,7 @@ const fastconv::cuda::Backend* fastconv_cuda_backend() {
                                &upsample_conv2d_algorithms(),
                                &conv2d_input_grad_algorithms(),
                                &conv2d_weight_grad_algorithms(),
-                               &op_kernels()};
+                               &op_kernels(),
+                               combine};
   return &backend;
 }

@@ -18,7 +18,7 @@ constexpr uint64_t sizes_hash() {
 constexpr uint64_t kBackendAbi =
     sizes_hash<GemmCall, Conv2dCall, Conv2dInputGradCall, Conv2dWeightGradCall, PoolCall, ActivationCall,
                PreluParamGradCall, SoftmaxCall, Im2colCall, UpsampleCall, ChannelSumCall, BatchNormCall,
-               BatchNormGradCall, CallContext, Algorithm<GemmCall>, OpKernels>();
+               BatchNormGradCall, CombineCall, CallContext, Algorithm<GemmCall>, OpKernels>();
 
 struct Backend {
   uint64_t abi;  // kBackendAbi of the side that fills it
@@ -28,6 +28,7 @@ struct Backend {
   const AlgorithmTable<Conv2dInputGradCall>* conv2d_input_grad;
   const AlgorithmTable<Conv2dWeightGradCall>* conv2d_weight_grad;
   const OpKernels* kernels;
+  OpKernels::Kernel<CombineCall> combine;  // for network plans
 };
 
 }  // namespace fastconv::cuda

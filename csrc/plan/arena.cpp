@@ -81,6 +81,13 @@ void Scratch::reset() {
   used_ = wanted_ = 0;
 }
 
+void* GivenScratch::allocate(size_t bytes) {
+  const size_t whole = (std::max<size_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  if (used_ + whole > bytes_) throw TooSmall{used_ + whole};
+  used_ += whole;
+  return data_ + used_ - whole;
+}
+
 void ArenaPool::enter(size_t bytes) {
   const std::lock_guard<std::mutex> lock(mutex_);
   sizes_.insert(bytes);

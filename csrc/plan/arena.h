@@ -49,6 +49,25 @@ class Scratch final : public Workspace {
   std::vector<Memory> overflow_;
 };
 
+// Scratch in memory that somebody else owns, for one kernel call on a device.
+class GivenScratch final : public Workspace {
+ public:
+  struct TooSmall {
+    size_t wanted;
+  };
+
+  GivenScratch(char* data, size_t bytes) : data_(data), bytes_(bytes) {}
+  // Throws TooSmall, with what the call has asked for so far.
+  void* allocate(size_t bytes) override;
+
+ private:
+  static constexpr size_t kAlignment = 256;
+
+  char* const data_;
+  const size_t bytes_;
+  size_t used_ = 0;
+};
+
 struct Arena {
   Memory block;
   Scratch scratch;

@@ -1,9 +1,8 @@
-// Chains of recorded convolutions as one call of a block (csrc/cpu/fused_blocks.cpp), where the block's table prefers a
+// Chains of recorded convolutions as one call of a block, where the block's table prefers a
 // way of its own over running the parts.
 #include <cstddef>
 #include <cstring>
 
-#include "../cpu/algorithms.h"
 #include "recorder.h"
 
 namespace fastconv::plan {
@@ -19,8 +18,9 @@ const Call* call_of(Node& node) {
   return typed ? reinterpret_cast<const Call*>(typed->call()) : nullptr;
 }
 
-// Whether the weights are packed as the blocks' stages want them.
-bool has_plain_weights(const Node& node, const Conv2dCall& call) {
+// Whether the weights are packed as the blocks' stages want them. On a device they are as the model has them.
+bool has_plain_weights(const Node& node, const Conv2dCall& call, bool on_host) {
+  if (!on_host) return !call.packed_w;
   if (call.packed_w && call.packed_format != PackedFormat::kPanels) return false;
   for (const char* name : {"depthwise", "pointwise", "implicit_gemm"})
     if (node.algorithm == name) return true;
@@ -34,9 +34,9 @@ ConvStage stage_of(const Conv2dCall& call) { return {call.problem, call.w, call.
 template <class Call>
 std::optional<Noted> Recorder::replace(const AlgorithmTable<Call>& table, const Call& call, const std::string& op,
                                        const std::vector<size_t>& positions) {
-  const Algorithm<Call>& algorithm = select_algorithm(table, call, op, "");
-  if (std::strcmp(algorithm.name, "parts") == 0) return std::nullopt;
-  Entry made = enter(call, algorithm.run, op, algorithm.name);
+  const Algorithm<Call>* const algorithm = choose_algorithm(table, call);
+  if (!algorithm || std::strcmp(algorithm->name, "parts") == 0) return std::nullopt;
+  Entry made = enter(call, algorithm->run, op, algorithm->name, algorithm->reasons_against);
   Entry &first = entries_[positions.front()], &last = entries_[positions.back()];
   const auto field = [](const Entry& entry, size_t at) -> const Field& {
     for (const Field& f : entry.fields)
@@ -64,7 +64,7 @@ std::optional<Noted> Recorder::fuse(const std::vector<size_t>& positions) {
     Node* const node = entries_.at(position).node.get();
     if (!node || pool) return std::nullopt;
     if (const auto* conv = call_of<Conv2dCall>(*node)) {
-      if (node->op != "conv2d" || !has_plain_weights(*node, *conv)) return std::nullopt;
+      if (node->op != "conv2d" || !has_plain_weights(*node, *conv, target_.on_host)) return std::nullopt;
       convs.push_back(conv);
     } else {
       pool = node->op == "max_pool2d" ? call_of<PoolCall>(*node) : nullptr;
@@ -74,19 +74,19 @@ std::optional<Noted> Recorder::fuse(const std::vector<size_t>& positions) {
   const auto pointwise = [](const Conv2dCall& c) { return c.problem.R * c.problem.S == 1 && c.problem.groups == 1; };
   if (pool && convs.size() == 1) {
     const ConvMaxPoolCall call{convs[0]->dtype, convs[0]->x, pool->y, stage_of(*convs[0]), pool->problem};
-    return replace(cpu::conv_max_pool_algorithms(), call, "conv_max_pool", positions);
+    return replace(*target_.conv_max_pool, call, "conv_max_pool", positions);
   }
   if (pool || convs.size() < 2 || !pointwise(*convs.back())) return std::nullopt;
   const Conv2dCall &middle = *convs[convs.size() - 2], &last = *convs.back();
   if (!middle.problem.is_depthwise()) return std::nullopt;
   if (convs.size() == 2) {
     const DepthwisePointwiseCall call{middle.dtype, middle.x, last.y, stage_of(middle), stage_of(last)};
-    return replace(cpu::depthwise_pointwise_algorithms(), call, "depthwise_pointwise", positions);
+    return replace(*target_.depthwise_pointwise, call, "depthwise_pointwise", positions);
   }
   if (convs.size() != 3 || !pointwise(*convs[0])) return std::nullopt;
   const InvertedResidualCall call{convs[0]->dtype,     convs[0]->x,      last.y,
                                   stage_of(*convs[0]), stage_of(middle), stage_of(last)};
-  return replace(cpu::inverted_residual_algorithms(), call, "inverted_residual", positions);
+  return replace(*target_.inverted_residual, call, "inverted_residual", positions);
 }
 
 }  // namespace fastconv::plan

@@ -2,8 +2,6 @@
 
 #include <stdexcept>
 
-#include "../cpu/cpu_kernels.h"
-
 namespace fastconv::plan {
 
 namespace {
@@ -29,8 +27,6 @@ TensorView view_of(const Recorder::Operand& operand) {
   for (size_t d = 0; d < 4; ++d) view.size[d] = operand.sizes[d], view.stride[d] = operand.strides[d];
   return view;
 }
-
-void run_combine(const CombineCall& call, const CallContext& context) { cpu::kernels().combine(call, context); }
 
 }  // namespace
 
@@ -107,7 +103,7 @@ Noted Recorder::combine(const std::string& what, const std::vector<Operand>& ope
   call.a = view_of(operands[0]);
   if (!copy) call.b = view_of(operands[1]);
   call.y = view_of(operands.back());
-  auto node = std::make_unique<CallNode<CombineCall>>(call, run_combine);
+  auto node = std::make_unique<CallNode<CombineCall>>(call, target_.combine, nullptr);
   node->op = what;
   node->algorithm = "combine";
   Entry entry{std::move(node), {}, {}};
@@ -140,7 +136,8 @@ std::shared_ptr<Plan> Recorder::finish(const std::vector<Placement>& values, con
     nodes.push_back(std::move(entry.node));
   }
   entries_.clear();
-  return std::make_shared<Plan>(std::move(nodes), arena_bytes, inputs, outputs, std::move(pool));
+  return std::make_shared<Plan>(std::move(nodes), std::move(kept_), arena_bytes, inputs, outputs,
+                                target_.on_host ? std::move(pool) : nullptr);
 }
 
 }  // namespace fastconv::plan

@@ -43,8 +43,21 @@ struct Placement {
   std::vector<int64_t> strides;
 };
 
+// The backend whose calls are recorded.
+struct Target {
+  void (*combine)(const CombineCall&, const CallContext&) = nullptr;
+  // Short vectors can be read here, and arenas are the plans' own.
+  bool on_host = true;
+  // Of blocks, empty where the backend has none.
+  const AlgorithmTable<InvertedResidualCall>* inverted_residual = nullptr;
+  const AlgorithmTable<DepthwisePointwiseCall>* depthwise_pointwise = nullptr;
+  const AlgorithmTable<ConvMaxPoolCall>* conv_max_pool = nullptr;
+};
+
 class Recorder {
  public:
+  explicit Recorder(const Target& target) : target_(target) {}
+
   // The one that watches this thread; null most of the time.
   static Recorder*& current();
 
@@ -74,7 +87,16 @@ class Recorder {
                                size_t arena_bytes, size_t inputs, size_t outputs, std::shared_ptr<ArenaPool> pool);
 
   template <class Call>
-  void note(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm);
+  void note(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm,
+            typename CallNode<Call>::Check check = nullptr);
+  // A call that cannot be recorded makes the recording useless.
+  void refuse(std::string why) { refusal_ = std::move(why); }
+  bool on_host() const { return target_.on_host; }
+  // A tensor that a call being recorded may point to as a vector: on a device it lives as long as the plan.
+  template <class Tensor>
+  void keep(const Tensor& tensor) {
+    if (!target_.on_host) kept_.push_back(std::make_shared<Tensor>(tensor));
+  }
 
  private:
   struct Field {
@@ -91,13 +113,16 @@ class Recorder {
   class Visitor;
 
   template <class Call>
-  Entry enter(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm) const;
+  Entry enter(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm,
+              typename CallNode<Call>::Check check) const;
   template <class Call>
   std::optional<Noted> replace(const AlgorithmTable<Call>& table, const Call& call, const std::string& op,
                                const std::vector<size_t>& positions);
   Noted describe(const Entry& entry) const;
 
+  const Target target_;
   std::vector<Entry> entries_, pending_;
+  std::vector<std::shared_ptr<void>> kept_;
   std::string refusal_;
 };
 
@@ -105,7 +130,8 @@ class Recorder {
 template <class Call>
 class Recorder::Visitor {
  public:
-  Visitor(Entry& entry, Call& call, size_t element) : entry_(entry), call_(call), element_(element) {}
+  Visitor(Entry& entry, Call& call, size_t element, bool on_host)
+      : entry_(entry), call_(call), element_(element), on_host_(on_host) {}
 
   void tensor(TensorView& view, bool writes) { add(&view, view.data, writes, true); }
   void rigid(TensorView& view, bool writes) { add(&view, view.data, writes, false); }
@@ -123,7 +149,7 @@ class Recorder::Visitor {
     weight(pointer);
   }
   void vector(const void*& pointer, int64_t elements) {
-    if (!pointer) return;
+    if (!pointer || !on_host_) return;  // on a device: see keep()
     const size_t bytes = static_cast<size_t>(elements) * element_;
     auto copy = std::make_unique<char[]>(bytes);
     __builtin_memcpy(copy.get(), pointer, bytes);
@@ -142,6 +168,7 @@ class Recorder::Visitor {
   Entry& entry_;
   Call& call_;
   const size_t element_;
+  const bool on_host_;
 };
 
 namespace detail {
@@ -154,21 +181,22 @@ inline DType element_type(const CombineCall& call) { return call.y.dtype; }
 
 template <class Call>
 Recorder::Entry Recorder::enter(const Call& call, typename CallNode<Call>::Run run, const std::string& op,
-                                const char* algorithm) const {
-  auto node = std::make_unique<CallNode<Call>>(call, run);
+                                const char* algorithm, typename CallNode<Call>::Check check) const {
+  auto node = std::make_unique<CallNode<Call>>(call, run, check);
   node->op = op;
   node->algorithm = algorithm;
   Call& copy = *reinterpret_cast<Call*>(node->call());
   Entry entry{std::move(node), {}, {}};
-  Visitor<Call> visitor(entry, copy, dtype_size(accumulate_dtype(detail::element_type(call))));
+  Visitor<Call> visitor(entry, copy, dtype_size(accumulate_dtype(detail::element_type(call))), target_.on_host);
   PointersOf<Call>::visit(copy, visitor);
   return entry;
 }
 
 template <class Call>
-void Recorder::note(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm) {
+void Recorder::note(const Call& call, typename CallNode<Call>::Run run, const std::string& op, const char* algorithm,
+                    typename CallNode<Call>::Check check) {
   if constexpr (PointersOf<Call>::kKnown) {
-    pending_.push_back(enter(call, run, op, algorithm));
+    pending_.push_back(enter(call, run, op, algorithm, check));
   } else {
     refusal_ = op + " has no plan";
   }

@@ -1,5 +1,7 @@
 #include "epilogue_args.h"
 
+#include "../plan/recorder.h"
+
 namespace fastconv::ops {
 
 Activation activation_named(const std::string& name, const char* op) {
@@ -83,6 +85,7 @@ void fill_epilogue(EpilogueHolder& holder, const EpilogueTensors& tensors, const
     holder.alpha = empty({channels}, accumulate_dtype(dtype), MemoryFormat::kContiguous, y);
     TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(holder.alpha->get(), alpha.get(), 0));
     args.channel_param = data_or_null(holder.alpha);
+    if (plan::Recorder* recorder = plan::Recorder::current()) recorder->keep(*holder.alpha);
   } else if (alpha.dim() == 1 && alpha.numel() == channels) {
     args.param_kind = ParamKind::kPerChannel;
     holder.alpha = accumulate_vector(alpha, dtype, channels, y, op, "alpha");

@@ -1,6 +1,6 @@
 // Network plans for Python: recording kernel calls, and running them again. Addresses are plain numbers; whose memory
 // it is, and that it lives long enough, is the caller's affair (fastconv/convert/plan).
-#include "../plan/recorder.h"
+#include "plan_target.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -18,6 +18,19 @@ void define_plan_classes(py::module_& m) {
       .def_property_readonly("count", &ArenaPool::count);
   py::class_<Plan, std::shared_ptr<Plan>>(m, "Plan")
       .def("run", &Plan::run, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "run_on",
+          [](const Plan& plan, int device, uintptr_t arena, uintptr_t scratch, size_t scratch_bytes, size_t first,
+             const std::vector<uintptr_t>& inputs, const std::vector<uintptr_t>& outputs) {
+            DeviceRun memory;
+            memory.arena = reinterpret_cast<char*>(arena);
+            memory.scratch = reinterpret_cast<char*>(scratch);
+            memory.scratch_bytes = scratch_bytes;
+            return run_plan_on(plan, device, memory, first, inputs, outputs);
+          },
+          py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly("scratch_bytes", &Plan::scratch_bytes)
+      .def("refusal", &Plan::refusal)
       .def_property_readonly("arena_bytes", &Plan::arena_bytes)
       .def_property_readonly("kernels", [](const Plan& plan) {
         std::vector<std::pair<std::string, std::string>> kernels;
@@ -43,7 +56,7 @@ void define_plan_classes(py::module_& m) {
   using OperandTuple = std::tuple<int64_t, int64_t, int, Ints, Ints>;
   using PlacementTuple = std::tuple<int, int64_t, Ints>;
   py::class_<Recorder>(m, "Recorder")
-      .def(py::init<>())
+      .def(py::init([](const std::string& backend) { return std::make_unique<Recorder>(plan_target(backend)); }))
       .def("begin", &Recorder::begin)
       .def("forget", &Recorder::forget)
       .def("end",

@@ -60,6 +60,11 @@ const OpKernels& op_kernels(Backend backend) {
   return backend == Backend::kCpu ? cpu::kernels() : *cuda_backend(backend).kernels;
 }
 
+OpKernels::Kernel<CombineCall> combine_kernel(Backend backend) {
+  if (backend != Backend::kCpu) return cuda_backend(backend).combine;
+  return [](const CombineCall& call, const CallContext& context) { cpu::kernels().combine(call, context); };
+}
+
 template <>
 const AlgorithmTable<GemmCall>& algorithms<GemmCall>(Backend backend) {
   return backend == Backend::kCpu ? cpu::gemm_algorithms() : *cuda_backend(backend).gemm;

@@ -58,6 +58,14 @@ void run_named(Run&& run, const Call& call, Backend backend, const char* op) {
   }
 }
 
+// Who records this call, if anybody does; a plan holds calls of one backend.
+inline plan::Recorder* recorder_of(Backend backend, const char* op) {
+  plan::Recorder* const recorder = plan::Recorder::current();
+  if (!recorder || recorder->on_host() == (backend == Backend::kCpu)) return recorder;
+  recorder->refuse(concat(op, " runs on backend ", backend_name(backend)));
+  return nullptr;
+}
+
 // Selects from `table` and runs, with a workspace on `like`'s device.
 template <class Call>
 void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend backend, const std::string& algo,
@@ -66,13 +74,17 @@ void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend 
   const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like, backend == Backend::kCpu);
   const Algorithm<Call>& algorithm = select_algorithm(table, call, op, algo);
-  if (plan::Recorder* recorder = plan::Recorder::current()) recorder->note(call, algorithm.run, op, algorithm.name);
+  if (plan::Recorder* recorder = recorder_of(backend, op)) {
+    recorder->note(call, algorithm.run, op, algorithm.name, algorithm.reasons_against);
+  }
   const CallContext context{&workspace, current_stream(like, backend)};
   run_named([&] { algorithm.run(call, context); }, call, backend, op);
 }
 
 // The single kernels of a backend.
 const OpKernels& op_kernels(Backend backend);
+// That of copies, sums and products in network plans.
+OpKernels::Kernel<CombineCall> combine_kernel(Backend backend);
 
 // Runs the one kernel of an operation, with a workspace on `like`'s device.
 template <class Call>
@@ -83,7 +95,7 @@ void run_kernel(OpKernels::Kernel<Call> OpKernels::* slot, const Call& call, Bac
   const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like, backend == Backend::kCpu);
   const CallContext context{&workspace, current_stream(like, backend)};
-  if (plan::Recorder* recorder = plan::Recorder::current()) recorder->note(call, kernel, op, "kernel");
+  if (plan::Recorder* recorder = recorder_of(backend, op)) recorder->note(call, kernel, op, "kernel");
   run_named([&] { kernel(call, context); }, call, backend, op);
 }
 

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "../plan/recorder.h"
+
 namespace fastconv::ops {
 
 namespace {
@@ -165,10 +167,15 @@ OptionalTensor accumulate_vector(const OptionalTensor& t, DType dtype, int64_t s
   require(t->dim() == 1 && t->size(0) == size, op, ": expected ", name, " to have shape [", size, "], but got ",
           shape_text(*t));
   const DType wanted = accumulate_dtype(dtype);
+  plan::Recorder* const recorder = plan::Recorder::current();
   const bool converted = dtype_of(*t, op) == wanted;
-  if (converted && (size <= 1 || t->stride(0) == 1)) return t;
+  if (converted && (size <= 1 || t->stride(0) == 1)) {
+    if (recorder) recorder->keep(*t);
+    return t;
+  }
   Tensor vector = empty({size}, wanted, MemoryFormat::kContiguous, *t);
   TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(vector.get(), t->get(), 0));
+  if (recorder) recorder->keep(vector);
   return vector;
 }
 

@@ -30,6 +30,8 @@ def convert(
     before a convolution, linear + activation. What cannot be captured runs unchanged. `fastconv.explain(converted)`
     lists which kernel serves each layer, what is left to torch, and why.
 
+    On a GPU the second call of a set of shapes captures the kernels as a CUDA graph, which later calls replay.
+
     Equivalent to ``model.eval()(*args)`` under ``torch.no_grad()``: same values to rounding, same structure and dtype
     and memory format of the outputs, at any batch and image size that the model takes.
 

@@ -17,7 +17,7 @@ from fastconv.convert.kernels import Choice, choose
 from fastconv.convert.memory import memory_of
 from fastconv.convert.narrow import why_not
 from fastconv.convert.observe import example_values, function_of
-from fastconv.convert.plan.explained import facts, planned
+from fastconv.convert.plan.explained import facts, graph_facts, planned
 from fastconv.convert.program import Program
 from fastconv.convert.region import Region
 from fastconv.convert.replace import reason_to_leave, runs_on_fastconv
@@ -175,6 +175,8 @@ def _facts(region: Region) -> list[str]:
     memory = memory_of(region)
     refusal = region.last.unplanned if region.last is not None and plan is None else None
     said = [facts(plan)] if plan is not None else [f"no plan: {refusal}"] if refusal else []
+    if plan is not None and (graph := graph_facts(plan)):
+        said.append(graph)
     return [*said, *([f"memory: {memory}"] if memory.plans else [])]
 
 

@@ -19,6 +19,8 @@ from fastconv.convert.layout import LayoutPlan
 from fastconv.convert.passes import PASSES
 from fastconv.convert.passes.drop_channels import Dropping, drop_channels
 from fastconv.convert.passes.functions import weight_of
+from fastconv.convert.plan.cuda_graph import graphs_of
+from fastconv.convert.plan.target import Target
 from fastconv.convert.program import Program
 from fastconv.nn.fold import Slot, Sources
 from fastconv.nn.weights import Weight, find_weight
@@ -35,6 +37,8 @@ class WeightStore:
         self.generation = 0  # of the weights; a program that was bound to an older one binds anew
         self.arenas = _C.ArenaPool()
         self.plans_allowed = os.environ.get("FASTCONV_PLAN") != "0"
+        self.graphs_allowed = os.environ.get("FASTCONV_CUDA_GRAPH") != "0"
+        self._graphs: dict[torch.device, Any] = {}  # by GPU: where its plans are captured
         # Held while weights or plans are made: nobody may free what a plan is being made to read. Plans run without it.
         # And while anything is added: a thread that remakes the weights would call them fresh without it.
         self.lock = threading.RLock()
@@ -43,6 +47,12 @@ class WeightStore:
         self._prepared: dict[Any, steps.Prepared] = {}
         self._sources: Sources | None = None
         self._droppings: weakref.WeakSet[Dropping] = weakref.WeakSet()  # those of programs still in use
+
+    def graphs(self, target: Target) -> Any:
+        """Where plans for a GPU are captured: one place for all programs, since their graphs share memory."""
+        if target.device not in self._graphs:
+            self._graphs[target.device] = graphs_of(target)
+        return self._graphs[target.device]
 
     def judge(self, graph: fx.Graph, context: ir.Context) -> Dropping | None:
         """Leaves superfluous channels out of a graph, and watches the weights that say so."""

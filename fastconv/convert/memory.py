@@ -16,7 +16,8 @@ _MIB = float(1 << 20)
 @dataclass(frozen=True)
 class NetworkMemory:
     """Bytes: weights in the kernels' order; weights folded or cast for the step-by-step way, which a plan lets go of;
-    activations and scratch of the arenas that wait for a call. `plans` counts the shapes that have one."""
+    activations and scratch of the arenas that wait for a call, and what CUDA graphs hold of a GPU. `plans` counts the
+    shapes that have one."""
 
     packed: int
     folded: int
@@ -44,6 +45,7 @@ def memory_of(region: Region) -> NetworkMemory:
             folded.update((_where(t), t.untyped_storage().nbytes()) for t in prepared.own_tensors())
         arenas += part.store.arenas.bytes
         plans += sum(program.plan_count for program in part.programs())
+        arenas += sum(program.graph_bytes for program in part.programs())
     return NetworkMemory(sum(packs.values()), sum(folded.values()), arenas, plans)
 
 

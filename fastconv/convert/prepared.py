@@ -127,7 +127,9 @@ class Prepared:
         if spec.kept is not None:
             weight, bias = narrowed(weight, bias, spec)
         weight = self._cast(weight.detach())
-        if self._channels_last and not is_channels_last(weight):
+        # A GPU's kernels read filters channel by channel, and would pack others into scratch at each call.
+        by_channels = self._channels_last or (weight.is_cuda and isinstance(spec, ir.Conv))
+        if by_channels and not is_channels_last(weight):
             # Not .contiguous(): it keeps the strides of 1x1 and depthwise filters, which read as either format.
             weight = torch.empty_like(weight, memory_format=torch.channels_last).copy_(weight)
         if weight.is_inference():

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from fastconv import backends
 from fastconv.convert.passes.drop_channels import Dropping
 from fastconv.convert.plan import PlannedProgram, Plans
+from fastconv.convert.plan.target import target_of
 
 if TYPE_CHECKING:
     from fastconv.convert.lower import WeightStore
@@ -69,6 +70,10 @@ class Program:
         return 0 if self._plans is None else self._plans.count
 
     @property
+    def graph_bytes(self) -> int:
+        return 0 if self._plans is None else self._plans.graph_bytes
+
+    @property
     def plan(self) -> PlannedProgram | None:
         """That of the last call."""
         return None if self._plans is None or not self.store.plans_allowed else self._plans.last
@@ -80,7 +85,10 @@ class Program:
 
     def _planned(self, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
         """The flat outputs by a plan for these shapes; None where the steps are to run one by one."""
-        if not self.store.plans_allowed or not _is_plain(tensors) or not all(x.is_cpu for x in tensors):
+        if not self.store.plans_allowed or not _is_bare(tensors):
+            return None
+        target = target_of(tensors)
+        if target is None:
             return None
         generation = self.store.generation
         if self._direct is None or self._generation != generation:
@@ -89,7 +97,9 @@ class Program:
             self._plans = Plans(self, self.store.arenas)
         self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
         assert self._direct is not None
-        return self._plans.outputs(tensors, self._direct, generation)
+        # A forced backend is for the public functions to find.
+        functions = self.functions if target.backend == "cuda_emulated" else self._direct
+        return self._plans.outputs(tensors, functions, generation, target)
 
     def outputs(self, values: Sequence[Any], inputs: Sequence[Any]) -> tuple[Any, ...]:
         """The flat outputs, with the weights as they were made last; `inputs` are the values that are no weights."""
@@ -114,7 +124,12 @@ class Program:
 
 def _is_plain(tensors: Sequence[Tensor]) -> bool:
     """Whether the operators can be called with nothing around them: no gradient, autocast, backend or compiler."""
-    if torch._C._is_any_autocast_enabled() or backends.forced() or forward_ad._current_level >= 0:
+    return not backends.forced() and _is_bare(tensors)
+
+
+def _is_bare(tensors: Sequence[Tensor]) -> bool:
+    """The same, whether a backend is forced or not."""
+    if torch._C._is_any_autocast_enabled() or forward_ad._current_level >= 0:
         return False
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False

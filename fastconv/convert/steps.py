@@ -65,6 +65,8 @@ class ConvStep:
     def _pack(self, x: Tensor) -> tuple[str, Tensor | None]:
         prepared, geometry, spec = self.prepared, self._geometry, self.spec
         weight = prepared.weight
+        if not x.is_cpu:
+            return "", None  # a GPU's kernels read weights as they are
         if self._upsample:
             return "", prepared.packed(geometry, lambda: native.pack_upsample_weight(weight, *geometry))
         algo = choice.conv2d(x, weight, spec.stride, spec.padding, spec.dilation, spec.groups)

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fastconv.convert.plan.graphed import Graphed
 from fastconv.convert.plan.planner import LeftFailed, LeftNode, Planner
-from fastconv.convert.plan.program import Mismatch, PlannedProgram
+from fastconv.convert.plan.program import Mismatch, Moved, PlannedProgram
 from fastconv.convert.plan.tape import tensors_of
+from fastconv.convert.plan.target import Target
 from fastconv.functional import choice
 
 # Each is a few hundred kilobytes; the arenas are shared.
@@ -31,11 +33,13 @@ class Plans:
         self.last: PlannedProgram | None = None
         self._possible = not any(_changes_values(node) for node in program.graph.nodes)
 
-    def outputs(self, tensors: Sequence[Tensor], direct: SimpleNamespace, generation: int) -> tuple[Any, ...] | None:
+    def outputs(
+        self, tensors: Sequence[Tensor], direct: SimpleNamespace, generation: int, target: Target
+    ) -> tuple[Any, ...] | None:
         """The program's outputs by a plan, made now if these shapes have none; None where there cannot be one."""
         if not self._possible:
             return None
-        key = (choice.epoch(), *[(x.shape, x.stride(), x.dtype) for x in tensors])
+        key = (choice.epoch(), target.key(tensors), *[(x.shape, x.stride(), x.dtype) for x in tensors])
         if self._generation == generation:
             plan = self._plans.get(key, self)
             if plan is not self:
@@ -47,7 +51,7 @@ class Plans:
                 return None  # another thread has just remade the weights; the steps serve this call
             plan = self._plans.get(key, self) if self._generation == generation else self
             if plan is self:  # no other thread was first
-                return self._make(key, tensors, direct, generation)
+                return self._make(key, tensors, direct, generation, target)
         return self._run(key, plan, tensors)
 
     def _run(self, key: Any, plan: Any, tensors: Sequence[Tensor]) -> tuple[Any, ...] | None:
@@ -57,14 +61,16 @@ class Plans:
         with contextlib.suppress(KeyError):  # another thread has just dropped it
             self._plans.move_to_end(key)
         try:
-            outputs: tuple[Any, ...] = plan(tensors)
+            outputs: tuple[Any, ...] = plan(tensors) if plan.graph is None else plan.graph(tensors)
         except Mismatch as error:
             self._plans[key] = None
             self.refusal = str(error)
             return None
         return outputs
 
-    def _make(self, key: Any, tensors: Sequence[Tensor], direct: Any, generation: int) -> tuple[Any, ...] | None:
+    def _make(
+        self, key: Any, tensors: Sequence[Tensor], direct: Any, generation: int, target: Target
+    ) -> tuple[Any, ...] | None:
         if self._generation != generation:
             self._plans.clear()
             self._generation = generation
@@ -73,7 +79,7 @@ class Plans:
             random = torch.get_rng_state()
             try:
                 with torch.no_grad():
-                    plan, outputs = self._plan(tensors, direct, random)
+                    plan, outputs = self._plan(tensors, direct, random, target)
             except LeftFailed as error:  # not to be run again
                 raised = error.error
             except Exception as error:  # whatever it is: what a call may raise is for the steps to say
@@ -89,11 +95,23 @@ class Plans:
             self._plans.popitem(last=False)
         return outputs
 
-    def _plan(self, tensors: Sequence[Tensor], direct: Any, random: Tensor) -> tuple[PlannedProgram | None, Any]:
-        traced = Planner(self._program, direct, list(tensors)).run(list(tensors))
+    def _plan(
+        self, tensors: Sequence[Tensor], direct: Any, random: Tensor, target: Target
+    ) -> tuple[PlannedProgram | None, Any]:
+        traced = Planner(self._program, direct, list(tensors), target).run(list(tensors))
         if not traced.tape.steps:
             return None, traced.results
-        plan = PlannedProgram(self._program, traced, direct, self._pool, _weights(self._program))
+        rest = (direct, self._pool, _weights(self._program))
+        try:
+            plan = PlannedProgram(self._program, traced, *rest)
+        except Moved:
+            if not self._program.may_run_early():
+                raise
+            torch.set_rng_state(random)
+            traced = Planner(self._program, direct, list(tensors), target).run(list(tensors))
+            plan = PlannedProgram(self._program, traced, *rest, may_place=False)
+        if not target.on_host:
+            plan.graph = Graphed(plan, self._program, self._program.store.graphs(target))
         if not plan.fused:
             return plan, traced.results
         if any(isinstance(entry, LeftNode) for entry in traced.order):  # others draw no random numbers
@@ -103,6 +121,13 @@ class Plans:
     @property
     def count(self) -> int:
         return sum(plan is not None for plan in self._plans.values())
+
+    @property
+    def graph_bytes(self) -> int:
+        """Memory of the captured graphs: of their inputs and outputs, and one arena for all."""
+        graphs = [plan.graph for plan in list(self._plans.values()) if plan is not None and plan.graph is not None]
+        own = sum(graph.bytes for graph in graphs)
+        return own + max((graph.arena_bytes for graph in graphs), default=0)
 
 
 def _let_go(program: Any) -> None:

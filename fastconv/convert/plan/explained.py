@@ -46,3 +46,16 @@ def facts(plan: PlannedProgram) -> str:
     if plan.fused:
         text += f", {plan.fused} of them for a chain of layers"
     return f"{text}; arena {plan.arena_bytes / 2**20:.1f} MiB"
+
+
+def graph_facts(plan: PlannedProgram) -> str | None:
+    """Whether a GPU's plan is replayed as a graph; None for the CPU's."""
+    graph = plan.graph
+    if graph is None:
+        return None
+    if graph.why is not None:
+        return f"no CUDA graph: {graph.why}"
+    if not graph.is_captured:
+        return "no CUDA graph yet: it is captured at the second call of these shapes"
+    more = " and of what torch computes in between" if plan.left else ""
+    return f"CUDA graph of {plan.kernel_count} kernels{more}"

@@ -70,7 +70,7 @@ def find(node: fx.Node, function: Any) -> Handler | None:
         if type(function) in _VIEW_MODULES:
             return partial(_view, type(function) is nn.Flatten)
         return _upsample if type(function) is nn.Upsample else None
-    if not _is_torchs(node.target):
+    if not is_torchs(node.target):
         return None
     if name in _MEANS:
         return _mean
@@ -79,7 +79,7 @@ def find(node: fx.Node, function: Any) -> Handler | None:
     return partial(_view, name in _COPYING) if name in _VIEW_NAMES else None
 
 
-def _is_torchs(target: Any) -> bool:
+def is_torchs(target: Any) -> bool:
     """Whether a name means what torch means by it: the user's own functions may be called mean or flatten too."""
     home = getattr(target, "__module__", None) or "torch"  # of methods by name, and of functions compiled into torch
     return isinstance(target, str) or home.partition(".")[0] in ("torch", "_operator", "fastconv")
@@ -196,16 +196,16 @@ def _mean(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
         raise Unplannable("a mean that is no average of images")
     if x.stride(1) != 1 and not x.is_contiguous():
         x, value = copied(tape, x, value, dense(x))
-    pooled, made = tape.call(_pool, [(x, value)], None, x)
+
+    def pool(x: Tensor) -> Tensor:
+        with below_autograd():
+            pooled: Tensor = native.adaptive_avg_pool2d(x, (1, 1), tape.target.forced)
+        return pooled
+
+    pooled, made = tape.call(pool, [(x, value)], None, x)
     shape = (*x.shape[:2], 1, 1) if named.get("keepdim") else tuple(x.shape[:2])
     result = pooled.as_strided(shape, (x.shape[1], 1, 1, 1)[: len(shape)])
     return result, tape.view(result, made)
-
-
-def _pool(x: Tensor) -> Tensor:
-    with below_autograd():
-        pooled: Tensor = native.adaptive_avg_pool2d(x, (1, 1), "")
-    return pooled
 
 
 def _upsample(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, Any]:
@@ -225,7 +225,7 @@ def _upsample(tape: Tape, function: Any, args: Any, known: Any) -> tuple[Any, An
 
     def run(x: Tensor) -> Tensor:
         with below_autograd():
-            made: Tensor = native.upsample_nearest2d(x, (h, w), "")
+            made: Tensor = native.upsample_nearest2d(x, (h, w), tape.target.forced)
         return made
 
     ours, made = tape.call(run, [(x, value)], None, x)

@@ -3,10 +3,14 @@ rest."""
 
 from __future__ import annotations
 
+import math
+
 from fastconv import _C
 from fastconv.convert.plan.tape import Copy, Tape
+from fastconv.convert.plan.target import ALIGNMENT
 from fastconv.convert.plan.values import Access, Storage
 
+_WIDEST = 16  # bytes of one access on a GPU
 _ELEMENTWISE = ("activation", "batch_norm_act", "add", "mul")
 
 
@@ -22,10 +26,10 @@ def place(tape: Tape) -> list[set[int]]:
         copies = joints[joint]
         there = _is_never_read(joint) or _lie_together(joint, copies)
         for copy in copies:
-            if there or _join(copy):
+            if there or _join(tape, copy):
                 left_out[copy.segment].add(copy.position)
     for copy in tape.copies:
-        if not copy.joins and (_is_never_read(copy.target.storage) or _share(copy)):
+        if not copy.joins and (_is_never_read(copy.target.storage) or _share(tape, copy)):
             left_out[copy.segment].add(copy.position)
     _write_over_operands(tape)
     return left_out
@@ -35,7 +39,7 @@ def _is_never_read(storage: Storage) -> bool:
     return not storage.crosses and not storage.external and all(use.writes for use in storage.uses)
 
 
-def _join(copy: Copy) -> bool:
+def _join(tape: Tape, copy: Copy) -> bool:
     """Lets the source be written where the concatenation has it; whether that can be."""
     source, target = copy.source, copy.target
     part, joint = source.storage, target.storage
@@ -43,7 +47,10 @@ def _join(copy: Copy) -> bool:
         return False
     if part.segment != joint.segment or not _same_order(part.stride, target.stride, part.shape):
         return False
-    part.alias = (joint, target.offset * target.dtype.itemsize, target.stride)
+    offset = target.offset * target.dtype.itemsize
+    if not _keeps_alignment(tape, part, offset, joint.placed_stride() or target.stride):
+        return False
+    part.alias = (joint, offset, target.stride)
     return True
 
 
@@ -70,7 +77,7 @@ def _lie_together(joint: Storage, copies: list[Copy]) -> bool:
     return True
 
 
-def _share(copy: Copy) -> bool:
+def _share(tape: Tape, copy: Copy) -> bool:
     """Lets readers of a copy read the source as it lies; whether they can."""
     source, made = copy.source, copy.target.storage
     base = source.storage
@@ -82,11 +89,26 @@ def _share(copy: Copy) -> bool:
         return False
     if base.alias is not None or (base.segment != made.segment and not base.external):
         return False
+    offset = source.offset * source.dtype.itemsize
+    if not _keeps_alignment(tape, made, offset + (base.address % _WIDEST if base.external else 0), source.stride):
+        return False
     base.uses.extend(use for use in made.uses if not use.writes)
     # The strides are those of the storage as recorded: it stays where it is from now on.
     base.uses.append(Access(made.segment, made.uses[0].step, writes=False, movable=False))
-    made.alias = (base, source.offset * source.dtype.itemsize, source.stride)
+    made.alias = (base, offset, source.stride)
     return True
+
+
+def _keeps_alignment(tape: Tape, storage: Storage, offset: int, stride: tuple[int, ...]) -> bool:
+    """Whether a storage can be read there in pieces as wide as now. A GPU's algorithms are chosen by that."""
+    if tape.target.on_host:
+        return True
+
+    def widest(offset: int, stride: tuple[int, ...]) -> int:
+        steps = [step for size, step in zip(storage.shape, stride, strict=True) if size > 1 and step > 1]
+        return math.gcd(_WIDEST, offset, *(step * storage.dtype.itemsize for step in steps))
+
+    return widest(offset, stride) >= widest(0, storage.stride)
 
 
 def _same_order(a: tuple[int, ...], b: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -140,5 +162,7 @@ def layout(tape: Tape, segment: int) -> tuple[dict[int, int], int]:
         spans[root.index] = (min(first, *steps), max(last, *steps))
         roots[root.index] = root
     order = list(spans)
-    offsets, total = _C.place_blocks([(roots[index].bytes, *spans[index]) for index in order])
+    grain = 1 if tape.target.on_host else ALIGNMENT
+    sizes = [-(-roots[index].bytes // grain) * grain for index in order]
+    offsets, total = _C.place_blocks([(size, *spans[index]) for size, index in zip(sizes, order, strict=True)])
     return dict(zip(order, offsets, strict=True)), total

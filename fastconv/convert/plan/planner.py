@@ -17,6 +17,7 @@ from fastconv.convert.capture import is_scalar
 from fastconv.convert.observe import function_of
 from fastconv.convert.plan import operations
 from fastconv.convert.plan.tape import Tape, Unplannable
+from fastconv.convert.plan.target import Target
 from fastconv.convert.plan.values import Late, Value, is_memory, is_walkable, leaves_of
 
 # Numbers that depend on values, not on shapes.
@@ -55,9 +56,9 @@ class Traced:
 class Planner:
     """Walks a program once."""
 
-    def __init__(self, program: Any, direct: Any, tensors: list[Tensor]) -> None:
-        self._program, self._direct = program, direct
-        self.tape = Tape()
+    def __init__(self, program: Any, direct: Any, tensors: list[Tensor], target: Target) -> None:
+        self._program, self._direct, self._target = program, direct, target
+        self.tape = Tape(target)
         inputs = [self.tape.whole(x, external=True) for x in tensors]
         self.traced = Traced(self.tape, inputs)
         self._real: dict[fx.Node, Any] = {}
@@ -155,7 +156,7 @@ class Planner:
                     leaf.storage.crosses = True
             self._record_open_segment()
         self.traced.order.append(LeftNode(node, known, why))
-        if not is_memory(result):
+        if not is_memory(result) or not self._target.owns(result):
             return result, Late(node)
         value = self.tape.whole(result, external=True)
         self.traced.made_by[value.storage.index] = node

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx
 
 from fastconv.convert.observe import function_of
@@ -14,9 +14,16 @@ from fastconv.convert.plan.fusion import fuse
 from fastconv.convert.plan.planner import LeftNode, Traced
 from fastconv.convert.plan.values import Late, Storage, Value, is_memory
 
+if TYPE_CHECKING:
+    from fastconv.convert.plan.graphed import Graphed
+
 
 class Mismatch(Exception):
     """Something left to torch made a tensor of other extents than in the planning run."""
+
+
+class Moved(Exception):
+    """An algorithm does not take its tensors where the plan has them."""
 
 
 class _Run:
@@ -44,41 +51,59 @@ class _Run:
             places.append((base, offsets.get(root.index, 0) + offset, storage.placed_stride() or ()))
         segment = tape.segments[number]
         self.plan = segment.recorder.finish(places, left_out, total, len(self.reads), len(self.makes), pool)
+        self.target = tape.target
+        if why := self.target.refusal(self.plan):
+            raise Moved(why)
         self.specs = [(s.shape, s.stride, s.dtype) for s in self.makes]
-        self.guards = [(s.index, s.shape, s.stride, s.dtype) for s in self.reads if s.index in traced.made_by]
+        self.guards = [(s.index, self._kind(s)) for s in self.reads if s.index in traced.made_by]
+
+    def _kind(self, x: Any) -> Any:
+        address = x.address if isinstance(x, Storage) else x.data_ptr()
+        stride = x.stride if isinstance(x, Storage) else x.stride()
+        return tuple(x.shape), stride, x.dtype, None if self.target.on_host else address % 16
 
     def __call__(self, held: dict[int, Tensor]) -> None:
-        for index, shape, stride, dtype in self.guards:
-            x = held[index]
-            if tuple(x.shape) != shape or x.stride() != stride or x.dtype is not dtype:
+        for index, kind in self.guards:
+            if self._kind(held[index]) != kind:
                 raise Mismatch("what torch computes has other extents or strides than in the planning run")
-        outputs = [_empty(*spec) for spec in self.specs]
-        self.plan.run([held[s.index].data_ptr() for s in self.reads], [y.data_ptr() for y in outputs])
+        outputs = self.launch([held[s.index] for s in self.reads])
         for storage, y in zip(self.makes, outputs, strict=True):
             held[storage.index] = y
 
+    def launch(self, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = [self.target.empty(*spec) for spec in self.specs]
+        self.target.run(self.plan, inputs, outputs)
+        return outputs
+
 
 class PlannedProgram:
-    """The plan of one program for one set of shapes. It keeps the weights alive that its kernel calls read."""
+    """The plan of one program for one set of shapes. It keeps the weights alive that its kernel calls read.
 
-    def __init__(self, program: Any, traced: Traced, direct: Any, pool: Any, weights: list[Tensor]) -> None:
+    Raises:
+        Moved: only with `may_place`, without which every tensor has memory of its own.
+    """
+
+    def __init__(
+        self, program: Any, traced: Traced, direct: Any, pool: Any, weights: list[Tensor], may_place: bool = True
+    ) -> None:
         # The first call then runs twice, which code of the user's own would notice.
         self.fused = fuse(traced.tape) if program.may_run_early() else 0
-        left_out = placement.place(traced.tape)
-        self._inputs = [value.storage.index for value in traced.inputs]
-        self._steps: list[Any] = []
+        left_out = placement.place(traced.tape) if may_place else [set() for _ in traced.tape.segments]
+        self.graph: Graphed | None = None
+        self.inputs = [value.storage.index for value in traced.inputs]
+        self.steps: list[Any] = []
         self.runs: list[_Run] = []
         for entry in traced.order:
             if isinstance(entry, LeftNode):
                 function = function_of(program, entry.node)
                 if entry.node.op == "call_module":
                     function = getattr(direct, str(entry.node.target), function)
-                self._steps.append((entry, function, _storage_of(entry, traced)))
+                self.steps.append((entry, function, _storage_of(entry, traced)))
             else:
                 run = _Run(traced, entry, left_out[entry], pool)
                 if run.plan.kernels:
                     self.runs.append(run)
-                    self._steps.append(run)
+                    self.steps.append(run)
         # The kernel calls of every node, and what else the plan takes: views, and copies that are none.
         self.by_node: dict[fx.Node, list[tuple[str, int]]] = {}  # operation, and of how many nodes
         for segment, gone in zip(traced.tape.segments, left_out, strict=True):
@@ -87,17 +112,17 @@ class PlannedProgram:
                     calls = self.by_node.setdefault(node, [])
                     calls += [] if call.position in gone else [(call.op, len(call.nodes))]
         self.left = [entry for entry in traced.order if isinstance(entry, LeftNode)]
-        self._outputs = traced.outputs
+        self.outputs = traced.outputs
         self._weights = weights
         self._only = self._single()
 
     def _single(self) -> Any:
         """The run, where it is all there is and its results are the outputs as they are."""
-        if len(self._steps) != 1 or not self.runs:
+        if len(self.steps) != 1 or not self.runs:
             return None
         run = self.runs[0]
         order: list[int] = []
-        for value in self._outputs:
+        for value in self.outputs:
             if not isinstance(value, Value) or value.storage not in run.makes:
                 return None
             storage = value.storage
@@ -105,12 +130,12 @@ class PlannedProgram:
                 # A view of all of it can be made as such.
                 place = run.makes.index(storage)
                 dense = value.offset == 0 and _numel(value.shape) == _numel(storage.shape)
-                once = sum(isinstance(v, Value) and v.storage is storage for v in self._outputs) == 1
+                once = sum(isinstance(v, Value) and v.storage is storage for v in self.outputs) == 1
                 if not dense or not once:
                     return None
                 run.specs[place] = (value.shape, value.stride, value.dtype)
             order.append(run.makes.index(storage))
-        reads = [self._inputs.index(s.index) for s in run.reads]
+        reads = [self.inputs.index(s.index) for s in run.reads]
         return run, reads, order
 
     @property
@@ -124,23 +149,24 @@ class PlannedProgram:
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         if self._only is not None:
             run, reads, order = self._only
-            outputs = [_empty(*spec) for spec in run.specs]
-            run.plan.run([tensors[i].data_ptr() for i in reads], [y.data_ptr() for y in outputs])
+            outputs = run.launch([tensors[i] for i in reads])
             return tuple(outputs[i] for i in order)
-        held = dict(zip(self._inputs, tensors, strict=True))
-        late: dict[Any, Any] = {}
+        memory = self.compute(tensors)
+        return tuple(memory.real(leaf) for leaf in self.outputs)
 
-        def real(leaf: Any) -> Any:
-            if isinstance(leaf, Late):
-                return late[leaf.node]
-            return _tensor(leaf, held) if isinstance(leaf, Value) else leaf
+    def memory(self, tensors: Sequence[Tensor]) -> Memory:
+        return Memory(dict(zip(self.inputs, tensors, strict=True)))
 
-        for step in self._steps:
+    def compute(self, tensors: Sequence[Tensor]) -> Memory:
+        """Runs everything."""
+        memory = self.memory(tensors)
+        held, late = memory.held, memory.late
+        for step in self.steps:
             if isinstance(step, _Run):
                 step(held)
                 continue
             entry, function, storage = step
-            args, kwargs = fx.node.map_aggregate(entry.arguments, real)
+            args, kwargs = fx.node.map_aggregate(entry.arguments, memory.real)
             result = function(*args, **kwargs)
             if storage is None:
                 late[entry.node] = result
@@ -148,11 +174,20 @@ class PlannedProgram:
                 raise Mismatch("what torch computes is no tensor in memory any more")
             else:
                 held[storage] = result
-        return tuple(real(leaf) for leaf in self._outputs)
+        return memory
 
 
-def _empty(shape: Any, stride: Any, dtype: Any) -> Tensor:
-    return torch.empty_strided(shape, stride, dtype=dtype, device="cpu")  # whatever torch's default device is
+@dataclass
+class Memory:
+    """What a run holds: tensors by the numbers of their storages, and other results of what is left to torch."""
+
+    held: dict[int, Tensor]
+    late: dict[Any, Any] = field(default_factory=dict)
+
+    def real(self, leaf: Any) -> Any:
+        if isinstance(leaf, Late):
+            return self.late[leaf.node]
+        return _tensor(leaf, self.held) if isinstance(leaf, Value) else leaf
 
 
 def _numel(shape: tuple[int, ...]) -> int:

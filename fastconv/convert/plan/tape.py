@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fastconv import _C
+from fastconv.convert.plan.target import Target
 from fastconv.convert.plan.values import DTYPES, Access, Storage, Value, four, same_view
 
 
@@ -49,14 +50,15 @@ class Call:
 
 @dataclass(eq=False)
 class Segment:
-    recorder: _C.Recorder = field(default_factory=_C.Recorder)
+    recorder: _C.Recorder
     calls: list[Call] = field(default_factory=list)
 
 
 class Tape:
     """Storages, kernel calls in segments, and copies that may turn out to be none."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
+        self.target = target
         self.storages: list[Storage] = []
         self.segments: list[Segment] = []
         self.copies: list[Copy] = []
@@ -67,7 +69,7 @@ class Tape:
     @property
     def segment(self) -> Segment:
         if not self._open:
-            self.segments.append(Segment())
+            self.segments.append(Segment(self.target.recorder()))
             self._open = True
         return self.segments[-1]
 

@@ -96,7 +96,7 @@ def is_memory(x: Any) -> bool:
     """Whether x is a tensor whose values lie in memory by its strides, as they are."""
     return (
         type(x) in (Tensor, nn.Parameter)
-        and x.is_cpu
+        and (x.is_cpu or x.is_cuda)
         and x.layout is torch.strided
         and not x.is_neg()
         and not x.is_conj()

@@ -1,0 +1,207 @@
+"""A plan as a graph of a GPU: captured once on tensors of its own, replayed at each call.
+
+A call copies its inputs into the graph's, replays, and copies the outputs out, so that earlier results stay as they
+are. Where there can be no graph the plan runs segment by segment, and `why` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastconv.convert import steps
+from fastconv.convert.plan.operations import is_torchs
+from fastconv.convert.plan.planner import LeftNode
+from fastconv.convert.plan.values import Late, Value, leaves_of, span
+
+if TYPE_CHECKING:
+    from fastconv.convert.plan.cuda_graph import Graphs
+    from fastconv.convert.plan.program import PlannedProgram
+
+
+class Graphed:
+    """The graph of one plan; made at the first call after planning, whose shapes have then come twice."""
+
+    def __init__(self, plan: PlannedProgram, program: Any, graphs: Graphs | str) -> None:
+        self._plan = plan
+        self._graphs: Graphs | None = None if isinstance(graphs, str) else graphs
+        self.why: str | None = graphs if isinstance(graphs, str) else _refusal(plan, program)
+        self._replay: _Replay | None = None
+
+    @property
+    def is_captured(self) -> bool:
+        return self._replay is not None
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self._replay is None else self._replay.bytes
+
+    @property
+    def arena_bytes(self) -> int:
+        return 0 if self._replay is None else self._plan.arena_bytes
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        if self.why is not None or self._graphs is None or self._graphs.busy() is not None:
+            return self._plan(tensors)
+        replay = self._replay
+        if replay is None or not replay.is_current():
+            with self._graphs.turn(()):
+                if self._replay is replay and self.why is None:  # no other thread was first
+                    self._replay = None  # before another is captured in its memory
+                    self._replay = self._capture(self._graphs, tensors)
+                replay = self._replay
+        return self._plan(tensors) if replay is None else replay(self._graphs, tensors)
+
+    def _capture(self, graphs: Graphs, tensors: Sequence[Tensor]) -> _Replay | None:
+        try:
+            return _Replay(self._plan, graphs, tensors)
+        except Exception as error:  # of whatever kind: the plan itself serves the call, or raises
+            self.why = str(error) if isinstance(error, _Uncapturable) else f"{type(error).__name__}: {error}"
+            return None
+
+
+class _Replay:
+    def __init__(self, plan: PlannedProgram, graphs: Graphs, tensors: Sequence[Tensor]) -> None:
+        self._plan = plan
+        self._reads = _TensorsLeft(plan)
+        # Not tensors of inference mode, which nobody could write to outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            self._inputs = [_copy(x) for x in tensors]
+            self._entries = [_flat(x) for x in self._inputs]
+            if plan.left:
+                self._look(graphs)
+            graphs.warm_up(lambda: plan.compute(self._inputs))
+            self._graph, memory = graphs.capture(lambda: plan.compute(self._inputs))
+        leaves = leaves_of(plan.outputs)
+        made = {leaf.storage.index for leaf in leaves if isinstance(leaf, Value)} - set(plan.inputs)
+        # What is no output goes back to the graph's memory.
+        self._held = {index: memory.held[index] for index in made}
+        self._late = {leaf.node: memory.late[leaf.node] for leaf in leaves if isinstance(leaf, Late)}
+
+    def _look(self, graphs: Graphs) -> None:
+        """Runs once to see what torch does in between; its libraries choose their kernels on the way."""
+        watching = _Watching()
+
+        def run() -> None:
+            with watching:
+                self._plan.compute(self._inputs)
+
+        devices = {x.device for x in self._inputs if x.is_cuda}
+        with torch.random.fork_rng(devices):
+            graphs.warm_up(run)
+        if watching.reason is not None:
+            raise _Uncapturable(watching.reason)
+
+    @property
+    def bytes(self) -> int:
+        late = [x for x in pytree.tree_leaves(list(self._late.values())) if isinstance(x, Tensor)]
+        return sum(_flat(x).nbytes for x in [*self._inputs, *self._held.values(), *late])
+
+    def is_current(self) -> bool:
+        return self._reads.unchanged()
+
+    def __call__(self, graphs: Graphs, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        memory = self._plan.memory(tensors)
+        with graphs.turn(self._inputs):
+            for mine, x in zip(self._entries, tensors, strict=True):
+                mine.copy_(_flat(x))
+            self._graph.replay()
+            memory.held.update((index, _copy(x)) for index, x in self._held.items())
+            memory.late.update((node, pytree.tree_map_only(Tensor, _copy, x)) for node, x in self._late.items())
+        return tuple(memory.real(leaf) for leaf in self._plan.outputs)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """The memory from x's first element to its last: copied in one go, whatever the strides."""
+    return x.as_strided((span(tuple(x.shape), x.stride()),), (1,))
+
+
+def _copy(x: Tensor) -> Tensor:
+    """Of x's strides, gaps included."""
+    flat = _flat(x)
+    return torch.empty_like(flat).copy_(flat).as_strided(x.shape, x.stride(), 0)
+
+
+class _Uncapturable(Exception):
+    pass
+
+
+def _refusal(plan: PlannedProgram, program: Any) -> str | None:
+    """What is known to stand against a graph before anything runs."""
+    if not program.store.graphs_allowed:
+        return "FASTCONV_CUDA_GRAPH=0"
+    if not program.may_run_early():
+        return "code of the model's own runs between kernels"
+    for entry in plan.left:
+        if entry.node.op == "call_function" and not is_torchs(entry.node.target):
+            return f"{entry.node.name} is a function of the model's own"
+    return None
+
+
+class _Watching(TorchDispatchMode):
+    """Looks for what a graph cannot hold in what torch computes: failed captures leave traces in torch's allocator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reason: str | None = None
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if why := _waits(function, args, kwargs, result):
+            self.reason = self.reason or f"{function.overloadpacket.__name__} {why}"
+        return result
+
+
+def _waits(function: Any, args: Any, kwargs: Any, result: Any) -> str | None:
+    tags = function.tags
+    read, made = ([x for x in pytree.tree_leaves(part) if isinstance(x, Tensor)] for part in ((args, kwargs), result))
+    # A number as a tensor of the host's is passed with the launch.
+    devices = {x.device for x in made} | {x.device for x in read if x.dim() or x.device.type != "cpu"}
+    if len(devices) > 1:
+        return "moves values between the host and the GPU"
+    if torch.Tag.nondeterministic_seeded in tags:
+        return "draws random numbers"
+    if torch.Tag.data_dependent_output in tags:
+        return "gives a value to the host"
+    if torch.Tag.dynamic_output_shape not in tags:
+        return None
+    picks = function.overloadpacket is torch.ops.aten.index
+    if picks and not any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1]):
+        return None
+    return "makes a tensor whose extents depend on values"
+
+
+class _TensorsLeft:
+    """Parameters and buffers that operations left to torch read: a graph knows them by their addresses."""
+
+    def __init__(self, plan: PlannedProgram) -> None:
+        self._found: list[tuple[dict[str, Any], str, Any, int]] = []
+        for step in plan.steps:
+            if not isinstance(step, tuple) or not isinstance(step[0], LeftNode):
+                continue
+            function = step[1]
+            if isinstance(function, steps.OwnTypeStep):
+                function = function.function
+            if isinstance(function, steps.ReadStep):
+                for owner, name in function.weight.slots:
+                    self._add(owner, name)
+            elif isinstance(function, nn.Module):
+                for module in function.modules():
+                    for owner in (module._parameters, module._buffers):
+                        for name in owner:
+                            self._add(owner, name)
+
+    def _add(self, owner: dict[str, Any], name: str) -> None:
+        tensor = owner.get(name)
+        self._found.append((owner, name, tensor, tensor.data_ptr() if isinstance(tensor, Tensor) else 0))
+
+    def unchanged(self) -> bool:
+        return all(
+            owner.get(name) is tensor and (not isinstance(tensor, Tensor) or tensor.data_ptr() == address)
+            for owner, name, tensor, address in self._found
+        )

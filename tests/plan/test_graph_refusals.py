@@ -1,0 +1,110 @@
+"""Where a GPU's plan cannot be a graph: it runs segment by segment, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from planning import assert_equal, build, plan_of, step_by_step
+from stand_in import StandIn
+from test_fallbacks import Between
+from torch import Tensor, fx, nn
+
+import fastconv
+
+pytestmark = [
+    pytest.mark.usefixtures("graphs"),
+    pytest.mark.skipif(
+        fastconv.backends.why_unavailable("cuda_emulated") is not None, reason="no emulated kernels in this build"
+    ),
+]
+SHAPE = (2, 3, 10, 10)
+
+
+def why_not(converted: nn.Module) -> str | None:
+    graph = plan_of(converted).graph
+    assert graph is not None
+    assert not graph.is_captured
+    return graph.why
+
+
+@fx.wrap
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+UNCAPTURABLE: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
+    "as many as a mask has": (
+        lambda m, x: m.c(x)[m.d(x) > 0].sum().view(1, 1, 1, 1) + m.c(x), "index makes a tensor whose extents depend",
+    ),
+    "places of what is not zero": (lambda m, x: m.c(x) + m.d(x).nonzero().sum(), "nonzero makes a tensor whose"),
+    "a value": (lambda m, x: m.c(x) * torch.cumsum(m.d(x), 1).max().item(), "_local_scalar_dense gives a value"),
+    "random numbers": (lambda m, x: m.d(F.dropout(m.c(x), 0.5, True)), "draws random numbers"),
+    "a function of the model's own": (lambda m, x: m.d(doubled(m.c(x))), "doubled is a function of the model's own"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", UNCAPTURABLE)
+def test_what_cannot_be_captured_runs_segment_by_segment(what: str, graphs: list[StandIn]) -> None:
+    forward, reason = UNCAPTURABLE[what]
+    model = Between(forward).eval()
+    converted, steps = fastconv.convert(model), step_by_step(model)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x = torch.randn(1, 4, 8, 8)
+        torch.manual_seed(seed + 10)
+        ours = converted(x)
+        torch.manual_seed(seed + 10)
+        assert_equal(ours, steps(x))  # looking for what cannot be captured has drawn no random number
+    assert reason in str(why_not(converted))
+    assert f"no CUDA graph: {why_not(converted)}" in str(fastconv.explain(converted))
+    assert not graphs[0].graphs
+
+
+def test_indices_that_are_no_mask_are_captured(graphs: list[StandIn]) -> None:
+    model = Between(lambda m, x: m.d(m.c(x)[:, m.order])).eval()
+    converted, steps = fastconv.convert(model), step_by_step(model)
+    for _ in range(3):
+        x = torch.randn(1, 4, 8, 8)
+        assert_equal(converted(x), steps(x))
+    assert len(graphs[0].graphs) == 1
+
+
+def test_a_capture_under_way_and_one_that_fails(graphs: list[StandIn]) -> None:
+    model = build("inception")
+    converted, steps = fastconv.convert(model), step_by_step(model)
+    x = torch.randn(SHAPE)
+    converted(x)
+    graphs[0].why_busy = "a capture is under way"
+    assert_equal(converted(x), steps(x))
+    assert not graphs[0].graphs
+    graphs[0].why_busy = None
+    graphs[0].error = RuntimeError("operation not permitted when stream is capturing")
+    assert_equal(converted(x), steps(x))
+    assert why_not(converted) == "RuntimeError: operation not permitted when stream is capturing"
+    graphs[0].error = None
+    assert_equal(converted(x), steps(x))
+    assert not graphs[0].graphs  # what failed once is not tried at every call
+
+
+def test_the_switch(monkeypatch: pytest.MonkeyPatch, graphs: list[StandIn]) -> None:
+    monkeypatch.setenv("FASTCONV_CUDA_GRAPH", "0")
+    converted = fastconv.convert(build("inception"), torch.randn(SHAPE))
+    assert why_not(converted) == "FASTCONV_CUDA_GRAPH=0"
+    assert not graphs[0].graphs
+
+
+def test_gradients_autocast_and_recording_go_past_the_graph(graphs: list[StandIn]) -> None:
+    model = build("inception")
+    converted = fastconv.convert(model, torch.randn(SHAPE))
+    replays = graphs[0].graphs[0].replays
+    x = torch.randn(SHAPE, requires_grad=True)
+    with torch.enable_grad():
+        converted(x).sum().backward()
+    assert x.grad is not None
+    with torch.autocast("cpu", torch.bfloat16):
+        converted(torch.randn(SHAPE))
+    assert graphs[0].graphs[0].replays == replays
