@@ -48,7 +48,7 @@ def steps(folder: Path, cores: int) -> list[Step]:
     listed = [
         Step("build", [PYTHON, "setup.py", "build_ext", "--inplace"]),
         Step("verify cuda", [*verify, "cuda", "--json", str(folder / "verify-cuda.json")]),
-        Step("gpu tests", [*pytest, "tests/test_on_gpu.py"]),
+        Step("gpu tests", [*pytest, "tests/test_on_gpu.py", "tests/test_graphs_on_gpu.py"]),
         Step("verify triton", [*verify, "triton", "--json", str(folder / "verify-triton.json")]),
     ]
     # Where it is missing its steps fail, and say so: left out silently they would look like a pass.
@@ -57,6 +57,8 @@ def steps(folder: Path, cores: int) -> list[Step]:
     listed += [
         Step("bench", [*fastconv, "bench", "--suite", "gpu", "--backend", "cuda", "--layout", "nhwc", "--output",
                        str(folder)]),
+        Step("networks", [*fastconv, "bench", "--suite", "networks", "--backend", "cuda", "--dtype", "bfloat16",
+                          "--layout", "nhwc", "--output", str(folder)]),
         Step("tests", [*pytest, "tests", *parallel]),
     ]  # fmt: skip
     return listed

@@ -19,7 +19,16 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_steps_come_in_the_order_of_their_worth(tmp_path: Path) -> None:
     names = [step.name for step in gpu_check.steps(tmp_path, 16)]
-    assert names == ["build", "verify cuda", "gpu tests", "verify triton", *gpu_check.SANITIZERS, "bench", "tests"]
+    assert names == [
+        "build",
+        "verify cuda",
+        "gpu tests",
+        "verify triton",
+        *gpu_check.SANITIZERS,
+        "bench",
+        "networks",
+        "tests",
+    ]
 
 
 def python(name: str, code: str) -> gpu_check.Step:

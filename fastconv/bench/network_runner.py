@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import fastconv
-from fastconv.bench import memory, peers, timing
+from fastconv.bench import gpu, memory, peers, timing
 from fastconv.bench.networks import Network
 from fastconv.bench.results import OURS_IN_FLOAT32, Residence, Row
 from fastconv.bench.runner import Contender, Settings, compare, fill_times, finish, forced_backend
 from fastconv.bench.truth import max_error
+from fastconv.convert.converted import ConvertedModule
+from fastconv.convert.plan.explained import graph_facts
 
 _FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 # Errors add up through some fifty layers; relative to the largest output, beyond twice torch's own error.
@@ -73,7 +75,7 @@ def measure_network(network: Network, batch: int, settings: Settings) -> tuple[l
         onnx_file = Path(folder) / "network.onnx"
         # convert() folds and packs weights, which wants ordinary tensors: it runs outside inference mode.
         contenders = list(_contenders(network, batch, model, x, settings, onnx_file))
-        with torch.inference_mode():
+        with torch.inference_mode(), gpu.cudnn_search(settings.device):
             for contender in contenders:
                 truth.judge(contender)
             runnable = [contender for contender in contenders if contender.row.correct]
@@ -85,6 +87,7 @@ def measure_network(network: Network, batch: int, settings: Settings) -> tuple[l
             for contender, measured in zip(runnable, timings.values(), strict=True):
                 fill_times(contender.row, measured)
                 truth.judge(contender)
+                contender.row.note = contender.row.note or contender.note() or ""
             compare([contender.row for contender in runnable], list(timings.values()))
         rows = [contender.row for contender in contenders]
         finish(rows, *count_work(model, x), settings)
@@ -117,16 +120,25 @@ def _contenders(
         arranged = copy.deepcopy(model).to(kind).to(memory_format=memory_format)  # type: ignore[call-overload]
         yield Contender(row(layout, "torch", "eager"), _call(arranged, image.to(kind)))
         if layout in settings.layouts:
-            yield Contender(row(layout, settings.backend, "convert"), _call(converted, image))
+            yield _converted(row(layout, settings.backend, "convert"), converted, image)
     if kind != torch.float32:
         in_float32 = fastconv.convert(model, (x,))
-        yield Contender(
-            row("nhwc", OURS_IN_FLOAT32, "convert"), _call(in_float32, x.contiguous(memory_format=torch.channels_last))
-        )
+        image = x.contiguous(memory_format=torch.channels_last)
+        yield _converted(row("nhwc", OURS_IN_FLOAT32, "convert"), in_float32, image)
     for name in settings.peers:
         if name != "torch":
             call = peers.prepare(name, model, x, settings.dtype, onnx_file)
             yield Contender(row("nchw", name, "whole network"), call)
+
+
+def _converted(row: Row, converted: ConvertedModule, image: Tensor) -> Contender:
+    """With a word on whether a graph of the GPU was replayed."""
+
+    def said() -> str | None:
+        program = converted.region.last
+        return None if program is None or program.plan is None else graph_facts(program.plan)
+
+    return Contender(row, _call(converted, image), said)
 
 
 def _call(module: torch.nn.Module, x: Tensor) -> Callable[[], Any]:

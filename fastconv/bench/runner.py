@@ -89,6 +89,7 @@ class Contender:
 
     row: Row
     call: Callable[[], Any]
+    note: Callable[[], str | None] = lambda: None  # what is to be said of the last call
 
 
 def measure(workload: Workload, settings: Settings) -> list[Row]:

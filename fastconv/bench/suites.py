@@ -18,7 +18,7 @@ from fastconv.bench.training import measure_training
 SUITES = {
     "layers": "ResNet-50's, ResNeXt-50's grouped and MobileNet's convolutions with bias and ReLU, batch 1",
     "ops": "depthwise layers, pooling, upsample + conv, transposed conv, matrix products, gradients",
-    "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8",
+    "networks": "whole networks, torch eager against fastconv.convert, batch 1 and 8; on a GPU three, 1 and 128",
     "filters": "large filters: 16x16 on two images of 1024x1024, 31x31 depthwise; scipy and numpy's FFT beside torch",
     "scaling": "whole networks on one thread and on all of them, batch 1",
     "training": "ResNet-18 and MobileNetV2, batch 8, torch's layers against fastconv.replace, forward and backward",
@@ -89,8 +89,10 @@ def run_training(names: list[str], batch: int, settings: Settings, on_step: OnSt
 def run_suite(name: str, settings: Settings, quick: bool, on_step: OnStep) -> Run:
     """Measures a suite by name; `quick` takes a few of its problems."""
     if name == "networks":
-        names = ["mobilenet_v2"] if quick else list(NETWORKS)
-        return run_networks(names, [1] if quick else [1, 8], settings, on_step)
+        on_gpu = settings.device == "cuda"
+        names = ["resnet50", "mobilenet_v2", "efficientnet_lite0"] if on_gpu else list(NETWORKS)
+        batches = [1, 128] if on_gpu else [1, 8]
+        return run_networks(["mobilenet_v2"] if quick else names, [1] if quick else batches, settings, on_step)
     if name == "scaling":
         return run_scaling(
             ["mobilenet_v2"] if quick else ["resnet50", "mobilenet_v2", "vgg16_bn"], 1, settings, on_step

@@ -223,12 +223,12 @@ def aim_lines(run: Run) -> list[str]:
 
 
 def notes(rows: Iterable[Row]) -> list[str]:
-    """Why rows have no time, one line for each algorithm and reason."""
+    """Why rows have no time, and what is to be said of those that have one; a line for each algorithm and text."""
     return list(
         dict.fromkeys(
             f"{row.algorithm if row.is_ours else row.backend}: {row.note}"
             for row in rows
-            if row.note and row.correct is None
+            if row.note and row.correct is not False
         )
     )
 
