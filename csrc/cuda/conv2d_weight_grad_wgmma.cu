@@ -75,8 +75,7 @@ Reasons wgmma_reasons(const Conv2dWeightGradCall& call) {
   limit(" input pixels", p.N * p.H * p.W);
   limit(" columns of the gradient", block_columns(p));
   limit(" filters", p.K + 8 * p.groups);
-  const Plan chosen = plan(p);
-  limit(" tiles", tiles(p, chosen.tile) * chosen.split.parts);
+  limit(" tiles and parts of them", tiles(p, kTiles[2]) * kMostParts * current_device().multiprocessors);
   return reasons;
 }
 

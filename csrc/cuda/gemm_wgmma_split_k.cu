@@ -54,10 +54,8 @@ Reasons reasons_for(const GemmCall& call, bool tf32) {
   Reasons reasons = gemm_wgmma_reasons(call, tf32);
   refuse_unsplittable(reasons, call, step(call));
   if (!reasons.empty()) return reasons;
-  const int64_t count = tiles(call, kGemmWgmmaNarrowN);
-  if (count * plan(call).split.parts > 0x7fffffff) {
-    reasons.push_back(std::to_string(count) + " tiles fill the GPU without a split");
-  }
+  const int64_t most = tiles(call, kGemmWgmmaNarrowN) * kMostParts * current_device().multiprocessors;
+  if (most > 0x7fffffff) reasons.push_back(std::to_string(most) + " parts of tiles are above 2^31 - 1");
   return reasons;
 }
 
