@@ -21,9 +21,10 @@ const AlgorithmTable<GemmCall>& gemm_algorithms();
 
 extern const Algorithm<Conv2dCall> kConv2dDepthwise, kConv2dStemMma, kConv2dGroupedMma, kConv2dMma, kConv2dMmaTf32;
 extern const Algorithm<Conv2dCall> kConv2dWgmma, kConv2dPointwise, kConv2dImplicitGemm, kConv2dIm2col, kConv2dDirect;
-extern const Algorithm<Conv2dCall> kUpsamplePhaseMma, kUpsampleGatherMma, kUpsamplePhase, kUpsampleGather;
-extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise, kInputGradMma, kInputGradMmaTf32;
-extern const Algorithm<Conv2dInputGradCall> kInputGradPhases, kInputGradDirect;
+extern const Algorithm<Conv2dCall> kUpsamplePhaseWgmma, kUpsamplePhaseMma, kUpsampleGatherMma;
+extern const Algorithm<Conv2dCall> kUpsamplePhase, kUpsampleGather;
+extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise, kInputGradWgmma, kInputGradMma;
+extern const Algorithm<Conv2dInputGradCall> kInputGradMmaTf32, kInputGradPhases, kInputGradDirect;
 extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise, kWeightGradMma, kWeightGradMmaTf32;
 extern const Algorithm<Conv2dWeightGradCall> kWeightGradWgmma, kWeightGradImplicitGemm, kWeightGradDirect;
 extern const Algorithm<Conv2dCall> kConv2dWinograd, kConv2dWinograd4x4, kConv2dWinograd2x2;

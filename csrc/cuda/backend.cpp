@@ -23,14 +23,14 @@ const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
 }
 
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
-  static const AlgorithmTable<Conv2dCall> table = {kUpsamplePhaseMma, kUpsampleGatherMma, kUpsamplePhase,
-                                                   kUpsampleGather, kConv2dDirect};
+  static const AlgorithmTable<Conv2dCall> table = {kUpsamplePhaseWgmma, kUpsamplePhaseMma, kUpsampleGatherMma,
+                                                   kUpsamplePhase,      kUpsampleGather,   kConv2dDirect};
   return table;
 }
 
 const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
-  static const AlgorithmTable<Conv2dInputGradCall> table = {kConv2dInputGradDepthwise, kInputGradMma, kInputGradMmaTf32,
-                                                            kInputGradPhases, kInputGradDirect};
+  static const AlgorithmTable<Conv2dInputGradCall> table = {
+      kConv2dInputGradDepthwise, kInputGradWgmma, kInputGradMma, kInputGradMmaTf32, kInputGradPhases, kInputGradDirect};
   return table;
 }
 

@@ -1,9 +1,7 @@
 // The conv2d row "wgmma".
 #include <algorithm>
-#include <iterator>
 
 #include "algorithms.h"
-#include "conv2d_gemm.h"
 #include "kernels/conv_wgmma.cuh"
 #include "tuning/gemm_plan.h"
 #include "wgmma_support.h"
@@ -24,23 +22,11 @@ int64_t tiles(const ConvProblem& p, int tile_n) {
   return tile_count(p.N * p.P * p.Q, p.filters_per_group(), p.groups, kTileM, tile_n);
 }
 
-// How far the pixels of y, or of a residual, lie apart where TMA can take them as rows of a matrix, else 0.
-int64_t tma_pixel_stride(const TensorView& t, const ConvProblem& p) {
-  const int64_t Kg = p.filters_per_group(), pixels = p.P * p.Q;
-  const int64_t stride = p.N * pixels == 1 ? (p.K + 7) / 8 * 8 : pixels == 1 ? t.stride[0] : pixel_stride(t);
-  const bool rows = pixels_are_even(t) && images_are_even(t, p.N) && stride > 0 && stride % 8 == 0;
-  // Two columns at a time; groups are a dimension of the map, whose stride is Kg.
-  const bool columns = t.stride[1] == 1 && Kg % (p.groups == 1 ? 2 : 8) == 0;
-  return rows && columns && aligned_16(t.data) ? stride : 0;
-}
-
 Reasons wgmma_reasons(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
   Reasons reasons = phase_extent_reasons(p);
   refuse_without_wgmma(reasons);
-  if (call.dtype != DType::kFloat16 && call.dtype != DType::kBFloat16) {
-    reasons.push_back(std::string("dtype is ") + dtype_name(call.dtype) + ", not float16 or bfloat16");
-  }
+  refuse_wide_types(reasons, call.dtype);
   if (p.scale_h != 1 || p.scale_w != 1) {
     reasons.push_back("upsamples its input by " + pair_text(p.scale_h, p.scale_w));
   }
@@ -61,22 +47,8 @@ Reasons wgmma_reasons(const Conv2dCall& call) {
   return reasons;
 }
 
-// The widest tile, whose operands are read least often, unless another fills the GPU or the filters better. The
-// percentage is the arithmetic a tile does while the widest does 100: counted, from what the L2 cache feeds, 6,154
-// bytes a clock to 132 multiprocessors, against 2,048 multiply-adds of each.
-struct TileWidth {
-  int n, percent;
-};
-constexpr TileWidth kTileWidths[] = {{256, 100}, {128, 75}, {64, 50}};
-
 int chosen_width(const ConvProblem& p) {
-  const int multiprocessors = std::max(current_device().multiprocessors, 1);
-  const auto cost = [&](const TileWidth& t) {
-    return wave_cost(tiles(p, t.n), multiprocessors, 1, int64_t{kTileM} * t.n, t.percent);
-  };
-  return std::min_element(std::begin(kTileWidths), std::end(kTileWidths),
-                          [&](const TileWidth& a, const TileWidth& b) { return cost(a) < cost(b); })
-      ->n;
+  return wgmma_tile_width([&](int tile_n) { return tiles(p, tile_n); });
 }
 
 // Where its tiles keep at least half of the GPU busy over a reduction that fills the ring, and at least three quarters
@@ -100,8 +72,8 @@ void run_typed(const Conv2dCall& call, const CallContext& context) {
                    ? call.x
                    : packed_channels<T>(call.x, p.groups, operands.channels, context);
   operands.weights = prepare_weights<T>(problem, operands.channels, context);
-  operands.y_pixel_stride = tma_pixel_stride(call.y, p);
-  operands.residual_pixel_stride = residual.present() ? tma_pixel_stride(residual, p) : 0;
+  operands.y_pixel_stride = tma_pixel_stride(call.y, p.groups);
+  operands.residual_pixel_stride = residual.present() ? tma_pixel_stride(residual, p.groups) : 0;
   LaunchConfig config;
   config.stream = context.stream;
   config.footprint.reads("x", operands.x).writes("y", call.y).reads(call.epilogue, call.dtype, p.K);

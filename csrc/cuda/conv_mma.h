@@ -35,6 +35,9 @@ struct ConvMmaProblem {
   PhasedConv conv;
   TensorView weights;  // the caller's
   WeightAxis weights_h, weights_w;
+
+  // Whether a tap's weights are sums of the caller's.
+  bool sums() const { return weights_h.scale > 0 || weights_w.scale > 0; }
 };
 
 ConvMmaProblem forward_mma(const Conv2dCall& call);

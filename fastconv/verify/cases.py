@@ -73,8 +73,7 @@ def _conv() -> list[Case]:
     cases += [
         ConvCase.parse(text, fill="integer") for text in ("mb1ic192ih5iw4oc24kh3ph1", "mb2ic16ih19iw9oc10kh3sh8ph3")
     ]
-    rest: dict[str, Any] = {"scale": True, "shift": True, "residual": True, "act": "prelu", "alpha": "channel"}
-    cases.append(ConvCase.parse("g2mb1ic128ih4iw5oc24kh3ph1", fill="integer", **rest))
+    cases.append(ConvCase.parse("g2mb1ic128ih4iw5oc24kh3ph1", fill="integer", **EPILOGUES[4]))
     return cases + [ConvCase.parse(WHOLE_GROUPS, **options) for options in (*EPILOGUES[3:5], *SPECIALS[3:8])]
 
 
@@ -89,6 +88,9 @@ def _upsample_conv() -> list[Case]:
     cases: list[Case] = [UpsampleConvCase.parse(text, fill=fill) for text in shapes for fill in ("normal", "integer")]
     cases += [UpsampleConvCase.parse(base, **options) for options in (*act_options()[::3], *EPILOGUES, *SPECIALS)]
     cases += [UpsampleConvCase.parse("mb1ic3ih4oc4kh4", padding=(1, 2, 2, 1))]
+    # Reductions three times round the longest ring of stages; groups of whole k-steps, with every part of the epilogue.
+    cases.append(UpsampleConvCase.parse("mb1ic384ih4iw3oc24kh3ph1", fill="integer"))
+    cases.append(UpsampleConvCase.parse("g2mb1ic128ih5iw3oc16kh3ph1", fill="integer", **EPILOGUES[4]))
     backward = ("mb2ic3ih4iw5oc4kh3ph1", "mb1ic4ih3oc6kh5ph2uh3", "g2mb1ic4ih4oc6kh3sh2ph1")
     return cases + [UpsampleConvGradCase.parse(text) for text in backward]
 
@@ -106,6 +108,9 @@ def _conv_transpose() -> list[Case]:
         for text, extra in shapes
         for fill in ("normal", "integer")
     ]
+    # Three times round the longest ring of stages.
+    deep = ("mb1ic192ih4iw3oc24kh3ph1", "mb1ic384ih4iw3oc24kh4sh2ph1")
+    cases += [ConvTransposeCase.parse(text, fill="integer") for text in deep]
     options: tuple[dict[str, Any], ...] = (
         {"bias": False},
         {"view": "sliced"},
@@ -123,6 +128,9 @@ def _conv_grad() -> list[Case]:
         cases += [kind.parse(text) for text in (*shapes[2::4], *FAMILIES)]
         cases += [kind.parse(text, padding=sides) for text, sides in ASYMMETRIC]
         cases += [kind.parse(text, view=view) for text in FAMILIES for view in ("sliced", "expanded", "transposed")]
+    # Sums over filters three times round the longest ring of stages; groups of whole steps, in phases.
+    filters = ("mb1ic24ih5iw4oc192kh3ph1", "mb1ic72ih7iw9oc136kh3sh2ph1", "g2mb1ic16ih6iw5oc128kh3sh2ph1")
+    cases += [ConvInputGradCase.parse(text, fill="integer") for text in filters]
     # Enough pixels for one block to go three times round the longest ring of stages, with few columns and with many.
     pixels = ("mb1ic8ih40iw39oc8kh1", "mb1ic8ih28iw32oc8kh2kw4")
     cases += [ConvWeightGradCase.parse(text, fill="integer", multiprocessors=1) for text in pixels]

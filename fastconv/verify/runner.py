@@ -25,6 +25,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 TRANSFORMING = {
     "phase": 4.0,
     "phase_mma": 4.0,
+    "phase_wgmma": 4.0,
     "winograd": 16.0,
     "winograd_4x4": 16.0,
     "winograd_2x2": 4.0,

@@ -26,12 +26,13 @@ namespace fastconv::cuda {
 template <class T>
 struct ConvWgmmaOutput {
   TensorMap map, residual;
-  bool by_tma;
+  bool by_tma, vectors;
   int rows, columns;  // output pixels, filters of a group
   T* data;
   int64_t stride_image, stride_p, stride_q, stride_column;  // in elements
   FastDivmod image_pixels, width;
 
+  __device__ __forceinline__ int rows_of(int) const { return rows; }
   __device__ __forceinline__ int channel(int group, int column) const { return group * columns + column; }
   __device__ __forceinline__ OutputRow<T> row(int group, int pixel) const {
     int of_image, q;
@@ -109,14 +110,14 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 }
 
 // Pixels as rows of a matrix, for y and the residual, where they lie evenly: `pixel_stride` apart.
-template <class Config, class T>
-TensorMap output_map(const char* name, const TensorView& view, const ConvWgmmaOutput<T>& out, int64_t groups,
+template <class Config>
+TensorMap output_map(const char* name, const TensorView& view, int64_t rows, int64_t columns, int64_t groups,
                      int64_t pixel_stride) {
   const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
   TensorMapSpec spec{view.data, view.dtype, 3, {}, {}, {}, kSwizzleBytes};
-  spec.extent[0] = extent(out.columns), spec.extent[1] = extent(out.rows), spec.extent[2] = extent(groups);
+  spec.extent[0] = extent(columns), spec.extent[1] = extent(rows), spec.extent[2] = extent(groups);
   spec.stride[1] = extent(pixel_stride);
-  spec.stride[2] = groups == 1 ? spec.extent[1] * spec.stride[1] : extent(out.columns);
+  spec.stride[2] = groups == 1 ? spec.extent[1] * spec.stride[1] : extent(columns);
   spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
   return make_tensor_map(name, spec);
 }
@@ -161,10 +162,11 @@ void launch_conv_wgmma(const Conv2dCall& call, const ConvWgmmaOperands<typename 
   out.stride_column = call.y.stride[1];
   out.image_pixels = FastDivmod(p.P * p.Q), out.width = FastDivmod(p.Q);
   out.by_tma = Epilogue::kUnrolled && operands.y_pixel_stride > 0;
-  if (out.by_tma) out.map = output_map<Config>("y", call.y, out, p.groups, operands.y_pixel_stride);
+  if (out.by_tma) out.map = output_map<Config>("y", call.y, out.rows, out.columns, p.groups, operands.y_pixel_stride);
+  out.vectors = in_whole_chunks<T>(call.y, out.columns);
   if constexpr (kFetchesResidual<Epilogue>) {
-    out.residual =
-        output_map<Config>("residual", call.epilogue.residual, out, p.groups, operands.residual_pixel_stride);
+    out.residual = output_map<Config>("residual", call.epilogue.residual, out.rows, out.columns, p.groups,
+                                      operands.residual_pixel_stride);
   }
 
   work.tiles_m = (out.rows + Config::kTileM - 1) / Config::kTileM;

@@ -17,10 +17,12 @@ template <class T>
 struct GemmWgmmaOutput {
   TensorMap map, residual;
   bool by_tma;
-  int rows, columns;  // M, N
+  static constexpr bool vectors = false;  // nearly all that they could take is stored by TMA
+  int rows, columns;                      // M, N
   T* data;
   int64_t stride_batch, stride_row, stride_column;  // in elements
 
+  __device__ __forceinline__ int rows_of(int) const { return rows; }
   __device__ __forceinline__ int channel(int, int column) const { return column; }
   __device__ __forceinline__ OutputRow<T> row(int batch, int m) const {
     return {data + batch * stride_batch + m * stride_row, batch, m, 0};

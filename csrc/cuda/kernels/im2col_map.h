@@ -67,8 +67,9 @@ inline bool im2col_reads_in_place(const TensorView& x, int64_t channels) {
   return forward;
 }
 
-// x, channels contiguous, for copies of `channels` channels of `pixels` pixels.
-inline TensorMap image_map(const TensorView& x, const ConvProblem& p, uint32_t channels, uint32_t pixels) {
+// x, channels contiguous, for copies of `channels` channels of `pixels` pixels, which lie `step` apart.
+inline TensorMap image_map(const TensorView& x, const Im2colAxis& h, const Im2colAxis& w, int64_t step_h,
+                           int64_t step_w, uint32_t channels, uint32_t pixels) {
   Im2colMapSpec spec{x.data, x.dtype, 4, {}, {}, {}, {}, {}, channels, pixels, kSwizzleBytes};
   const int axes[4] = {1, 3, 2, 0};
   for (int d = 0; d < 4; ++d) {
@@ -78,11 +79,13 @@ inline TensorMap image_map(const TensorView& x, const ConvProblem& p, uint32_t c
                      : x.size[axes[d]] == 1 ? spec.extent[d - 1] * spec.stride[d - 1]
                                             : static_cast<uint64_t>(x.stride[axes[d]]);
   }
-  const Im2colAxis w = im2col_axis_w(p), h = im2col_axis_h(p);
   spec.lower_corner[0] = static_cast<int>(w.lower), spec.lower_corner[1] = static_cast<int>(h.lower);
   spec.upper_corner[0] = static_cast<int>(w.upper), spec.upper_corner[1] = static_cast<int>(h.upper);
-  spec.step[0] = static_cast<uint32_t>(p.stride_w), spec.step[1] = static_cast<uint32_t>(p.stride_h);
+  spec.step[0] = static_cast<uint32_t>(step_w), spec.step[1] = static_cast<uint32_t>(step_h);
   return make_im2col_map("x", spec);
+}
+inline TensorMap image_map(const TensorView& x, const ConvProblem& p, uint32_t channels, uint32_t pixels) {
+  return image_map(x, im2col_axis_h(p), im2col_axis_w(p), p.stride_h, p.stride_w, channels, pixels);
 }
 
 }  // namespace fastconv::cuda

@@ -125,8 +125,8 @@ template <class T>
 struct PackWeightsParams {
   const T* source;
   T* packed;
-  int64_t stride_group, stride_out, stride_in, stride_h, stride_w;      // of the source, in elements
-  int64_t packed_stride_phase, packed_stride_group, packed_stride_out;  // tap and ic are dense
+  int64_t stride_group, stride_out, stride_in, stride_h, stride_w;                         // of the source, in elements
+  int64_t packed_stride_phase, packed_stride_group, packed_stride_out, packed_stride_tap;  // ic is dense
   int in_channels, padded_in_channels, out_channels;
   FastDivmod tiles_in, tiles_out;  // of a block's number
   WeightAxis h, w;
@@ -168,8 +168,8 @@ __global__ void __launch_bounds__(kPackThreads)
     const int oc = tile_out * 32 + row, ic = tile_in * 32 + lane;
     if (oc >= params.out_channels || ic >= params.padded_in_channels) continue;
     T* packed = params.packed + blockIdx.z * params.packed_stride_phase + group * params.packed_stride_group +
-                oc * params.packed_stride_out;
-    packed[static_cast<int64_t>(tap) * params.padded_in_channels + ic] = from_accumulate<T>(tile[row][lane]);
+                oc * params.packed_stride_out + tap * params.packed_stride_tap;
+    packed[ic] = from_accumulate<T>(tile[row][lane]);
   }
 }
 

@@ -26,7 +26,7 @@ PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channe
   constexpr int64_t kChunk = 16 / sizeof(T);
   const PhasedConv& conv = problem.conv;
   const WeightAxis &h = problem.weights_h, &w = problem.weights_w;
-  const bool same_taps = h.phases == 1 && w.phases == 1 && h.scale == 0 && w.scale == 0;
+  const bool same_taps = h.phases == 1 && w.phases == 1 && !problem.sums();
   const bool dense = (conv.in_channels == 1 || conv.w_stride_in == 1) &&
                      (w.taps[0] == 1 || conv.w_stride_w == channels) &&
                      (h.taps[0] == 1 || conv.w_stride_h == channels * w.taps[0]);
@@ -49,6 +49,7 @@ PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channe
   params.stride_in = conv.w_stride_in, params.stride_h = conv.w_stride_h, params.stride_w = conv.w_stride_w;
   params.packed_stride_phase = p.stride_group * conv.groups;
   params.packed_stride_group = p.stride_group, params.packed_stride_out = p.stride_out;
+  params.packed_stride_tap = channels;
   params.in_channels = static_cast<int>(conv.in_channels), params.padded_in_channels = static_cast<int>(channels);
   params.out_channels = static_cast<int>(conv.out_channels);
   params.h = h, params.w = w;
@@ -60,10 +61,66 @@ PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channe
   return p;
 }
 
+// The same with output channels contiguous: element (oc, ic of all groups, tap) lies at ic * stride_in + tap *
+// stride_tap
+// + oc. Taps are those of the filter, row by row, or the sums of all phases.
 template <class T>
-void declare_weights(Footprint& footprint, const PreparedWeights<T>& weights, const ConvMmaProblem& problem) {
+struct ColumnWeights {
+  const T* data;
+  int64_t taps, stride_in, stride_tap, elements;
+};
+
+template <class T>
+ColumnWeights<T> prepare_column_weights(const ConvMmaProblem& problem, const CallContext& context) {
+  constexpr int64_t kChunk = 16 / sizeof(T);
+  const PhasedConv& conv = problem.conv;
+  const int64_t rows = problem.weights.size[2], columns = problem.weights.size[3];
+  const auto* source = static_cast<const T*>(conv.weights);
+  const auto good = [](int64_t extent, int64_t stride) { return extent == 1 || (stride > 0 && stride % kChunk == 0); };
+  const int64_t channels = conv.groups * conv.in_channels;
+  if (!problem.sums() && (conv.out_channels == 1 || conv.w_stride_out == 1) && good(channels, conv.w_stride_in) &&
+      good(columns, conv.w_stride_w) && good(rows, conv.w_stride_h) && aligned_16(source) &&
+      (rows == 1 || columns == 1 || conv.w_stride_h == columns * conv.w_stride_w)) {
+    const int64_t dense = (conv.out_channels + kChunk - 1) / kChunk * kChunk;
+    return {source, rows * columns, channels > 1 ? conv.w_stride_in : dense,
+            columns > 1 ? conv.w_stride_w
+            : rows > 1  ? conv.w_stride_h
+                        : dense,
+            0};
+  }
+  WeightAxis h = problem.weights_h, w = problem.weights_w;
+  if (!problem.sums()) {
+    h = w = WeightAxis();
+    h.taps[0] = static_cast<int>(rows), w.taps[0] = static_cast<int>(columns);
+  }
+  const int most_taps = most_of(h.taps) * most_of(w.taps);
+  ColumnWeights<T> p;
+  p.taps = int64_t{most_taps} * h.phases * w.phases;
+  p.stride_in = (conv.out_channels + kChunk - 1) / kChunk * kChunk;
+  p.stride_tap = channels * p.stride_in;
+  p.elements = p.taps * p.stride_tap;
+  T* packed = static_cast<T*>(context.workspace->allocate(static_cast<size_t>(p.elements) * sizeof(T)));
+  p.data = packed;
+  // The packing kernel's `in` is the direction that becomes contiguous.
+  PackWeightsParams<T> params;
+  params.source = source, params.packed = packed;
+  params.stride_group = conv.w_stride_group, params.stride_out = conv.w_stride_in;
+  params.stride_in = conv.w_stride_out, params.stride_h = conv.w_stride_h, params.stride_w = conv.w_stride_w;
+  params.packed_stride_phase = most_taps * p.stride_tap, params.packed_stride_tap = p.stride_tap;
+  params.packed_stride_group = conv.in_channels * p.stride_in, params.packed_stride_out = p.stride_in;
+  params.in_channels = static_cast<int>(conv.out_channels), params.padded_in_channels = static_cast<int>(p.stride_in);
+  params.out_channels = static_cast<int>(conv.in_channels);
+  params.h = h, params.w = w;
+  Footprint footprint;
+  footprint.reads("w", problem.weights).scratch("packed w", packed, static_cast<size_t>(p.elements) * sizeof(T));
+  launch_pack_conv_weights(params, conv.groups, most_taps, footprint, context.stream);
+  return p;
+}
+
+template <class Weights>
+void declare_weights(Footprint& footprint, const Weights& weights, const ConvMmaProblem& problem) {
   if (weights.elements > 0) {
-    footprint.reads("packed w", weights.data, static_cast<size_t>(weights.elements) * sizeof(T));
+    footprint.reads("packed w", weights.data, static_cast<size_t>(weights.elements) * sizeof(*weights.data));
   } else {
     footprint.reads("w", problem.weights);
   }

@@ -1,7 +1,9 @@
 // How the sums of wgmma_pipeline.cuh leave: a consumer warpgroup's 64 rows of accumulators pass the epilogue and become
 // rows of D. What D is, an `Output` says:
 //   TensorMap map; bool by_tma;    (columns, rows, batch), and whether D is stored through it
-//   int rows, columns;             of one batch
+//   bool vectors;                  whether 16 bytes of a row can be written at once
+//   int columns;                   of one batch
+//   int rows_of(batch)
 //   int64_t stride_column;         in elements
 //   int channel(batch, column)     the epilogue's name of a column
 //   OutputRow<T> row(batch, row)
@@ -205,6 +207,45 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
   }
 }
 
+// Rows that lie anywhere, columns together: chunk by chunk through shared memory, as above, but within a warp, of which
+// eight lanes then write the 128 bytes of a row.
+template <class Config, class Output, class Epilogue>
+__device__ __forceinline__ void store_vectors(const float (&acc)[Config::kAccumulators], const Output& output,
+                                              typename Config::Chunks& chunks, const Epilogue& epilogue,
+                                              const WgmmaTile& tile, int consumer) {
+  using T = typename Config::Element;
+  constexpr int kVector = 16 / sizeof(T), kLanes = kSwizzleBytes / 16;
+#pragma unroll
+  for (int c = 0; c < Config::kTileN / Config::kChunkN; ++c) {
+    const int n0 = tile.n + c * Config::kChunkN;
+    if (n0 >= output.columns) break;
+    const int thread = opaque(static_cast<int>(threadIdx.x) % Config::kWarpgroup);
+    unsigned char* chunk = chunks[consumer][0];
+    const auto finish = [&](int group, Pack<T, 2>(&pairs)[2]) {
+      const int n = min(n0 + group * 8 + thread % 4 * 2, output.columns - 2);
+      const typename Epilogue::Channel channels[2] = {epilogue.channel(output.channel(tile.batch, n)),
+                                                      epilogue.channel(output.channel(tile.batch, n + 1))};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float* sums = &acc[(c * Config::kChunkN / 8 + group) * 4 + half * 2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) pairs[half].value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e]));
+      }
+    };
+    __syncwarp();  // the last chunk has been read
+    write_chunk<Config::kChunkN, false, T>(chunk, thread, finish);
+    __syncwarp();
+    const int column = thread % kLanes * kVector;
+#pragma unroll 1
+    for (int i = thread % 32 / kLanes; i < 16; i += 32 / kLanes) {
+      const int line = thread / 32 * 16 + i, m = tile.m + consumer * Config::kConsumerM + line;
+      if (m >= output.rows_of(tile.batch) || n0 + column >= output.columns) continue;
+      store_pack<kVector>(output.row(tile.batch, m).data + n0 + column,
+                          load_pack<kVector>(chunk_pair<T>(chunk, line, column)));
+    }
+  }
+}
+
 // Any strides, any epilogue: a warp's 16 rows of a chunk pass through its part of shared memory as floats, after which
 // lanes hold neighbouring columns, and the epilogue's code stands in one place.
 template <class Config, class Output, class Epilogue>
@@ -234,7 +275,7 @@ __device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccum
     for (int i = 0; i < kRows * kChunkN / 32; ++i) {
       const int row = i / (kChunkN / 32), column = i % (kChunkN / 32) * 32 + lane;
       const int m = m0 + row, n = n0 + column;
-      if (m >= output.rows || n >= output.columns) continue;
+      if (m >= output.rows_of(tile.batch) || n >= output.columns) continue;
       const auto place = output.row(tile.batch, m);
       const int channel = output.channel(tile.batch, n);
       place.data[n * output.stride_column] =
