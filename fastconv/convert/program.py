@@ -91,14 +91,14 @@ class Program:
         if target is None:
             return None
         generation = self.store.generation
-        if self._direct is None or self._generation != generation:
-            self._bind()
+        functions: Any = self.functions  # where a backend is forced, which the public functions find
+        if not target.forced:
+            if self._direct is None or self._generation != generation:
+                self._bind()
+            functions = self._direct
         if self._plans is None:
             self._plans = Plans(self, self.store.arenas)
         self.seen = [(x.shape, x.dtype, x.device) for x in tensors]
-        assert self._direct is not None
-        # A forced backend is for the public functions to find.
-        functions = self.functions if target.backend == "cuda_emulated" else self._direct
         return self._plans.outputs(tensors, functions, generation, target)
 
     def outputs(self, values: Sequence[Any], inputs: Sequence[Any]) -> tuple[Any, ...]:

@@ -70,6 +70,23 @@ def test_narrow_types(name: str, dtype: torch.dtype) -> None:
     assert plan_of(converted).kernel_count > 0
 
 
+def test_weights_live_as_long_as_the_plan() -> None:
+    """The CPU's plans read packed ones and let go of the others; these read the others."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Flatten(), nn.Linear(64 * 6 * 6, 200)).eval()
+    converted, steps = fastconv.convert(model, dtype=torch.bfloat16), fastconv.convert(model, dtype=torch.bfloat16)
+    steps.region.store.plans_allowed = False
+    x = torch.randn(1, 3, 8, 8)
+    expected = steps(x)
+    for _ in range(3):
+        assert_equal(converted(x), expected)
+        with fastconv.backend("cpu"):
+            converted(x)
+        noise = [torch.randn(64 * 6 * 6 * 100) for _ in range(8)]  # in memory that was freed
+    assert len(noise) == 8
+    assert converted.memory().plans == 2
+
+
 def test_kernels_are_those_of_the_gpu() -> None:
     model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 8, 1)).eval()
     converted = fastconv.convert(model, dtype=torch.bfloat16)

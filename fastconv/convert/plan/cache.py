@@ -87,7 +87,7 @@ class Plans:
                 torch.set_rng_state(random)
         if raised is not None:
             raise raised
-        if plan is not None and self.count == 0:
+        if plan is not None and target.on_host and self.count == 0:
             # Planning reads them: a network whose shapes change would fold its weights at each new one.
             _let_go(self._program)
         self._plans[key] = self.last = plan
@@ -101,7 +101,7 @@ class Plans:
         traced = Planner(self._program, direct, list(tensors), target).run(list(tensors))
         if not traced.tape.steps:
             return None, traced.results
-        rest = (direct, self._pool, _weights(self._program))
+        rest = (direct, self._pool, _weights(self._program, target))
         try:
             plan = PlannedProgram(self._program, traced, *rest)
         except Moved:
@@ -138,13 +138,13 @@ def _let_go(program: Any) -> None:
             prepared.let_go()
 
 
-def _weights(program: Any) -> list[Tensor]:
-    """The weights in the kernels' order, and those that have no such order."""
+def _weights(program: Any, target: Target) -> list[Tensor]:
+    """The weights in the kernels' order, and those that have no such order: on a GPU all."""
     found: list[Tensor] = []
     for function in vars(program.functions).values():
         prepared = getattr(function, "prepared", None)
         if prepared is not None:
-            found += tensors_of(prepared, spare_unpacked=True)
+            found += tensors_of(prepared, spare_unpacked=target.on_host)
     return found
 
 
