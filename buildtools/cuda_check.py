@@ -36,6 +36,7 @@ _MMA_CHUNKS = r"(gemm|conv|weight_grad|grouped)\w*_mma_kernel<MmaConfig<(half_t|
 EXPECTED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (r"\w*mma_kernel<(?!Wgmma)", ("sm_80", "sm_90a"), ("HMMA",)),
     (_MMA_CHUNKS, ("sm_80", "sm_90a"), ("LDGSTS", "LDSM")),
+    (r"fused_block_mma_kernel", ("sm_80", "sm_90a"), ("LDGSTS", "LDSM")),
     (r"\w*wgmma_kernel", ("sm_90a",), ("HGMMA", "UTMALDG")),
     (_WGMMA_CHUNKS, ("sm_90a",), ("STSM", "UTMASTG")),
 )

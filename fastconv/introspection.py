@@ -13,7 +13,7 @@ from .triton import algorithms as triton_tables
 # Functions that run another operator's algorithms.
 _SAME_AS = {"linear": "gemm", "conv2d_bn_act": "conv2d"}
 OPERATORS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "conv2d_input_grad", "conv2d_weight_grad", "gemm")
-# Of several operators' work in one call, on the CPU; others run the parts.
+# Of several operators' work in one call, where a backend has a kernel for them; others run the parts.
 BLOCKS = ("inverted_residual", "depthwise_pointwise", "conv_max_pool")
 _COMPILED = ("cpu", "cuda", "cuda_emulated")
 _TRITON = ("triton", "triton_interpreted")
@@ -22,6 +22,7 @@ _CONV_FIELDS = (
     "N", "C", "H", "W", "K", "R", "S", "stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left", "pad_right",
     "dilation_h", "dilation_w", "groups", "scale_h", "scale_w", "channels_last", "weight_channels_last",
 )  # fmt: skip
+_BLOCK_FIELDS = ("hidden",)
 _GEMM_FIELDS = ("M", "N", "K", "batch", "transpose_a", "transpose_b")
 _COMMON_FIELDS = ("dtype", "act", "bias", "scale", "shift", "residual")
 
@@ -83,7 +84,7 @@ def algorithms(op: str, backend: str = "cpu") -> list[Algorithm]:
             return [Algorithm(row.name, row.summary) for row in triton_tables.TABLES[name]]
         return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
     if name in BLOCKS:
-        return [Algorithm(*row) for row in _C.algorithms(name, "cpu")] if backend == "cpu" else []
+        return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
     if not callable(getattr(functional, str(op), None)) and op not in _operator_names():
         functions = (f for f in functional.__all__ if callable(getattr(functional, f)))
         known = sorted({*OPERATORS, *_SAME_AS, *functions})
@@ -105,13 +106,14 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
     """Which algorithm serves a problem, with the reasons against each.
 
     Args:
-        op: one of `fastconv.introspection.OPERATORS`.
+        op: one of `fastconv.introspection.OPERATORS`, or inverted_residual or depthwise_pointwise.
         text: the problem as `fastconv bench` takes it, for example "mb1ic64ih56oc64kh3ph1" or "m512k512n512".
         backend: any but the reference, which has no algorithms to choose from.
         problem: fields that add to the text or stand alone: N, C, H, W, K, R, S, stride_h, stride_w, pad_top,
             pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups, scale_h, scale_w (conv2d and its kin;
             defaults 1, no padding), or M, N, K, batch, transpose_a, transpose_b (gemm), and dtype, act, channels_last,
-            weight_channels_last, bias, scale, shift, residual.
+            weight_channels_last, bias, scale, shift, residual. Of blocks: `hidden` channels under the window (default
+            C), `act` behind every stage but the last.
 
     Raises:
         ValueError: a name or a value of these that does not exist, or that makes no problem.
@@ -124,6 +126,7 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
 
         problem = {**parse_problem("gemm" if name == "gemm" else op, text).kernel_fields(), **problem}
     fields = (*(_GEMM_FIELDS if name == "gemm" else _CONV_FIELDS), *_COMMON_FIELDS)
+    fields += _BLOCK_FIELDS if name in BLOCKS else ()
     if unknown := [field for field in problem if field not in fields]:
         raise ValueError(f"explain: expected the problem in terms of {', '.join(fields)}, but got {unknown[0]!r}")
     if isinstance(dtype := problem.get("dtype"), torch.dtype):

@@ -28,6 +28,11 @@ extern const Algorithm<Conv2dInputGradCall> kInputGradMmaTf32, kInputGradPhases,
 extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise, kWeightGradMma, kWeightGradMmaTf32;
 extern const Algorithm<Conv2dWeightGradCall> kWeightGradWgmma, kWeightGradImplicitGemm, kWeightGradDirect;
 extern const Algorithm<Conv2dCall> kConv2dWinograd, kConv2dWinograd4x4, kConv2dWinograd2x2;
+// The whole table, for blocks that run their stages one after the other.
+const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
+
+extern const Algorithm<InvertedResidualCall> kInvertedResidualFusedMma, kInvertedResidualParts;
+extern const Algorithm<DepthwisePointwiseCall> kDepthwisePointwiseFusedMma, kDepthwisePointwiseParts;
 
 // Single kernels (csrc/common/op_kernels.h).
 void max_pool2d(const PoolCall& call, const CallContext& context);

@@ -12,8 +12,6 @@ const AlgorithmTable<GemmCall>& gemm_algorithms() {
   return table;
 }
 
-namespace {
-
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {
       kConv2dDepthwise,    kConv2dPointwise, kConv2dStemMma,  kConv2dGroupedMma,  kConv2dWgmma,
@@ -21,6 +19,8 @@ const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
       kConv2dImplicitGemm, kConv2dIm2col,    kConv2dDirect};
   return table;
 }
+
+namespace {
 
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {kUpsamplePhaseWgmma, kUpsamplePhaseMma, kUpsampleGatherMma,
@@ -38,6 +38,16 @@ const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms() {
   static const AlgorithmTable<Conv2dWeightGradCall> table = {
       kConv2dWeightGradDepthwise, kWeightGradWgmma,        kWeightGradMma,
       kWeightGradMmaTf32,         kWeightGradImplicitGemm, kWeightGradDirect};
+  return table;
+}
+
+const AlgorithmTable<InvertedResidualCall>& inverted_residual_algorithms() {
+  static const AlgorithmTable<InvertedResidualCall> table = {kInvertedResidualFusedMma, kInvertedResidualParts};
+  return table;
+}
+
+const AlgorithmTable<DepthwisePointwiseCall>& depthwise_pointwise_algorithms() {
+  static const AlgorithmTable<DepthwisePointwiseCall> table = {kDepthwisePointwiseFusedMma, kDepthwisePointwiseParts};
   return table;
 }
 
@@ -76,6 +86,8 @@ const fastconv::cuda::Backend* fastconv_cuda_backend() {
                                &upsample_conv2d_algorithms(),
                                &conv2d_input_grad_algorithms(),
                                &conv2d_weight_grad_algorithms(),
+                               &inverted_residual_algorithms(),
+                               &depthwise_pointwise_algorithms(),
                                &op_kernels(),
                                combine};
   return &backend;

@@ -8,6 +8,19 @@
 
 namespace fastconv::cuda {
 
+struct Backend {
+  uint64_t abi;  // kBackendAbi of the side that fills it
+  const AlgorithmTable<GemmCall>* gemm;
+  const AlgorithmTable<Conv2dCall>* conv2d;
+  const AlgorithmTable<Conv2dCall>* upsample_conv2d;
+  const AlgorithmTable<Conv2dInputGradCall>* conv2d_input_grad;
+  const AlgorithmTable<Conv2dWeightGradCall>* conv2d_weight_grad;
+  const AlgorithmTable<InvertedResidualCall>* inverted_residual;
+  const AlgorithmTable<DepthwisePointwiseCall>* depthwise_pointwise;
+  const OpKernels* kernels;
+  OpKernels::Kernel<CombineCall> combine;  // for network plans
+};
+
 // Changes whenever a struct that crosses the library's border does: the two sides must come from one build.
 template <class... Structs>
 constexpr uint64_t sizes_hash() {
@@ -18,18 +31,8 @@ constexpr uint64_t sizes_hash() {
 constexpr uint64_t kBackendAbi =
     sizes_hash<GemmCall, Conv2dCall, Conv2dInputGradCall, Conv2dWeightGradCall, PoolCall, ActivationCall,
                PreluParamGradCall, SoftmaxCall, Im2colCall, UpsampleCall, ChannelSumCall, BatchNormCall,
-               BatchNormGradCall, CombineCall, CallContext, Algorithm<GemmCall>, OpKernels>();
-
-struct Backend {
-  uint64_t abi;  // kBackendAbi of the side that fills it
-  const AlgorithmTable<GemmCall>* gemm;
-  const AlgorithmTable<Conv2dCall>* conv2d;
-  const AlgorithmTable<Conv2dCall>* upsample_conv2d;
-  const AlgorithmTable<Conv2dInputGradCall>* conv2d_input_grad;
-  const AlgorithmTable<Conv2dWeightGradCall>* conv2d_weight_grad;
-  const OpKernels* kernels;
-  OpKernels::Kernel<CombineCall> combine;  // for network plans
-};
+               BatchNormGradCall, CombineCall, InvertedResidualCall, DepthwisePointwiseCall, CallContext,
+               Algorithm<GemmCall>, OpKernels, Backend>();
 
 }  // namespace fastconv::cuda
 

@@ -105,6 +105,51 @@ ConvViews conv_fields(const Fields& fields, bool upsample) {
   return v;
 }
 
+// C channels, `hidden` ones under the window, K filters at the end; `act` follows every stage but the last.
+class BlockFields {
+ public:
+  explicit BlockFields(const Fields& fields)
+      : dtype(dtype_field(fields)),
+        last_(fields.flag("channels_last")),
+        bias_(fields.flag("bias")),
+        act_(activation_named(fields.text("act", "identity"), "explain")) {
+    ProblemFields window{{"C", fields.integer("hidden", fields.integer("C", 1))}};
+    for (const char* name : {"N", "H", "W", "R", "S", "stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left",
+                             "pad_right", "dilation_h", "dilation_w"}) {
+      const bool extent = std::strlen(name) == 1;
+      window[name] = fields.integer(name, extent || std::strncmp(name, "pad", 3) != 0 ? 1 : 0);
+    }
+    window["K"] = window["groups"] = window["C"];
+    filter = stage(problem_fields(Fields(window), false), act_);
+    const ConvProblem& p = filter.problem;
+    expand = stage(pointwise(fields.integer("C", 1), p.C, p.H, p.W), act_);
+    project = stage(pointwise(p.K, fields.integer("K", 1), p.P, p.Q), Activation::kIdentity);
+    y = view(p.N, project.problem.K, p.P, p.Q);
+    if (fields.flag("residual")) project.epilogue.residual = y;
+  }
+  TensorView view(int64_t n, int64_t c, int64_t h, int64_t w) const { return dense_view(n, c, h, w, dtype, last_); }
+  TensorView input_of(const ConvStage& s) const { return view(s.problem.N, s.problem.C, s.problem.H, s.problem.W); }
+
+  DType dtype;
+  ConvStage expand, filter, project;
+  TensorView y;
+
+ private:
+  ConvProblem pointwise(int64_t channels, int64_t filters, int64_t h, int64_t w) const {
+    const ProblemFields p{{"N", filter.problem.N}, {"C", channels}, {"K", filters}, {"H", h}, {"W", w}};
+    return problem_fields(Fields(p), false);
+  }
+  ConvStage stage(const ConvProblem& p, Activation act) const {
+    ConvStage s;
+    s.problem = p, s.w = dense_view(p.K, p.channels_per_group(), p.R, p.S, dtype, false);
+    s.epilogue.act = act;
+    if (bias_) s.epilogue.bias = present();
+    return s;
+  }
+  bool last_, bias_;
+  Activation act_;
+};
+
 template <class Call>
 std::vector<RowAnswer> ask(const AlgorithmTable<Call>& table, const Call& call) {
   std::vector<RowAnswer> rows;
@@ -131,7 +176,8 @@ std::vector<std::pair<std::string, std::string>> names(const AlgorithmTable<Call
 
 [[noreturn]] void unknown(const std::string& op) {
   throw std::invalid_argument(concat("fastconv: expected op to be one of conv2d, upsample_conv2d, conv_transpose2d, ",
-                                     "conv2d_input_grad, conv2d_weight_grad, gemm, but got '", op, "'"));
+                                     "conv2d_input_grad, conv2d_weight_grad, gemm, inverted_residual, ",
+                                     "depthwise_pointwise, but got '", op, "'"));
 }
 
 }  // namespace
@@ -175,6 +221,15 @@ std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& ba
     call.problem = v.problem, call.dtype = v.dtype;
     call.dy = v.y, call.x = v.x, call.dw = v.w;
     return ask(algorithms<Conv2dWeightGradCall>(b), call);
+  }
+  if (op == "inverted_residual") {
+    const BlockFields f(fields);
+    return ask(algorithms<InvertedResidualCall>(b),
+               {f.dtype, f.input_of(f.expand), f.y, f.expand, f.filter, f.project});
+  }
+  if (op == "depthwise_pointwise") {
+    const BlockFields f(fields);
+    return ask(algorithms<DepthwisePointwiseCall>(b), {f.dtype, f.input_of(f.filter), f.y, f.filter, f.project});
   }
   if (op != "gemm") unknown(op);
   GemmCall call;

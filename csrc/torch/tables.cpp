@@ -89,30 +89,21 @@ const AlgorithmTable<Conv2dWeightGradCall>& algorithms<Conv2dWeightGradCall>(Bac
   return backend == Backend::kCpu ? cpu::conv2d_weight_grad_algorithms() : *cuda_backend(backend).conv2d_weight_grad;
 }
 
-namespace {
-
-// The blocks are the CPU's: other backends run their parts, which fastconv.functional calls one by one.
-template <class Call>
-const AlgorithmTable<Call>& of_cpu(Backend backend, const AlgorithmTable<Call>& table) {
-  static const AlgorithmTable<Call> none;
-  return backend == Backend::kCpu ? table : none;
-}
-
-}  // namespace
-
 template <>
 const AlgorithmTable<InvertedResidualCall>& algorithms<InvertedResidualCall>(Backend backend) {
-  return of_cpu(backend, cpu::inverted_residual_algorithms());
+  return backend == Backend::kCpu ? cpu::inverted_residual_algorithms() : *cuda_backend(backend).inverted_residual;
 }
 
 template <>
 const AlgorithmTable<DepthwisePointwiseCall>& algorithms<DepthwisePointwiseCall>(Backend backend) {
-  return of_cpu(backend, cpu::depthwise_pointwise_algorithms());
+  return backend == Backend::kCpu ? cpu::depthwise_pointwise_algorithms() : *cuda_backend(backend).depthwise_pointwise;
 }
 
+// This block is the CPU's: other backends run its parts, which fastconv.functional calls one by one.
 template <>
 const AlgorithmTable<ConvMaxPoolCall>& algorithms<ConvMaxPoolCall>(Backend backend) {
-  return of_cpu(backend, cpu::conv_max_pool_algorithms());
+  static const AlgorithmTable<ConvMaxPoolCall> none;
+  return backend == Backend::kCpu ? cpu::conv_max_pool_algorithms() : none;
 }
 
 }  // namespace fastconv::ops

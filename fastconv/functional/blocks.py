@@ -1,12 +1,14 @@
 """Blocks in one call: inverted residuals, depthwise + pointwise, convolution + max pooling.
 
-On the CPU, without gradients, a block is computed band by band of rows, so that the tensors between its stages never
-exist in memory. Elsewhere its parts run one after the other.
+Without gradients the CPU computes a block band by band of rows, and CUDA's tensor cores (fp16, bf16; not
+conv_max_pool) tile by tile, so that the tensors between its stages never exist in memory. Elsewhere its parts run one
+after the other.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastconv.ops import blocks
@@ -51,12 +53,18 @@ def _packed(stages: tuple[Stage, ...], groups: tuple[int, ...], backend: str) ->
     ]
 
 
-def _in_parts(x: Tensor, stages: tuple[Stage, ...], *others: Tensor | None) -> bool:
+def _in_parts(name: str, x: Tensor, backend: str, stages: tuple[Stage, ...], *others: Tensor | None) -> bool:
     """Whether the block's convolutions are called one by one: autograd records, or no kernel takes them together."""
-    if x.dim() != 4 or not x.is_cpu or dispatch.forced_backend(x):
+    if x.dim() != 4 or not (_taken_by_cuda(name, x, backend) or (x.is_cpu and not backend)):
         return True
     tensors = [t for s in stages for t in (s.weight, s.bias, s.act_param) if isinstance(t, Tensor)]
     return dispatch.autocast_dtype(x) is not None or dispatch.records(x, *tensors, *others)
+
+
+def _taken_by_cuda(name: str, x: Tensor, backend: str) -> bool:
+    """Its kernels are for two types; in others it is conv2d that knows whether torch's settings allow tf32."""
+    here = backend == "" if x.is_cuda else backend == "cuda_emulated"
+    return here and name != "conv_max_pool" and x.dtype in (torch.float16, torch.bfloat16)
 
 
 def _run(
@@ -78,7 +86,7 @@ def _run(
         backend, members = dispatch.forced_backend(x), tuple(stages.values())
         made, groups = make()
         arguments = (*made, backend)
-        if not arguments[-2] and _in_parts(x, members, residual):
+        if not arguments[-2] and _in_parts(name, x, backend, members, residual):
             return parts()
         packed = _packed(members, groups, backend)
         return dispatch.call(getattr(dispatch.operators_of(backend), name), x, *arguments, *packed)
@@ -117,7 +125,7 @@ def inverted_residual(
         project: weight (K, E, 1, 1).
         stride, padding, dilation: of the depthwise convolution, as `conv2d` takes them.
         residual: of the output's shape and x's dtype.
-        algo: `depth_first`, `parts`, or None: the package's choice.
+        algo: `depth_first` (CPU), `fused_mma` (CUDA), `parts`, or None: the package's choice.
 
     Returns:
         (N, K, P, Q) with the P and Q of the depthwise convolution; channels_last if x or a weight is.
@@ -126,8 +134,8 @@ def inverted_residual(
         As `conv2d`.
 
     Numerics: sums and everything between the stages in float32 (float64 for float64): in half precision
-    `depth_first` rounds once, at the end, where `parts` rounds behind every stage. The result does not depend on the
-    number of threads. Where autograd records, the block runs as its three convolutions.
+    `depth_first` rounds once, at the end, where `parts` and `fused_mma` round behind every stage. The result does not
+    depend on the number of threads. Where autograd records, the block runs as its three convolutions.
     """
     window = (stride, padding, dilation)
     stages = {"expand": expand, "depthwise": depthwise, "project": project}

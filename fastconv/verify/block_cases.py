@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as torch_f
 
+from fastconv import introspection
 from fastconv import reference as ref
 
 from .case import (
@@ -140,7 +141,7 @@ class BlockCase(Case):
         from fastconv.ops import blocks
 
         arguments, own = self._arguments(inputs), operators(backend)
-        if backend.startswith("cuda"):  # the kernels are the CPU's; others have the parts
+        if backend.startswith("cuda") and not introspection.algorithm_names(self.op, backend):
             return (blocks.parts(self.op, own, (*arguments, algo, backend), backend),)
         packed = [None] * len(self.stages())
         return (getattr(own, self.op)(*arguments, algo, backend, *packed),)
