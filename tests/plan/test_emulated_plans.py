@@ -238,3 +238,22 @@ def test_a_call_of_another_backend_makes_a_recording_useless() -> None:
         recorder.begin()
         fastconv.functional.relu(torch.ones(4))
         assert recorder.end([], [], -1) == ([], "activation runs on backend cpu")
+
+
+def test_blocks_are_one_kernel_where_that_is_preferred() -> None:
+    def widened(channels: int, hidden: int, filters: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(channels, hidden, 1), nn.ReLU6(),
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden), nn.ReLU6(),
+            nn.Conv2d(hidden, filters, 1),
+        )  # fmt: skip
+
+    model = nn.Sequential(widened(8, 48, 16, 2), widened(16, 32, 8, 1)).eval()
+    converted, steps = fastconv.convert(model, dtype=torch.bfloat16), fastconv.convert(model, dtype=torch.bfloat16)
+    steps.region.store.plans_allowed = False
+    x = torch.randn(2, 8, 10, 9)
+    y = converted(x)
+    kernels = [kernel for run in plan_of(converted).runs for kernel in run.plan.kernels]
+    assert kernels.count(("inverted_residual", "fused_mma")) == 2 and plan_of(converted).fused == 2
+    torch.testing.assert_close(y, steps(x), rtol=2e-2, atol=2e-2)
+    assert_equal(converted(x), y)

@@ -9,8 +9,8 @@ from torch import fx
 from fastconv.convert.plan.program import PlannedProgram
 
 _WHY = {
-    "inverted_residual": "1x1, depthwise and 1x1 layers by bands of rows: the tensors between them are never made",
-    "depthwise_pointwise": "depthwise and 1x1 layers by bands of rows: the tensor between them is never made",
+    "inverted_residual": "1x1, depthwise and 1x1 layers by bands or tiles: the tensors between them are never made",
+    "depthwise_pointwise": "depthwise and 1x1 layers by bands or tiles: the tensor between them is never made",
     "conv_max_pool": "convolution and pooling by bands of rows: the tensor between them is never made",
     "copy": "one pass over memory",
     "add": "one pass over memory",
