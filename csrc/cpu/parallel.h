@@ -1,7 +1,6 @@
 // The thread pool the kernels run on: torch's own, handed in by the torch layer so that csrc/cpu stays free of torch.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 
 namespace fastconv::cpu {
@@ -37,16 +36,17 @@ void parallel_shares(int64_t slots, int64_t count, F&& body) {
         for (int64_t i = count * slot / slots; i < count * (slot + 1) / slots; ++i) body(slot, i);
     });
   }
-  // What is left of a slot's stretch: the next share, and behind the last one, in one word.
+  // What is left of a slot's stretch: the next share, and behind the last one, in one word. By the compiler's builtins:
+  // std::atomic's functions could be shared between units for different processors.
   struct alignas(64) Stretch {
-    std::atomic<uint64_t> left;
+    uint64_t left;
     int64_t take(bool from_the_end) {
-      uint64_t now = left.load(std::memory_order_relaxed);
+      uint64_t now = __atomic_load_n(&left, __ATOMIC_RELAXED);
       for (;;) {
         const uint64_t next = now >> 32, end = now & 0xffffffff;
         if (next >= end) return -1;
-        if (left.compare_exchange_weak(now, from_the_end ? now - 1 : now + (uint64_t{1} << 32),
-                                       std::memory_order_relaxed)) {
+        const uint64_t then = from_the_end ? now - 1 : now + (uint64_t{1} << 32);
+        if (__atomic_compare_exchange_n(&left, &now, then, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
           return static_cast<int64_t>(from_the_end ? end - 1 : next);
         }
       }
