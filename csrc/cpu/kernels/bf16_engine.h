@@ -13,8 +13,6 @@
 // pairs a slice of filters does, and sums go through memory from slice to slice, which loses no bit.
 #pragma once
 
-#include <algorithm>
-
 #include "bf16_band.h"
 #include "bf16_epilogue.h"
 
@@ -216,11 +214,10 @@ class Worker {
     const int64_t together = plan_.slice_steps < g_.steps ? kPairs : 1;
     Pair pairs[kPairs];
     const char* filters = static_cast<const char*>(t_.packed) + group * ceil_div(t_.K, kFilters) * plan_.block_bytes;
-    const char* const end = filters + last * plan_.panel_bytes;
     for (int64_t set = first; set < last; set += plan_.panels_in_set) {
       const int64_t set_end = smaller(last, set + plan_.panels_in_set);
       next_ = filters + set_end * plan_.panel_bytes;
-      next_end_ = std::min(end, next_ + plan_.panels_in_set * plan_.panel_bytes);
+      next_end_ = filters + smaller(last, set_end + plan_.panels_in_set) * plan_.panel_bytes;
       for (int64_t tile = 0; tile < tiles; tile += together * TileEngine::kTiles) {
         int64_t count = 0;
         for (int64_t i = tile; i < tiles && count < together; i += TileEngine::kTiles) {
