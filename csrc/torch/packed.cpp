@@ -122,6 +122,18 @@ void fill_packed(GemmCall& call, const Tensor& packed, const char* op) {
   call.packed_b = packed_data(packed, pairs ? PackedKind::kGemmBf16 : PackedKind::kGemmB, p, call.dtype, op);
 }
 
+namespace {
+
+// For the instructions that multiply bfloat16. Nothing is packed where `pairs` is null: the algorithm will refuse, with
+// its reasons.
+Tensor pack_pairs(const cpu::Bf16Kernels* pairs, const ConvProblem& p, const Tensor& weight, DType dtype) {
+  const bool served = pairs && dtype == DType::kBFloat16 && weight.numel() > 0;
+  return make_packed(PackedKind::kConv2dBf16, p, dtype, served ? pairs->conv2d_packed_bytes(p) : 0, weight,
+                     [&](void* out) { pairs->conv2d_pack(p, view_of(weight, dtype), out); });
+}
+
+}  // namespace
+
 Tensor pack_conv2d_weight(Tensor weight, int64_t groups, Text algo) {
   const char* op = "pack_conv2d_weight";
   const DType dtype = dtype_of(weight, op);
@@ -138,11 +150,7 @@ Tensor pack_conv2d_weight(Tensor weight, int64_t groups, Text algo) {
         [&](void* out) { (small ? k.winograd_2x2_pack : k.winograd_4x4_pack)(p, view_of(weight, dtype), out); });
   }
   if (algo == "amx" || algo == "avx512_bf16") {
-    const cpu::Bf16Kernels* pairs = algo == "amx" ? k.amx : k.avx512_bf16;
-    // Nothing to pack where the algorithm will refuse, with its reasons.
-    const bool served = pairs && dtype == DType::kBFloat16 && weight.numel() > 0;
-    return make_packed(PackedKind::kConv2dBf16, p, dtype, served ? pairs->conv2d_packed_bytes(p) : 0, weight,
-                       [&](void* out) { pairs->conv2d_pack(p, view_of(weight, dtype), out); });
+    return pack_pairs(algo == "amx" ? k.amx : k.avx512_bf16, p, weight, dtype);
   }
   require(algo.empty() || algo == "implicit_gemm" || algo == "pointwise" || algo == "depthwise", op,
           ": expected algo to be one of winograd_2x2, winograd_4x4, amx, avx512_bf16, implicit_gemm, pointwise, "
@@ -168,10 +176,8 @@ Tensor pack_upsample_weight(Tensor weight, Ints scale_factor, Ints stride, Ints 
   p.dilation_h = dilation[0], p.dilation_w = dilation[1];
   const cpu::Bf16Kernels* pairs = dtype == DType::kBFloat16 ? cpu::bf16_kernels() : nullptr;
   if (pairs && cpu::fills_tiles(p)) {
-    const size_t bytes = weight.numel() > 0 ? pairs->conv2d_packed_bytes(p) : 0;
     p.scale_h = p.scale_w = 1;
-    return make_packed(PackedKind::kConv2dBf16, p, dtype, bytes, weight,
-                       [&](void* out) { pairs->conv2d_pack(p, view_of(weight, dtype), out); });
+    return pack_pairs(pairs, p, weight, dtype);
   }
   const auto& k = cpu::kernels();
   const size_t bytes =
