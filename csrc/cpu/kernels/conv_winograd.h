@@ -136,21 +136,20 @@ class WinogradWorker {
     const int64_t per_group = panel_count<float>(e.K), panels = e.groups * per_group;
     const int64_t ic = share / s.pixel, ip = share % s.pixel;  // neighbours share their filters
     const int64_t first = panels * ic / s.channel, last = panels * (ic + 1) / s.channel;
-    const int64_t end = e.tiles * (ip + 1) / s.pixel;
-    for (int64_t tile = e.tiles * ip / s.pixel; tile < end; tile += b_.tiles) {
-      const int64_t tiles = smaller(b_.tiles, end - tile);
-      for (int64_t panel = first; panel < last;) {
-        const int64_t group = panel / per_group, group_end = smaller(last, (group + 1) * per_group);
-        for_runs(tile, tiles, [&](const Run& r) { transform_input(r, group); });
-        for (; panel < group_end; panel += b_.panels) {
-          const int64_t k = panel - group * per_group, count = smaller(b_.panels, group_end - panel);
-          multiply(group, k, count, tiles);
-          for_runs(tile, tiles, [&](const Run& r) {
-            for (int64_t i = 0; i < count; ++i) transform_output(r, group, k + i, products_ + i * kWidth);
-          });
-        }
-        panel = group_end;
+    // At most a block of them, as the plan has it; none where there are fewer tiles than shares.
+    const int64_t tile = e.tiles * ip / s.pixel, tiles = e.tiles * (ip + 1) / s.pixel - tile;
+    if (tiles == 0) return;
+    for (int64_t panel = first; panel < last;) {
+      const int64_t group = panel / per_group, group_end = smaller(last, (group + 1) * per_group);
+      for_runs(tile, tiles, [&](const Run& r) { transform_input(r, group); });
+      for (; panel < group_end; panel += b_.panels) {
+        const int64_t k = panel - group * per_group, count = smaller(b_.panels, group_end - panel);
+        multiply(group, k, count, tiles);
+        for_runs(tile, tiles, [&](const Run& r) {
+          for (int64_t i = 0; i < count; ++i) transform_output(r, group, k + i, products_ + i * kWidth);
+        });
       }
+      panel = group_end;
     }
   }
 
