@@ -28,6 +28,7 @@ enum class PackedFormat : int8_t {
   kPanels,       // the filters themselves: what pack_conv2d_weight gives unasked
   kWinograd2x2,  // transformed for F(2x2, 3x3)
   kWinograd4x4,
+  kPhases,     // of upsample_conv2d: summed for each phase of its output
   kBf16Pairs,  // for the instructions that multiply bfloat16
   kUndecided,  // a question, not a call: whatever the chosen algorithm reads will be packed beforehand
 };

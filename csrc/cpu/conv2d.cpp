@@ -141,6 +141,12 @@ bool fft_preferred(const Conv2dCall& call) {
   return call.problem.R * call.problem.S >= 81 && dtype_size(call.dtype) >= 4 && winograd_allowed();
 }
 
+Reasons unless_pairs(const Conv2dCall& call, const Bf16Kernels* there) {
+  Reasons reasons = unless_bf16(call, there);
+  if (!packed_for(call, PackedFormat::kBf16Pairs)) reasons.push_back("the packed weights are not pairs of bfloat16");
+  return reasons;
+}
+
 Reasons none(const Conv2dCall&) { return {}; }
 bool never(const Conv2dCall&) { return false; }
 
@@ -152,7 +158,6 @@ Reasons unless_bf16(const Conv2dCall& call, const Bf16Kernels* there) {
   if (call.dtype != DType::kBFloat16) {
     reasons.push_back("expected bfloat16, but got " + std::string(dtype_name(call.dtype)));
   }
-  if (!packed_for(call, PackedFormat::kBf16Pairs)) reasons.push_back("the packed weights are not pairs of bfloat16");
   return reasons;
 }
 
@@ -162,10 +167,10 @@ bool fills_tiles(const ConvProblem& p) { return !p.is_depthwise() && (p.groups =
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {
       {"amx", "bfloat16 in the processor's matrix tiles, float32 sums",
-       [](const Conv2dCall& call) { return unless_bf16(call, kernels().amx); }, fills_tiles,
+       [](const Conv2dCall& call) { return unless_pairs(call, kernels().amx); }, fills_tiles,
        [](const Conv2dCall& call, const CallContext& context) { kernels().amx->conv2d(call, context); }},
       {"avx512_bf16", "bfloat16 by dot products of pairs, float32 sums",
-       [](const Conv2dCall& call) { return unless_bf16(call, kernels().avx512_bf16); },
+       [](const Conv2dCall& call) { return unless_pairs(call, kernels().avx512_bf16); },
        [](const Conv2dCall& call) { return fills_tiles(call) && fast_bf16_pairs(); },
        [](const Conv2dCall& call, const CallContext& context) { kernels().avx512_bf16->conv2d(call, context); }},
       {"depthwise", "one filter per channel: channels or columns in the lanes",

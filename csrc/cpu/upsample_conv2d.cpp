@@ -12,45 +12,25 @@ Reasons unless_few_phases(const Conv2dCall& call) {
           std::to_string(call.problem.scale_w)};
 }
 
-// Packed weights are pairs of bfloat16 where pack_upsample_weight expects the kernels for those to be taken. Another
-// algorithm may be asked for all the same: it packs its own.
-bool has_pairs(const Conv2dCall& call) { return call.packed_w && call.packed_format == PackedFormat::kBf16Pairs; }
-
-Conv2dCall without_pairs(const Conv2dCall& call) {
-  Conv2dCall own = call;
-  if (has_pairs(call)) own.packed_w = nullptr;
-  return own;
-}
-
-// Nor is a call refused whose packed weights are the phases'.
-Reasons unless_pairs(const Conv2dCall& call, const Bf16Kernels* there) {
-  Conv2dCall own = call;
-  if (!has_pairs(call)) own.packed_w = nullptr;
-  return unless_bf16(own, there);
-}
-
-bool fills_tiles(const Conv2dCall& call) {
-  return cpu::fills_tiles(call.problem) && (!call.packed_w || has_pairs(call));
-}
+bool fills_tiles(const Conv2dCall& call) { return cpu::fills_tiles(call.problem); }
 
 }  // namespace
 
+// Whichever format pack_upsample_weight expected to be read: a kernel that reads another packs its own.
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {
       {"amx", "the products of the unfused pair, bfloat16 in the processor's matrix tiles, float32 sums",
-       [](const Conv2dCall& call) { return unless_pairs(call, kernels().amx); }, fills_tiles,
+       [](const Conv2dCall& call) { return unless_bf16(call, kernels().amx); }, fills_tiles,
        [](const Conv2dCall& call, const CallContext& context) { kernels().amx->conv2d(call, context); }},
       {"avx512_bf16", "the products of the unfused pair, bfloat16 by dot products of pairs, float32 sums",
-       [](const Conv2dCall& call) { return unless_pairs(call, kernels().avx512_bf16); },
+       [](const Conv2dCall& call) { return unless_bf16(call, kernels().avx512_bf16); },
        [](const Conv2dCall& call) { return fills_tiles(call) && fast_bf16_pairs(); },
        [](const Conv2dCall& call, const CallContext& context) { kernels().avx512_bf16->conv2d(call, context); }},
       {"phase", "filters summed over the taps that meet in one stored pixel, one small convolution per output phase",
        [](const Conv2dCall& call) { return unless_few_phases(call); },
        // Without upsampling there is one phase, and nothing to sum.
        [](const Conv2dCall& call) { return call.problem.scale_h > 1 || call.problem.scale_w > 1; },
-       [](const Conv2dCall& call, const CallContext& context) {
-         kernels().upsample_conv2d_phase(without_pairs(call), context);
-       }},
+       [](const Conv2dCall& call, const CallContext& context) { kernels().upsample_conv2d_phase(call, context); }},
       {"gather", "the products of the unfused pair, input rows repeated as they are read",
        [](const Conv2dCall&) { return Reasons{}; }, nullptr,
        [](const Conv2dCall& call, const CallContext& context) { kernels().upsample_conv2d_gather(call, context); }},

@@ -44,7 +44,8 @@ inline void conv2d_pack(const ConvProblem& p, const TensorView& w, void* packed)
 // The engine's filters: those of the call, or packed now into the workspace.
 inline const void* conv2d_panels(const Conv2dCall& call, const CallContext& context) {
   const ConvProblem& p = call.problem;
-  const bool panels = !depthwise_format(p, call.dtype) && !grouped_format(p, call.dtype);
+  const bool panels =
+      call.packed_format == PackedFormat::kPanels && !depthwise_format(p, call.dtype) && !grouped_format(p, call.dtype);
   if (call.packed_w && panels) return call.packed_w;
   void* packed = context.workspace->allocate(conv2d_panels_bytes(p, call.dtype) + 64);
   conv2d_pack_panels(p, call.w, packed);

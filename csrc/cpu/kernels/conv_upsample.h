@@ -17,9 +17,7 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 
 inline void upsample_conv2d_gather(const Conv2dCall& call, const CallContext& context) {
-  Conv2dCall own = call;
-  own.packed_w = nullptr;  // packed_w is in the format of `phase`
-  run_task(conv2d_task(own, context), context);
+  run_task(conv2d_task(call, context), context);
 }
 
 namespace phases {
@@ -175,7 +173,7 @@ inline void upsample_phase_pack(const ConvProblem& p, const TensorView& w, void*
 inline void upsample_conv2d_phase(const Conv2dCall& call, const CallContext& context) {
   const ConvProblem& p = call.problem;
   if (p.N * p.P * p.Q * p.K == 0) return;
-  const void* packed = call.packed_w;
+  const void* packed = call.packed_format == PackedFormat::kPhases ? call.packed_w : nullptr;
   if (!packed) {
     void* fresh = context.workspace->allocate(upsample_phase_packed_bytes(p, call.dtype) + 64);
     upsample_phase_pack(p, call.w, fresh);
