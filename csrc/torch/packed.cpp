@@ -36,10 +36,11 @@ Header make_header(PackedKind kind, const ConvProblem& p, DType dtype) {
   return header;
 }
 
-// Opaque to callers: 32-bit words, whatever the kernels put there. No bytes wanted: an empty tensor.
+// Opaque to callers: 32-bit words, whatever the kernels put there. No bytes wanted, or a weight on a GPU, whose kernels
+// read weights as they are: an empty tensor.
 template <class Pack>
 Tensor make_packed(PackedKind kind, const ConvProblem& p, DType dtype, size_t bytes, const Tensor& like, Pack&& pack) {
-  const int64_t words = bytes == 0 ? 0 : static_cast<int64_t>((kHeaderBytes + bytes + 3) / 4);
+  const int64_t words = bytes == 0 || !like.is_cpu() ? 0 : static_cast<int64_t>((kHeaderBytes + bytes + 3) / 4);
   Tensor packed = empty({words}, DType::kFloat32, MemoryFormat::kContiguous, like);
   if (words == 0) return packed;
   char* data = static_cast<char*>(data_of(packed));
