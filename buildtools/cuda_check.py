@@ -31,7 +31,7 @@ ARCHITECTURES = ("7.5", "8.0", "9.0a")
 SHOWN = ("FFMA", "HFMA2", "DFMA", "HMMA", "HGMMA", "LDGSTS", "LDSM", "STSM", "UTMALDG", "UTMASTG")
 # What a kernel's name promises, as a pattern of it, and on which architectures: without these instructions it is not
 # what it says it is. Copies by the element have no asynchronous form in 16 bits; ldmatrix turns 16-bit elements only.
-_WGMMA_CHUNKS = r"\w*wgmma_kernel<WgmmaConfig<(half_t|bfloat16_t).*(Channel|WgmmaResidual)Epilogue"
+_WGMMA_CHUNKS = r"\w*wgmma_kernel<WgmmaConfig<(half_t|bfloat16_t).*(Channel|WgmmaResidual|WgmmaMoments)Epilogue"
 _MMA_CHUNKS = r"(gemm|conv|weight_grad|grouped)\w*_mma_kernel<MmaConfig<(half_t|bfloat16_t)(?!.*ElementLoader)"
 EXPECTED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (r"\w*mma_kernel<(?!Wgmma)", ("sm_80", "sm_90a"), ("HMMA",)),

@@ -15,6 +15,8 @@ _SAME_AS = {"linear": "gemm", "conv2d_bn_act": "conv2d"}
 OPERATORS = ("conv2d", "upsample_conv2d", "conv_transpose2d", "conv2d_input_grad", "conv2d_weight_grad", "gemm")
 # Of several operators' work in one call, where a backend has a kernel for them; others run the parts.
 BLOCKS = ("inverted_residual", "depthwise_pointwise", "conv_max_pool")
+# Of two operators' work in one call, on compiled backends; others run the parts.
+FUSED = ("conv2d_stats",)
 _COMPILED = ("cpu", "cuda", "cuda_emulated")
 _TRITON = ("triton", "triton_interpreted")
 # What a problem is described by: csrc/torch/introspection.cpp reads these.
@@ -82,6 +84,8 @@ def algorithms(op: str, backend: str = "cpu") -> list[Algorithm]:
     if name in OPERATORS:
         if backend in _TRITON:
             return [Algorithm(row.name, row.summary) for row in triton_tables.TABLES[name]]
+        return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
+    if name in FUSED:
         return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []
     if name in BLOCKS:
         return [Algorithm(*row) for row in _C.algorithms(name, backend)] if backend in _COMPILED else []

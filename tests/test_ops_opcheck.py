@@ -55,6 +55,13 @@ def _conv2d() -> Iterator[Arguments]:
     yield _r(1, 0, 5, 6), _r(6, 0, 3, 3), None, *WINDOW, 1, *PLAIN, "", "", None
 
 
+def _conv2d_stats() -> Iterator[Arguments]:
+    for last, grad, dtype in ((False, True, torch.float32), (True, False, torch.float32), (True, True, torch.bfloat16)):
+        x, w = _r(2, 4, 6, 5, grad=grad, last=last, dtype=dtype), _r(6, 2, 3, 3, grad=grad, dtype=dtype)
+        yield x, w, _r(6, grad=grad, dtype=dtype), *WINDOW, 2, "", ""
+    yield _r(2, 3, 4, 4), _r(5, 3, 1, 1), None, [1, 1], [0, 0, 0, 0], [1, 1], 1, "parts", ""
+
+
 def _upsample_conv2d() -> Iterator[Arguments]:
     for grad in (False, True):
         x, w, b = _r(2, 4, 3, 4, grad=grad), _r(6, 4, 3, 3, grad=grad, last=grad), _r(6, grad=grad)
@@ -170,6 +177,7 @@ def _block(name: str) -> Iterator[Arguments]:
 
 SAMPLES: dict[str, Callable[[], Iterator[Arguments]]] = {
     "conv2d": _conv2d,
+    "conv2d_stats": _conv2d_stats,
     "upsample_conv2d": _upsample_conv2d,
     "conv_transpose2d": _conv_transpose2d,
     "conv2d_input_grad": _input_grad,

@@ -6,6 +6,7 @@ import re
 OPERATORS = {
     "GemmCall": ["gemm"],
     "Conv2dCall": ["conv2d", "upsample_conv2d"],
+    "Conv2dStatsCall": ["conv2d_stats"],
     "Conv2dInputGradCall": ["conv2d_input_grad"],
     "Conv2dWeightGradCall": ["conv2d_weight_grad"],
 }

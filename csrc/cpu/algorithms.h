@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/algorithm_table.h"
+#include "../common/fused_calls.h"
 #include "cpu_kernels.h"
 
 namespace fastconv::cpu {
@@ -19,6 +20,7 @@ bool fills_tiles(const ConvProblem& problem);
 
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
+const AlgorithmTable<Conv2dStatsCall>& conv2d_stats_algorithms();
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms();
 const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms();
 const AlgorithmTable<Conv2dWeightGradCall>& conv2d_weight_grad_algorithms();

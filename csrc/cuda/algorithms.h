@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../common/algorithm_table.h"
+#include "../common/fused_calls.h"
 
 namespace fastconv::cuda {
 
@@ -16,8 +17,9 @@ extern const Algorithm<GemmCall> kGemmWgmma;
 extern const Algorithm<GemmCall> kGemmWgmmaTf32;
 extern const Algorithm<GemmCall> kGemmWgmmaSplitK;
 extern const Algorithm<GemmCall> kGemmWgmmaTf32SplitK;
-// The whole table, for operations that end in a product.
+// Whole tables, for operations that end in a product, or have a convolution among their parts.
 const AlgorithmTable<GemmCall>& gemm_algorithms();
+const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
 
 extern const Algorithm<Conv2dCall> kConv2dDepthwise, kConv2dStemMma, kConv2dGroupedMma, kConv2dMma, kConv2dMmaTf32;
 extern const Algorithm<Conv2dCall> kConv2dWgmma, kConv2dPointwise, kConv2dImplicitGemm, kConv2dIm2col, kConv2dDirect;
@@ -27,6 +29,7 @@ extern const Algorithm<Conv2dInputGradCall> kConv2dInputGradDepthwise, kInputGra
 extern const Algorithm<Conv2dInputGradCall> kInputGradMmaTf32, kInputGradPhases, kInputGradDirect;
 extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise, kWeightGradMma, kWeightGradMmaTf32;
 extern const Algorithm<Conv2dWeightGradCall> kWeightGradWgmma, kWeightGradImplicitGemm, kWeightGradDirect;
+extern const Algorithm<Conv2dStatsCall> kConv2dStatsWgmma, kConv2dStatsParts;
 extern const Algorithm<Conv2dCall> kConv2dWinograd, kConv2dWinograd4x4, kConv2dWinograd2x2;
 // The whole table, for blocks that run their stages one after the other.
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms();

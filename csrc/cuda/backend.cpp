@@ -22,6 +22,11 @@ const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
 
 namespace {
 
+const AlgorithmTable<Conv2dStatsCall>& conv2d_stats_algorithms() {
+  static const AlgorithmTable<Conv2dStatsCall> table = {kConv2dStatsWgmma, kConv2dStatsParts};
+  return table;
+}
+
 const AlgorithmTable<Conv2dCall>& upsample_conv2d_algorithms() {
   static const AlgorithmTable<Conv2dCall> table = {kUpsamplePhaseWgmma, kUpsamplePhaseMma, kUpsampleGatherMma,
                                                    kUpsamplePhase,      kUpsampleGather,   kConv2dDirect};
@@ -83,6 +88,7 @@ const fastconv::cuda::Backend* fastconv_cuda_backend() {
   static const Backend backend{kBackendAbi,
                                &gemm_algorithms(),
                                &conv2d_algorithms(),
+                               &conv2d_stats_algorithms(),
                                &upsample_conv2d_algorithms(),
                                &conv2d_input_grad_algorithms(),
                                &conv2d_weight_grad_algorithms(),

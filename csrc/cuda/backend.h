@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../common/algorithm_table.h"
+#include "../common/fused_calls.h"
 #include "../common/op_kernels.h"
 
 namespace fastconv::cuda {
@@ -12,6 +13,7 @@ struct Backend {
   uint64_t abi;  // kBackendAbi of the side that fills it
   const AlgorithmTable<GemmCall>* gemm;
   const AlgorithmTable<Conv2dCall>* conv2d;
+  const AlgorithmTable<Conv2dStatsCall>* conv2d_stats;
   const AlgorithmTable<Conv2dCall>* upsample_conv2d;
   const AlgorithmTable<Conv2dInputGradCall>* conv2d_input_grad;
   const AlgorithmTable<Conv2dWeightGradCall>* conv2d_weight_grad;
@@ -31,8 +33,8 @@ constexpr uint64_t sizes_hash() {
 constexpr uint64_t kBackendAbi =
     sizes_hash<GemmCall, Conv2dCall, Conv2dInputGradCall, Conv2dWeightGradCall, PoolCall, ActivationCall,
                PreluParamGradCall, SoftmaxCall, Im2colCall, UpsampleCall, ChannelSumCall, BatchNormCall,
-               BatchNormGradCall, CombineCall, InvertedResidualCall, DepthwisePointwiseCall, CallContext,
-               Algorithm<GemmCall>, OpKernels, Backend>();
+               BatchNormStatsCall, Conv2dStatsCall, BatchNormGradCall, CombineCall, InvertedResidualCall,
+               DepthwisePointwiseCall, CallContext, Algorithm<GemmCall>, OpKernels, Backend>();
 
 }  // namespace fastconv::cuda
 

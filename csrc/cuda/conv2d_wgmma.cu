@@ -1,8 +1,9 @@
-// The conv2d row "wgmma".
+// The rows "wgmma" of conv2d and of conv2d_stats.
 #include <algorithm>
 
 #include "algorithms.h"
 #include "kernels/conv_wgmma.cuh"
+#include "kernels/wgmma_moments.cuh"
 #include "tuning/gemm_plan.h"
 #include "wgmma_support.h"
 
@@ -61,8 +62,9 @@ bool wgmma_preferred(const Conv2dCall& call) {
          fills(p.channels_per_group(), kTileK) && fills(p.filters_per_group(), kNarrowestN);
 }
 
-template <class T>
-void run_typed(const Conv2dCall& call, const CallContext& context) {
+// visit(residual_by_tma, f) calls f with the epilogue, whose own memory `config` has declared.
+template <class T, class Visit>
+void run_with(const Conv2dCall& call, const CallContext& context, LaunchConfig config, const Visit& visit) {
   const ConvProblem& p = call.problem;
   const ConvMmaProblem problem = forward_mma(call);
   const TensorView& residual = call.epilogue.residual;
@@ -74,12 +76,11 @@ void run_typed(const Conv2dCall& call, const CallContext& context) {
   operands.weights = prepare_weights<T>(problem, operands.channels, context);
   operands.y_pixel_stride = tma_pixel_stride(call.y, p.groups);
   operands.residual_pixel_stride = residual.present() ? tma_pixel_stride(residual, p.groups) : 0;
-  LaunchConfig config;
   config.stream = context.stream;
   config.footprint.reads("x", operands.x).writes("y", call.y).reads(call.epilogue, call.dtype, p.K);
   declare_weights(config.footprint, operands.weights, problem);
   const bool by_tma = operands.y_pixel_stride > 0 && operands.residual_pixel_stride > 0;
-  visit_wgmma_epilogue<T>(call.epilogue, by_tma, [&](auto epilogue) {
+  visit(by_tma, [&](auto epilogue) {
     const auto launch_tile = [&](auto tile) {
       launch_conv_wgmma<decltype(tile)>(call, operands, epilogue, config,
                                         std::max(current_device().multiprocessors, 1));
@@ -95,9 +96,63 @@ void run_typed(const Conv2dCall& call, const CallContext& context) {
   });
 }
 
+template <class T>
+void run_typed(const Conv2dCall& call, const CallContext& context) {
+  run_with<T>(call, context, {},
+              [&](bool residual_by_tma, auto f) { visit_wgmma_epilogue<T>(call.epilogue, residual_by_tma, f); });
+}
+
 void run_wgmma(const Conv2dCall& call, const CallContext& context) {
   if (call.y.numel() == 0) return;
   call.dtype == DType::kFloat16 ? run_typed<half_t>(call, context) : run_typed<bfloat16_t>(call, context);
+}
+
+// ---- with the statistics of y
+
+Reasons stats_reasons(const Conv2dStatsCall& call) {
+  const ConvProblem& p = call.conv.problem;
+  const EpilogueArgs& e = call.conv.epilogue;
+  Reasons reasons = wgmma_reasons(call.conv);
+  if (tma_pixel_stride(call.conv.y, p.groups) == 0) {
+    reasons.push_back("y's " + std::to_string(p.filters_per_group()) +
+                      (p.groups > 1 ? " channels of a group" : " channels") +
+                      " do not leave by TMA: they are no 16-byte chunks of an NHWC tensor");
+  }
+  if (e.residual.present() ||
+      (e.act != Activation::kIdentity && e.act != Activation::kRelu && e.act != Activation::kRelu6)) {
+    reasons.push_back("a residual, or an activation that is not ReLU or ReLU6");
+  }
+  return reasons;
+}
+
+// Where the convolution alone would take this kernel, or a product of the same tiles.
+bool stats_preferred(const Conv2dStatsCall& call) {
+  const Algorithm<Conv2dCall>* alone = choose_algorithm(conv2d_algorithms(), call.conv);
+  return alone &&
+         (alone->run == kConv2dWgmma.run || (alone->run == kConv2dPointwise.run && wgmma_preferred(call.conv)));
+}
+
+template <class T>
+void run_stats_typed(const Conv2dStatsCall& call, const CallContext& context) {
+  const ConvProblem& p = call.conv.problem;
+  const int64_t rows = p.N * p.P * p.Q;
+  const size_t bytes = moment_bytes(rows, p.K);
+  float* moments = static_cast<float*>(context.workspace->allocate(bytes));
+  LaunchConfig config;
+  config.footprint.scratch("moments", moments, bytes);
+  run_with<T>(call.conv, context, config, [&](bool, auto f) {
+    visit_epilogue<T>(call.conv.epilogue, [&](auto epilogue) {
+      if constexpr (decltype(epilogue)::kUnrolled) {
+        f(WgmmaMomentsEpilogue<T>{epilogue, moments, static_cast<int>(p.K)});
+      }
+    });
+  });
+  merge_moments(moments, rows, p.K, static_cast<float*>(call.mean), static_cast<float*>(call.var), context);
+}
+
+void run_stats(const Conv2dStatsCall& call, const CallContext& context) {
+  call.conv.dtype == DType::kFloat16 ? run_stats_typed<half_t>(call, context)
+                                     : run_stats_typed<bfloat16_t>(call, context);
 }
 
 }  // namespace
@@ -107,5 +162,11 @@ const Algorithm<Conv2dCall> kConv2dWgmma = {
     "implicit GEMM on Hopper's tensor cores (TMA im2col, wgmma), fp16 and bf16; an x that is not NHWC with whole "
     "16-byte chunks of channels, and weights that are not KRSC, are packed into the workspace first",
     wgmma_reasons, wgmma_preferred, run_wgmma};
+
+const Algorithm<Conv2dStatsCall> kConv2dStatsWgmma = {
+    "wgmma",
+    "conv2d's row wgmma, whose blocks sum up each chunk of y while it is in shared memory; the sums of 64 pixels are "
+    "merged in a fixed order, and y is not read again",
+    stats_reasons, stats_preferred, run_stats};
 
 }  // namespace fastconv::cuda

@@ -1,4 +1,6 @@
-// conv2d, upsample_conv2d, conv_transpose2d and the gradients of conv2d.
+// conv2d, upsample_conv2d, conv_transpose2d, the gradients of conv2d, and conv2d with batch statistics.
+#include <cmath>
+
 #include "conv_geometry.h"
 #include "epilogue_args.h"
 #include "ops.h"
@@ -130,6 +132,41 @@ Tensor conv_transpose2d(Tensor x, Tensor weight, OptionalTensor bias, Ints strid
   fill_tf32(call, backend == Backend::kCuda, Fp32Use::kConv);
   run_algorithm(algorithms<Conv2dInputGradCall>(backend), call, backend, algo, op, x);
   return y;
+}
+
+// (y, mean, var), the statistics as batch_norm_stats(y) gives them.
+std::tuple<Tensor, Tensor, Tensor> conv2d_stats(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding,
+                                                Ints dilation, int64_t groups, Text algo, Text backend_name) {
+  const char* op = "conv2d_stats";
+  const Backend backend = backend_of(x, backend_name, op);
+  Conv2dStatsCall call;
+  Conv2dCall& conv = call.conv;
+  conv.dtype = common_dtype(x, weight, op);
+  conv.problem = make_problem(sizes_of(x), sizes_of(weight), {stride, padding, dilation, groups}, op);
+  const ConvProblem& p = conv.problem;
+  const int64_t channels = p.C == 0 ? 0 : p.K;
+  Tensor y = empty({p.N, channels, p.P, p.Q}, conv.dtype, output_format(x, weight), x);
+  Tensor mean = empty({channels}, accumulate_dtype(conv.dtype), MemoryFormat::kContiguous, x);
+  Tensor var = empty({channels}, accumulate_dtype(conv.dtype), MemoryFormat::kContiguous, x);
+  if (channels == 0) return {y, mean, var};
+  EpilogueHolder holder;
+  const OptionalTensor none;
+  fill_epilogue(holder, {bias, none, none, none, "identity", 0.0, none}, y, 1, conv.dtype, view_of, op);
+  if (y.numel() == 0) {  // the mean of nothing
+    TORCH_ERROR_CODE_CHECK(aoti_torch_aten_fill__Scalar(mean.get(), std::nan("")));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_aten_fill__Scalar(var.get(), std::nan("")));
+    return {y, mean, var};
+  }
+  x = walkable(x);
+  weight = walkable(weight);
+  conv.x = view_of(x, conv.dtype);
+  conv.w = view_of(weight, conv.dtype);
+  conv.y = view_of(y, conv.dtype);
+  conv.epilogue = holder.args;
+  call.mean = data_of(mean), call.var = data_of(var);
+  fill_tf32(conv, backend == Backend::kCuda, Fp32Use::kConv);
+  run_algorithm(algorithms<Conv2dStatsCall>(backend), call, backend, algo, op, x);
+  return {y, mean, var};
 }
 
 Tensor conv2d_input_grad(Tensor dy, Tensor weight, Ints input_size, Ints stride, Ints padding, Ints dilation,

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "../common/calls.h"
+#include "../common/fused_calls.h"
 
 namespace fastconv::ops {
 
@@ -12,6 +12,7 @@ std::string describe(const PoolProblem& problem);
 std::string describe(const TensorView& view);  // its extents
 
 inline std::string describe(const Conv2dCall& c) { return describe(c.problem); }
+inline std::string describe(const Conv2dStatsCall& c) { return describe(c.conv); }
 inline std::string describe(const InvertedResidualCall& c) { return describe(c.depthwise.problem); }
 inline std::string describe(const DepthwisePointwiseCall& c) { return describe(c.depthwise.problem); }
 inline std::string describe(const ConvMaxPoolCall& c) { return describe(c.conv.problem); }
@@ -34,5 +35,6 @@ DType element_type(const Call& c) {
   return c.dtype;
 }
 inline DType element_type(const BatchNormGradCall& c) { return c.forward.dtype; }
+inline DType element_type(const Conv2dStatsCall& c) { return c.conv.dtype; }
 
 }  // namespace fastconv::ops

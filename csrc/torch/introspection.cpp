@@ -185,6 +185,7 @@ std::vector<std::pair<std::string, std::string>> names(const AlgorithmTable<Call
 std::vector<std::pair<std::string, std::string>> list_algorithms(const std::string& op, const std::string& backend) {
   const Backend b = backend_named(backend);
   if (op == "conv2d") return names(algorithms<Conv2dCall>(b));
+  if (op == "conv2d_stats") return names(algorithms<Conv2dStatsCall>(b));
   if (op == "upsample_conv2d") return names(upsample_algorithms(b));
   if (op == "conv2d_input_grad" || op == "conv_transpose2d") return names(algorithms<Conv2dInputGradCall>(b));
   if (op == "conv2d_weight_grad") return names(algorithms<Conv2dWeightGradCall>(b));
@@ -198,12 +199,17 @@ std::vector<std::pair<std::string, std::string>> list_algorithms(const std::stri
 std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& backend, const ProblemFields& problem) {
   const Backend b = backend_named(backend);
   const Fields fields(problem);
-  if (op == "conv2d" || op == "upsample_conv2d") {
-    const ConvViews v = conv_fields(fields, op != "conv2d");
+  if (op == "conv2d" || op == "upsample_conv2d" || op == "conv2d_stats") {
+    const ConvViews v = conv_fields(fields, op == "upsample_conv2d");
     Conv2dCall call;
     call.problem = v.problem, call.dtype = v.dtype;
     call.x = v.x, call.w = v.w, call.y = v.y;
     call.epilogue = epilogue_fields(fields, v.y);
+    if (op == "conv2d_stats") {
+      Conv2dStatsCall with_stats;
+      with_stats.conv = call, with_stats.mean = with_stats.var = present();
+      return ask(algorithms<Conv2dStatsCall>(b), with_stats);
+    }
     if (op == "conv2d" && b == Backend::kCpu) call.packed_w = present(), call.packed_format = PackedFormat::kUndecided;
     return ask(op == "conv2d" ? algorithms<Conv2dCall>(b) : upsample_algorithms(b), call);
   }

@@ -19,6 +19,8 @@ Tensor upsample_conv2d(Tensor x, Tensor weight, OptionalTensor bias, Ints scale_
                        Text backend, OptionalTensor packed);
 Tensor conv_transpose2d(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding, Ints output_padding,
                         int64_t groups, Ints dilation, Text algo, Text backend, OptionalTensor packed);
+std::tuple<Tensor, Tensor, Tensor> conv2d_stats(Tensor x, Tensor weight, OptionalTensor bias, Ints stride, Ints padding,
+                                                Ints dilation, int64_t groups, Text algo, Text backend);
 Tensor conv2d_input_grad(Tensor dy, Tensor weight, Ints input_size, Ints stride, Ints padding, Ints dilation,
                          int64_t groups, Text algo, Text backend);
 Tensor conv2d_weight_grad(Tensor dy, Tensor x, Ints weight_size, Ints stride, Ints padding, Ints dilation,

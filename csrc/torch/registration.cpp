@@ -21,6 +21,9 @@ STABLE_TORCH_LIBRARY(fastconv, m) {
       "conv_transpose2d(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, "
       "SymInt[] output_padding, SymInt groups, SymInt[] dilation, str algo, str backend, Tensor? packed) -> Tensor");
   m.def(
+      "conv2d_stats(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+      "SymInt groups, str algo, str backend) -> (Tensor, Tensor, Tensor)");
+  m.def(
       "conv2d_input_grad(Tensor dy, Tensor weight, SymInt[] input_size, SymInt[] stride, SymInt[] padding, "
       "SymInt[] dilation, SymInt groups, str algo, str backend) -> Tensor");
   m.def(
@@ -120,6 +123,7 @@ void implement_all(Library& m) {
   m.impl("conv2d", &boxed<&conv2d>);
   m.impl("upsample_conv2d", &boxed<&upsample_conv2d>);
   m.impl("conv_transpose2d", &boxed<&conv_transpose2d>);
+  m.impl("conv2d_stats", &boxed<&conv2d_stats>);
   m.impl("conv2d_input_grad", &boxed<&conv2d_input_grad>);
   m.impl("conv2d_weight_grad", &boxed<&conv2d_weight_grad>);
   m.impl("gemm", &boxed<&gemm>);

@@ -75,6 +75,11 @@ const AlgorithmTable<Conv2dCall>& algorithms<Conv2dCall>(Backend backend) {
   return backend == Backend::kCpu ? cpu::conv2d_algorithms() : *cuda_backend(backend).conv2d;
 }
 
+template <>
+const AlgorithmTable<Conv2dStatsCall>& algorithms<Conv2dStatsCall>(Backend backend) {
+  return backend == Backend::kCpu ? cpu::conv2d_stats_algorithms() : *cuda_backend(backend).conv2d_stats;
+}
+
 const AlgorithmTable<Conv2dCall>& upsample_algorithms(Backend backend) {
   return backend == Backend::kCpu ? cpu::upsample_conv2d_algorithms() : *cuda_backend(backend).upsample_conv2d;
 }

@@ -53,6 +53,26 @@ def batch_norm_act(
     deviations, merged pairwise, so that a large mean costs no digits. Deterministic. Gradients are computed anew from
     x: of the intermediate results none is kept.
     """
+    return normalised(
+        None, x, running_mean, running_var, weight, bias, training, momentum, eps, residual, act, act_param
+    )
+
+
+def normalised(
+    statistics: tuple[Tensor, Tensor] | None,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    residual: Tensor | None,
+    act: str,
+    act_param: ActParam,
+) -> Tensor:
+    """batch_norm_act; `statistics`, x's own mean and variance, where who made x has them already (conv_norm.py)."""
     try:
         mixed = running_var is not None and running_var.dtype is not x.dtype
         if dispatch.checks_first() or training or mixed or eps < 0:
@@ -62,8 +82,10 @@ def batch_norm_act(
         backend = dispatch.forced_backend(x)
         operators = dispatch.operators_of(backend)
         if training:
-            statistics = dispatch.recorded if ops.transforming() else dispatch.call
-            mean, var = statistics(operators.batch_norm_stats, image, backend)
+            if statistics is None:
+                run = dispatch.recorded if ops.transforming() else dispatch.call
+                statistics = run(operators.batch_norm_stats, image, backend)
+            mean, var = statistics
         else:
             mean, var = running_mean, running_var
         added = None if residual is None else image_of(residual)

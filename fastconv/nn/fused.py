@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastconv import functional, ops
+from fastconv.functional import conv_norm
 from fastconv.nn import layers
 from fastconv.nn.fold import Derived, Slot, fold_norms
 from fastconv.nn.norm import normalise, normalises_plainly
@@ -24,6 +25,7 @@ from fastconv.nn.weights import (
     has_hooks,
     needs_grad,
     norm_of,
+    stock_type,
 )
 
 _Block = TypeVar("_Block", bound="FusedBlock")
@@ -161,24 +163,34 @@ class FusedBlock(nn.Module):
         return self._convolve(x, weight, bias, activation.name, activation.argument())
 
     def _composed(self, x: Tensor) -> Tensor:
-        y = self._convolve_composed(x)
         bn, activation = self.bn, self._plan.activation if self._plan else None
         if bn is None or activation is None or not normalises_plainly(bn) or has_hooks(self.act):
+            y = self._convolve_composed(x)
             return self.act(y if bn is None else bn(y))
-        return normalise(bn, y, activation.name, activation.argument())
+        found = self._convolve_with_statistics(x) if bn.training else None
+        y, *statistics = (self._convolve_composed(x),) if found is None else found
+        return normalise(bn, y, activation.name, activation.argument(), cast(Any, statistics) or None)
 
     def _convolve_composed(self, x: Tensor) -> Tensor:
         return self.conv(x)
+
+    def _convolve_with_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The convolution with its result's mean and variance, where one call gives both."""
+        return None
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None, act: str, param: Param) -> Tensor:
         conv: Any = self._modules["conv"]
         padding = conv.padding
         if conv.padding_mode != "zeros":
-            x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
-            padding = (0, 0)
+            x, padding = self._padded(x)
         return functional.conv2d(
             x, weight, bias, conv.stride, padding, conv.dilation, conv.groups, act=act, act_param=param
         )
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """x with a padding that is not of zeros, and what is left to the kernels."""
+        conv: Any = self._modules["conv"]
+        return F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), (0, 0)
 
     @classmethod
     def _from_parts(cls: type[_Block], conv: nn.Conv2d, bn: nn.Module | None, act: nn.Module | None) -> _Block:
@@ -208,10 +220,10 @@ class ConvBNAct2d(FusedBlock):
     """Convolution, BatchNorm and activation: y = act(bn(conv(x))).
 
     Equivalent to ``torch.nn.Sequential(Conv2d(..., bias=False), BatchNorm2d(...), ReLU())``. In training, or where a
-    parameter may want a gradient, the convolution runs first, then BatchNorm and activation in one pass (a module with
-    hooks, a SyncBatchNorm and an activation that the kernels do not know run by themselves). In inference one kernel
-    runs with the BatchNorm folded into the weights, anew after every change that torch records: not after an edit
-    through ``.data``.
+    parameter may want a gradient, the convolution runs first, on Hopper with the batch's statistics from its epilogue,
+    then BatchNorm and activation in one pass (a module with hooks, a SyncBatchNorm and an activation that the kernels
+    do not know run by themselves). In inference one kernel runs with the BatchNorm folded into the weights, anew after
+    every change that torch records: not after an edit through ``.data``.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as torch.nn.Conv2d.
@@ -245,6 +257,16 @@ class ConvBNAct2d(FusedBlock):
         )
         bn = nn.BatchNorm2d(out_channels, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
         self._set_parts(conv, bn, make_activation(act))
+
+    def _convolve_with_statistics(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        conv: Any = self._modules["conv"]
+        stock = stock_type(conv) is layers.Conv2d and not has_hooks(conv) and not conv._forward_pre_hooks
+        if not stock or not conv_norm.gives_statistics(x):
+            return None
+        padding = conv.padding
+        if conv.padding_mode != "zeros":
+            x, padding = self._padded(x)
+        return conv_norm.conv2d_stats(x, conv.weight, conv.bias, conv.stride, padding, conv.dilation, conv.groups)
 
     @classmethod
     def from_torch(cls, conv: nn.Conv2d, bn: nn.Module | None = None, act: nn.Module | None = None) -> ConvBNAct2d:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastconv import functional
+from fastconv.functional.norm import normalised
 from fastconv.nn.weights import forward_is_stock, has_hooks
 
 
@@ -17,14 +17,21 @@ def normalises_plainly(bn: nn.Module) -> bool:
     return stock and not has_hooks(bn) and not bn._forward_pre_hooks
 
 
-def normalise(bn: Any, x: Tensor, act: str, act_param: float | Tensor | None) -> Tensor:
-    """act(bn(x)), where `normalises_plainly(bn)`."""
+def normalise(
+    bn: Any,
+    x: Tensor,
+    act: str,
+    act_param: float | Tensor | None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """act(bn(x)), where `normalises_plainly(bn)`; `statistics` of x where they are known already."""
     bn._check_input_dim(x)
     momentum = count_batch(bn)
     # Without running statistics those of the batch serve in evaluation too.
     by_batch = bn.training or (bn.running_mean is None and bn.running_var is None)
     tracked = not bn.training or bn.track_running_stats
-    return functional.batch_norm_act(
+    return normalised(
+        statistics,
         x,
         bn.running_mean if tracked else None,
         bn.running_var if tracked else None,
@@ -33,8 +40,9 @@ def normalise(bn: Any, x: Tensor, act: str, act_param: float | Tensor | None) ->
         by_batch,
         momentum,
         bn.eps,
-        act=act,
-        act_param=act_param,
+        None,
+        act,
+        act_param,
     )
 
 

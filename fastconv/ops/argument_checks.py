@@ -42,6 +42,12 @@ def _conv2d(
     _conv("conv2d", x, weight, bias, (1, 1), stride, padding, dilation, groups, epilogue, algo, backend)
 
 
+def _conv2d_stats(x: Tensor, weight: Tensor, bias: Any, *rest: Any) -> None:
+    stride, padding, dilation, groups, algo, backend = rest
+    plain = fused(None, None, None, "identity", None)
+    _conv("conv2d_stats", x, weight, bias, (1, 1), stride, padding, dilation, groups, plain, algo, backend)
+
+
 def _upsample_conv2d(
     x: Tensor, weight: Tensor, bias: Any, factor: Ints, stride: Ints, padding: Ints, dilation: Ints, groups: int,
     scale: Any, shift: Any, residual: Any, act: str, param: float, alpha: Any, algo: str, backend: str, packed: Any,
@@ -256,6 +262,7 @@ def _upsample_backward(dy: Tensor, factor: Ints, _: str) -> None:
 
 CHECKS: dict[str, Callable[..., None]] = {
     "conv2d": _conv2d,
+    "conv2d_stats": _conv2d_stats,
     "upsample_conv2d": _upsample_conv2d,
     "conv_transpose2d": _conv_transpose2d,
     "conv2d_input_grad": _input_grad,

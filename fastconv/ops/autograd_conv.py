@@ -47,6 +47,11 @@ def conv2d_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def conv2d_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
     x, weight = ctx.saved_tensors
+    return *conv2d_grads(ops, ctx, x, weight, dy), *([None] * 13)
+
+
+def conv2d_grads(ops: Operators, ctx: Any, x: Tensor, weight: Tensor, dy: Tensor) -> Grads:
+    """dx, dw, db as far as they are wanted."""
     dx = dw = db = None
     dy = in_format(dy, ctx.channels_last)
     if ctx.needs_input_grad[0]:
@@ -55,7 +60,7 @@ def conv2d_backward(ops: Operators, ctx: Any, dy: Tensor) -> Grads:
         dw = ops.conv2d_weight_grad(dy, x, weight.shape, *ctx.geometry, "", ctx.backend)
     if ctx.needs_input_grad[2]:
         db = bias_grad(ops, dy, weight.shape[0], ctx.backend)
-    return dx, dw, db, *([None] * 13)
+    return dx, dw, db
 
 
 # --- conv2d_input_grad(dy, weight, input_size, stride, padding, dilation, groups, algo, backend)

@@ -145,6 +145,17 @@ def _batch_norm_stats(ops: Operators, arguments: Arguments, tangents: Arguments,
     return None, None  # their part is in batch_norm_act's
 
 
+def _conv2d_stats(ops: Operators, arguments: Arguments, tangents: Arguments, output: Any) -> Any:
+    y, mean, _ = output
+    plain = (None, None, None, "identity", 0.0, None)
+    as_conv = (*arguments[:7], *plain, *arguments[7:], None)
+    dy = JVPS["conv2d"](ops, as_conv, (*tangents[:7], *([None] * 9)), y)
+    if dy is None:
+        return None, None, None
+    moved, pixels = dy.to(mean.dtype), (0, 2, 3)
+    return dy, moved.mean(pixels), 2 * ((y.to(mean.dtype) - mean.view(1, -1, 1, 1)) * moved).mean(pixels)
+
+
 def _batch_norm_act(ops: Operators, arguments: Arguments, tangents: Arguments, output: Any) -> Any:
     x, mean, var, weight, bias, training, eps, residual, act, param, alpha, backend = arguments
     dx, dmean, dvar, dweight, dbias, _, _, dresidual, _, _, dalpha, _ = tangents
@@ -224,6 +235,7 @@ JVPS: dict[str, Jvp] = {
     "softmax": _softmax,
     "softmax_backward": _softmax_backward,
     "batch_norm_stats": _batch_norm_stats,
+    "conv2d_stats": _conv2d_stats,
     "batch_norm_act": _batch_norm_act,
     "batch_norm_act_backward": _batch_norm_act_backward,
     **blocks.JVPS,

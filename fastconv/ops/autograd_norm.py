@@ -1,14 +1,14 @@
-"""Derivatives of batch_norm_act. The first runs on our kernels; the second, which hardly anyone wants, is taken by
-autograd from the formula written out in torch's arithmetic."""
+"""Derivatives of batch_norm_act, and of convolutions that give its statistics. The first runs on our kernels; the
+second, which hardly anyone wants, is taken by autograd from the formula written out in torch's arithmetic."""
 
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from .autograd_conv import Grads, Rule
+from .autograd_conv import Grads, Rule, conv2d_grads
 from .autograd_other import alpha_grad
-from .layout import in_format, is_channels_last
+from .layout import in_format, is_channels_last, writes_channels_last
 from .library import Operators
 
 # --- batch_norm_stats(x, backend) -> (mean, var): their gradient is part of batch_norm_act's
@@ -20,6 +20,33 @@ def stats_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 
 def stats_backward(ops: Operators, ctx: Any, *_: Any) -> Grads:
     return None, None
+
+
+# --- conv2d_stats(x, weight, bias, stride, padding, dilation, groups, algo, backend) -> (y, mean, var)
+
+
+def conv2d_stats_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight = inputs[:2]
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, weight, *output[:2])
+    ctx.geometry, ctx.backend, ctx.channels_last = inputs[3:7], inputs[8], writes_channels_last(x, weight)
+
+
+def conv2d_stats_backward(
+    ops: Operators, ctx: Any, dy: Tensor | None, dmean: Tensor | None, dvar: Tensor | None
+) -> Grads:
+    """batch_norm_act in training gives no gradient to the statistics: it has counted them in y's. Whoever uses them in
+    another way gets theirs here."""
+    x, weight, y, mean = ctx.saved_tensors
+    spread, pixels = (1, -1, 1, 1), y.shape[0] * y.shape[2] * y.shape[3]
+    if dvar is not None:
+        moved = (y.to(mean.dtype) - mean.view(spread)) * (dvar * 2 / pixels).view(spread)
+        dy = moved.to(y.dtype) if dy is None else (dy.to(mean.dtype) + moved).to(y.dtype)
+    if dmean is not None:
+        moved = (dmean / pixels).view(spread).expand(y.shape)
+        dy = moved.to(y.dtype) if dy is None else (dy.to(mean.dtype) + moved).to(y.dtype)
+    grads = (None, None, None) if dy is None else conv2d_grads(ops, ctx, x, weight, dy)
+    return *grads, *([None] * 6)
 
 
 # --- batch_norm_act(x, mean, var, weight, bias, training, eps, residual, act, act_param, alpha, backend)
@@ -136,6 +163,7 @@ def _pulled_back(ops: Operators, operands: list[Any], how: Any, gradients: tuple
 
 RULES: dict[str, Rule] = {
     "batch_norm_stats": (stats_setup, stats_backward),
+    "conv2d_stats": (conv2d_stats_setup, conv2d_stats_backward),
     "batch_norm_act": (norm_setup, norm_backward),
     "batch_norm_act_backward": (norm_grad_setup, norm_grad_backward),
 }

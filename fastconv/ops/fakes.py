@@ -148,6 +148,11 @@ def batch_norm_stats(x: Tensor, _: str) -> tuple[Tensor, Tensor]:
     return _accumulated(x), _accumulated(x)
 
 
+def conv2d_stats(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    y = conv2d(x, weight, *rest)
+    return y, _accumulated(y), _accumulated(y)
+
+
 def batch_norm_act(x: Tensor, *_: Any) -> Tensor:
     return _empty(x.shape, x, x)
 
@@ -187,6 +192,7 @@ def upsample_nearest2d_backward(dy: Tensor, factor: Ints, _: str) -> Tensor:
 
 FAKES: dict[str, Callable[..., Any]] = {
     "conv2d": conv2d,
+    "conv2d_stats": conv2d_stats,
     "upsample_conv2d": upsample_conv2d,
     "conv_transpose2d": conv_transpose2d,
     "conv2d_input_grad": conv2d_input_grad,

@@ -105,6 +105,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., Any]] = {
     "prelu_alpha_grad": lambda dy, x, size, _: ref.prelu_alpha_grad(dy, x, size),
     "softmax": lambda x, dim, _: ref.softmax(x, dim),
     "softmax_backward": lambda dy, y, dim, _: ref.softmax_backward(dy, y, dim),
+    "conv2d_stats": _block(ref.conv2d_stats, 7),
     "batch_norm_stats": lambda x, _: ref.batch_norm_stats(x),
     "batch_norm_act": _batch_norm_act,
     "batch_norm_act_backward": _batch_norm_act_backward,

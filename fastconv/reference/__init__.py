@@ -30,7 +30,7 @@ from .conv import (
     conv_transpose2d_weight_grad,
 )
 from .gemm import gemm, gemm_grad, linear, linear_grad
-from .norm import batch_norm_act, batch_norm_act_backward, batch_norm_stats
+from .norm import batch_norm_act, batch_norm_act_backward, batch_norm_stats, conv2d_stats
 from .pooling import (
     adaptive_avg_pool2d,
     adaptive_avg_pool2d_backward,
@@ -72,6 +72,7 @@ __all__ = [
     "conv2d_bn_act",
     "conv2d_input_grad",
     "conv2d_output_size",
+    "conv2d_stats",
     "conv2d_weight_grad",
     "conv_max_pool",
     "conv_transpose2d",

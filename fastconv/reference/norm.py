@@ -1,9 +1,12 @@
 """Training-mode BatchNorm with a residual and an activation, and its gradients by the chain rule, step by step."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from .activation import activation, activation_backward
+from .conv import conv2d
 
 Array = npt.NDArray[np.float64]
 
@@ -28,6 +31,20 @@ def batch_norm_stats(x: npt.ArrayLike) -> tuple[Array, Array]:
         return nothing, nothing.copy()
     mean = image.mean(_PIXELS)
     return mean, ((image - _spread(mean, 0.0)) ** 2).mean(_PIXELS)
+
+
+def conv2d_stats(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> tuple[Array, Array, Array]:
+    """A convolution, and the statistics of its result."""
+    y = conv2d(x, weight, bias, stride, padding, dilation, groups)
+    return y, *batch_norm_stats(y)
 
 
 @np.errstate(all="ignore")

@@ -127,6 +127,16 @@ def _max_pool2d_backward(
     pooling.pool_backward(dy, indices, dx, Windows(kernel, stride, padding, dilation))
 
 
+def _conv2d_stats(
+    out: tuple[Tensor, Tensor, Tensor], x: Tensor, weight: Tensor, bias: Any, stride: Ints, padding: Ints,
+    dilation: Ints, groups: int, *_: Any,
+) -> None:  # fmt: skip
+    y, mean, var = out
+    epilogue = Epilogue.of(y, bias, None, None, None, "identity", 0.0, None)
+    conv.conv2d(x, y, weight, (stride, padding, dilation, groups), epilogue, "")
+    norm.stats(y, mean, var)
+
+
 def _batch_norm_act(
     y: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Any, bias: Any, training: bool, eps: float, residual: Any,
     act: str, param: float, alpha: Any, _: str,
@@ -166,6 +176,7 @@ IMPLEMENTATIONS: dict[str, Callable[..., None]] = {
     "prelu_alpha_grad": lambda y, dy, x, size, _: reductions.prelu_alpha_grad(dy, x, y),
     "softmax": lambda y, x, dim, _: elementwise.softmax(x, y, dim),
     "softmax_backward": lambda dx, dy, y, dim, _: elementwise.softmax_backward(dy, y, dx, dim),
+    "conv2d_stats": _conv2d_stats,
     "batch_norm_stats": lambda out, x, _: norm.stats(x, *out),
     "batch_norm_act": _batch_norm_act,
     "batch_norm_act_backward": _batch_norm_act_backward,

@@ -56,6 +56,11 @@ constexpr bool kFetchesResidual = false;
 template <class T>
 constexpr bool kFetchesResidual<WgmmaResidualEpilogue<T>> = true;
 
+// Whether take(), a member of the epilogue, is shown every chunk that has been written: wgmma_moments.cuh. Only for
+// outputs that are stored by TMA, too.
+template <class Epilogue>
+constexpr bool kTakesMoments = false;
+
 // visit_epilogue(), where the residual, if there is one, can be fetched (`residual_by_tma`) or not.
 template <class T, class F>
 void visit_wgmma_epilogue(const EpilogueArgs& args, bool residual_by_tma, F&& f) {
@@ -204,6 +209,8 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
       tma_store_3d(&output.map, place.chunk, n0, m, tile.batch);
       tma_commit_stores();
     }
+    // Two barriers lie between this and the next write to the chunk.
+    if constexpr (kTakesMoments<Epilogue>) epilogue.template take<Config>(place.chunk, output, tile, n0, m);
   }
 }
 

@@ -204,7 +204,7 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
     });
     if constexpr (std::is_same_v<Epilogue, WgmmaPartialSums>) {
       store_partials<Config>(acc, work.output, tile, consumer);
-    } else if constexpr (kFetchesResidual<Epilogue>) {
+    } else if constexpr (kFetchesResidual<Epilogue> || kTakesMoments<Epilogue>) {
       store_by_tma(acc, work.output, shared, epilogue, tile, consumer, stored);
     } else {
       if constexpr (Epilogue::kUnrolled) {
