@@ -23,6 +23,8 @@ int64_t tiles(const ConvProblem& p, int tile_n) {
   return tile_count(p.N * p.P * p.Q, p.filters_per_group(), p.groups, kTileM, tile_n);
 }
 
+int64_t steps(const ConvProblem& p) { return p.R * p.S * ((p.channels_per_group() + kTileK - 1) / kTileK); }
+
 Reasons wgmma_reasons(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
   Reasons reasons = phase_extent_reasons(p);
@@ -57,8 +59,7 @@ int chosen_width(const ConvProblem& p) {
 bool wgmma_preferred(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
   const auto fills = [](int64_t extent, int64_t step) { return 4 * extent >= 3 * ((extent + step - 1) / step * step); };
-  const int64_t steps = p.R * p.S * ((p.channels_per_group() + kTileK - 1) / kTileK);
-  return 2 * tiles(p, chosen_width(p)) >= current_device().multiprocessors && steps >= 4 &&
+  return 2 * tiles(p, chosen_width(p)) >= current_device().multiprocessors && steps(p) >= 4 &&
          fills(p.channels_per_group(), kTileK) && fills(p.filters_per_group(), kNarrowestN);
 }
 
@@ -85,13 +86,15 @@ void run_with(const Conv2dCall& call, const CallContext& context, LaunchConfig c
       launch_conv_wgmma<decltype(tile)>(call, operands, epilogue, config,
                                         std::max(current_device().multiprocessors, 1));
     };
-    switch (chosen_width(p)) {
-      case 256:
-        return launch_tile(WgmmaConfig<T, 256, 4>());
-      case 128:
-        return launch_tile(WgmmaConfig<T, 128, 6>());
-      default:
-        return launch_tile(WgmmaConfig<T, 64, 8>());
+    const int width = chosen_width(p), narrow = std::min(width, 128);
+    const WgmmaTurns turns = {tiles(p, narrow), steps(p), width == 256, !decltype(epilogue)::kUnrolled};
+    const bool ping_pong = prefer_ping_pong(turns, current_device());
+    if (narrow == 64) {
+      ping_pong ? launch_tile(WgmmaConfig<T, 64, 8, 1, true>()) : launch_tile(WgmmaConfig<T, 64, 8>());
+    } else if (ping_pong) {
+      launch_tile(WgmmaConfig<T, 128, 6, 1, true>());
+    } else {
+      width == 128 ? launch_tile(WgmmaConfig<T, 128, 6>()) : launch_tile(WgmmaConfig<T, 256, 4>());
     }
   });
 }

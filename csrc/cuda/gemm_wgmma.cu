@@ -65,11 +65,12 @@ bool wgmma_tf32_preferred(const GemmCall& call) { return call.allow_tf32 && wgmm
 
 constexpr TilePair kTiles = {kTileM, kWideN, kTileM, kNarrowN, 1, 1, kGemmWgmmaNarrowPercent};
 
-// Two blocks share what they fetch of B where there is more than one wave of wide tiles, so that the L2 cache has to
-// deliver a third less. They start and end together: not where M leaves the second without a tile too often.
-bool prefer_clusters(const GemmCall& call, const DeviceInfo& device) {
+// Two blocks share what they fetch of B where there is more than one wave of tiles, so that the L2 cache has to deliver
+// a third less, or a quarter with the narrow tile. They start and end together: not where M leaves the second without a
+// tile too often.
+bool prefer_clusters(const GemmCall& call, int tile_n, const DeviceInfo& device) {
   const int64_t rows = (call.M + kTileM - 1) / kTileM;
-  return tiles(call, kWideN) > device.multiprocessors && (rows % 2 == 0 || rows > 16);
+  return device.multiprocessors > 1 && tiles(call, tile_n) > device.multiprocessors && (rows % 2 == 0 || rows > 16);
 }
 
 template <class T>
@@ -77,14 +78,20 @@ void launch_for(const GemmCall& call, const LaunchConfig& config) {
   const DeviceInfo& device = current_device();
   const bool residual_by_tma = tma_row_stride(call) > 0 && tma_residual_stride(call) > 0;
   visit_wgmma_epilogue<T>(call.epilogue, residual_by_tma, [&](auto epilogue) {
-    if (prefer_large_tile(call.M, call.N, call.batch, kTiles, device)) {
-      if (prefer_clusters(call, device)) {
-        launch_gemm_wgmma<WgmmaConfig<T, kWideN, 4, 2>>(call, epilogue, config, device.multiprocessors);
-        return;
-      }
-      launch_gemm_wgmma<WgmmaConfig<T, kWideN, 4>>(call, epilogue, config, device.multiprocessors);
+    const auto launch_tile = [&](auto tile) {
+      launch_gemm_wgmma<decltype(tile)>(call, epilogue, config, device.multiprocessors);
+    };
+    const int64_t steps = (call.K * static_cast<int64_t>(sizeof(T)) + kSwizzleBytes - 1) / kSwizzleBytes;
+    const bool wide = prefer_large_tile(call.M, call.N, call.batch, kTiles, device);
+    const WgmmaTurns turns = {tiles(call, kNarrowN), steps, wide, !decltype(epilogue)::kUnrolled};
+    if (prefer_ping_pong(turns, device)) {
+      prefer_clusters(call, kNarrowN, device) ? launch_tile(WgmmaConfig<T, kNarrowN, 6, 2, true>())
+                                              : launch_tile(WgmmaConfig<T, kNarrowN, 6, 1, true>());
+    } else if (!wide) {
+      launch_tile(WgmmaConfig<T, kNarrowN, 6>());
     } else {
-      launch_gemm_wgmma<WgmmaConfig<T, kNarrowN, 6>>(call, epilogue, config, device.multiprocessors);
+      prefer_clusters(call, kWideN, device) ? launch_tile(WgmmaConfig<T, kWideN, 4, 2>())
+                                            : launch_tile(WgmmaConfig<T, kWideN, 4>());
     }
   });
 }

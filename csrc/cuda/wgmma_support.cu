@@ -92,4 +92,10 @@ int wgmma_tile_width(const std::function<int64_t(int)>& tiles) {
       ->n;
 }
 
+bool prefer_ping_pong(const WgmmaTurns& turns, const DeviceInfo& device) {
+  constexpr int64_t kClocksLost = 1024 / 3, kEpilogue = 2 * 2850, kGeneralEpilogue = 2 * 128 * 100;
+  if (turns.tiles <= device.multiprocessors) return false;
+  return !turns.wide || turns.steps * kClocksLost <= (turns.general ? kGeneralEpilogue : kEpilogue);
+}
+
 }  // namespace fastconv::cuda

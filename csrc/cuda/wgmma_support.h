@@ -20,4 +20,20 @@ int64_t tma_pixel_stride(const TensorView& t, int64_t groups);
 // Columns of the tile, 256, 128 or 64, for a convolution with tiles(columns) tiles.
 int wgmma_tile_width(const std::function<int64_t(int)>& tiles);
 
+// What decides whether the two consumers of a block take turns with whole tiles (ping-pong) or share each.
+struct WgmmaTurns {
+  int64_t tiles;  // of the narrow kind, the only one of which a consumer can hold all sums
+  int64_t steps;  // of a reduction
+  bool wide;      // whether the wide tile would be taken otherwise
+  bool general;   // GeneralEpilogue: any activation, by the element
+};
+
+// With turns, the next tile's products run under an epilogue: for blocks with several tiles, where the narrow tile is
+// the choice in any case, or where a reduction is too shallow for the wide tile's smaller traffic to make up for the
+// time in which it has no products. Counted, not measured: a step of the wide tile is 1,024 clocks of products; two
+// narrow ones take 4 / 3 of that, which is what the L2 cache needs to feed them. In the epilogue between its tiles each
+// of the two warps of a scheduler issues 2,850 instructions for its 128 columns of sums, some 100 for each of them if
+// the epilogue is general. That is up to 16 steps, or 75.
+bool prefer_ping_pong(const WgmmaTurns& turns, const DeviceInfo& device);
+
 }  // namespace fastconv::cuda

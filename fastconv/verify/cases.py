@@ -155,9 +155,11 @@ def _gemm() -> list[Case]:
     # epilogue.
     cases.append(GemmCase.parse("m130k1160n264", fill="integer"))
     cases.append(GemmCase.parse("m130k72n136", residual=True, act="silu"))
-    # K contiguous in both operands, round every ring again; and on so small a GPU that blocks share one in pairs.
+    # K contiguous in both operands, round every ring again; and on so small a GPU that blocks share one in pairs, with
+    # consumers in turns or, over a deep reduction, together.
     cases.append(GemmCase.parse("m130k600n264", transpose_b=True, fill="integer"))
     cases.append(GemmCase.parse("m130k600n500", transpose_b=True, fill="integer", multiprocessors=2))
+    cases.append(GemmCase.parse("m130k1160n500", transpose_b=True, fill="integer", multiprocessors=2))
     cases.append(GemmCase.parse("m20k136n72", transpose_b=True, residual=True))
     # Aligned products of a batch that share an operand.
     cases += [GemmCase.parse("b3m24k72n40", view=view, fill="integer") for view in ("expanded", "weight_expanded")]

@@ -76,9 +76,10 @@ def test_many_tiles(image, filters):
     assert_exact(emulated(functional.conv2d, x, w, algo="wgmma"), torch_f.conv2d(x.double(), w.double()))
 
 
-def test_wide_tiles_with_a_ring_that_wraps():
-    """12 steps, three times round the ring of four."""
-    x, w = integers((1, 8, 40, 422), HALF), integers((250, 8, 3, 4), HALF, low=-1, high=1)
+def test_wide_tiles_with_a_ring_that_wraps(monkeypatch):
+    """18 steps, four times round the ring of four."""
+    monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", "2")
+    x, w = integers((1, 8, 11, 24), HALF), integers((250, 8, 3, 6), HALF, low=-1, high=1)
     expected = torch_f.conv2d(x.double(), w.double(), padding=(1, 0))
     assert_exact(emulated(functional.conv2d, x, w, padding=(1, 0), algo="wgmma"), expected)
 
@@ -128,6 +129,15 @@ def test_residual_of_many_chunks(act, filters):
     expected = torch_f.conv2d(x.double(), w.double(), bias.double()) + residual.double()
     limits = {"relu": (0, None), "relu6": (0, 6)}
     assert_exact(got, expected.clamp(*limits[act]) if act in limits else expected)
+
+
+def test_residual_of_wide_tiles(monkeypatch):
+    """18 steps: too deep for consumers that take turns with narrow tiles."""
+    monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", "2")
+    x, w = integers((1, 128, 12, 12), HALF), integers((250, 128, 3, 3), HALF, low=-1, high=1)
+    residual = integers((1, 250, 12, 12), HALF)
+    got = emulated(functional.conv2d, x, w, padding=1, residual=residual, act="relu", algo="wgmma")
+    assert_exact(got, (torch_f.conv2d(x.double(), w.double(), padding=1) + residual.double()).relu())
 
 
 def test_residual_keeps_nan():

@@ -1,7 +1,8 @@
 """gemm's row "wgmma" (TMA, mbarriers, warpgroup products), executed by the emulator, against float64 NumPy.
 
 Integers are exact: compared bit for bit. The narrow tile has a ring of six stages, the wide one of four, of 64 elements
-of K each; reductions of 1160 elements go round three times.
+of K each; reductions of 1160 elements go round three times. Blocks with several narrow tiles work in turns:
+test_emulated_wgmma_ping_pong.py.
 """
 
 import numpy as np
@@ -16,6 +17,12 @@ SHAPES = [
     (2, 8, 264, 1160),  # the ring wraps three times
     (3, 72, 8, 8),
 ]
+
+
+@pytest.fixture
+def four_multiprocessors(monkeypatch):
+    """Two clusters of two blocks; the wide tile where it has more than a wave."""
+    monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", "4")
 
 
 def product(kernels, shape, transpose, dtype, epilogue=None):  # noqa: F811
@@ -51,13 +58,10 @@ def test_extents_of_one(kernels, shape, transpose):  # noqa: F811
 
 
 @pytest.mark.parametrize("transpose", TRANSPOSES)
-def test_wide_tile(kernels, transpose):  # noqa: F811
-    """More narrow tiles than multiprocessors, so that the 128 x 256 tile is chosen; N is ragged."""
-    check_exact(kernels, (80, 8, 200, 72), transpose, "bfloat16")
-
-
-def test_wide_tile_with_a_ring_that_wraps(kernels):  # noqa: F811
-    check_exact(kernels, (67, 8, 136, 776), "nt", "float16")
+def test_wide_tile(kernels, transpose, monkeypatch):  # noqa: F811
+    """17 steps, too deep for consumers in turns, go four times round its ring; N is ragged."""
+    monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", "1")
+    check_exact(kernels, (2, 8, 200, 1032), transpose, "bfloat16")
 
 
 @pytest.mark.parametrize("transpose", ["nt", "tn"])
@@ -66,37 +70,37 @@ def test_blocks_take_several_tiles(kernels, transpose):  # noqa: F811
     check_exact(kernels, (150, 16, 8, 200), transpose, "bfloat16")
 
 
-@pytest.fixture
-def four_multiprocessors(monkeypatch):
-    """Two clusters of two blocks; the wide tile where it has more than a wave."""
-    monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", "4")
-
-
 @pytest.mark.parametrize("transpose", TRANSPOSES)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("shape", [(1, 400, 504, 72), (4, 136, 200, 72)], ids=str)
 def test_clusters_share_an_operand(kernels, shape, dtype, transpose, four_multiprocessors):  # noqa: F811
-    """Pairs of tiles, the second of which may be ragged, in products of one pair and of several."""
+    """Pairs of tiles, the second of which may be ragged, in products of one pair and of several; narrow, in turns."""
     check_exact(kernels, shape, transpose, dtype)
+
+
+@pytest.mark.parametrize("transpose", TRANSPOSES)
+def test_clusters_of_wide_tiles(kernels, transpose, four_multiprocessors):  # noqa: F811
+    check_exact(kernels, (1, 200, 520, 1032), transpose, "bfloat16")
 
 
 @pytest.mark.parametrize("schedule", ["fifo", "lifo", "rand:1", "rand:2", "rand:3"])
 @pytest.mark.parametrize("copies", ["lazy", "eager", "rand:1"])
 @pytest.mark.parametrize("transpose", ["nt", "tn"])
 def test_clusters_in_any_schedule(kernels, transpose, copies, schedule, four_multiprocessors, monkeypatch):  # noqa: F811
-    """Ten steps in each of two tiles: rings of four stages wrap five times."""
+    """18 steps in each of up to two tiles: rings of four stages wrap four times and nine."""
     monkeypatch.setenv("FASTCONV_EMULATOR_SCHEDULE", schedule)
     monkeypatch.setenv("FASTCONV_EMULATOR_COPIES", copies)
-    check_exact(kernels, (1, 512, 504, 600), transpose, "bfloat16")
+    check_exact(kernels, (1, 200, 520, 1096), transpose, "bfloat16")
 
 
-@pytest.mark.parametrize("n", [504, 497], ids=["by TMA", "by the element"])
-def test_clusters_with_an_epilogue(kernels, n, four_multiprocessors):  # noqa: F811
+@pytest.mark.parametrize("k", [64, 1032], ids=["in turns", "wide tiles"])
+@pytest.mark.parametrize("n", [520, 521], ids=["by TMA", "by the element"])
+def test_clusters_with_an_epilogue(kernels, n, k, four_multiprocessors):  # noqa: F811
     rng = np.random.default_rng(7)
-    a, a64 = values(rng, (1, 400, 64), "float16", integers=True)
-    b, b64 = values(rng, (1, 64, n), "float16", integers=True)
+    a, a64 = values(rng, (1, 200, k), "float16", integers=True)
+    b, b64 = values(rng, (1, k, n), "float16", integers=True)
     epilogue = Epilogue(act="relu", bias=rng.integers(-9, 9, n).astype(np.float32))
-    d = empty((1, 400, n), "float16")
+    d = empty((1, 200, n), "float16")
     kernels.gemm(a, gemm_operand(b, True), d, "float16", epilogue, algo="wgmma")
     np.testing.assert_array_equal(widen(d, "float16"), np.maximum(a64 @ b64 + epilogue.bias, 0))
 
@@ -104,11 +108,11 @@ def test_clusters_with_an_epilogue(kernels, n, four_multiprocessors):  # noqa: F
 @pytest.mark.parametrize(
     ("shape", "clusters"),
     [
-        ((1, 400, 504, 8), True),
-        ((1, 256, 504, 8), False),  # one wave
-        ((1, 384, 504, 8), False),  # three rows of tiles
-        ((1, 2050, 200, 8), True),  # seventeen
-        ((1, 512, 120, 8), False),  # the narrow tile
+        ((1, 400, 504, 1200), True),
+        ((1, 256, 504, 1200), False),  # one wave
+        ((1, 384, 504, 1200), False),  # three rows of tiles
+        ((1, 2050, 200, 1200), True),  # seventeen
+        ((1, 512, 120, 1200), False),  # one wave of the narrow tile
     ],
 )
 def test_where_clusters_are_taken(kernels, shape, clusters, four_multiprocessors, monkeypatch):  # noqa: F811

@@ -15,10 +15,11 @@ ROWS = {"float16": "wgmma", "bfloat16": "wgmma", "float32": "wgmma_tf32"}
 # B, M, N, K, multiprocessors of the emulated GPU
 TILES = {
     "one narrow tile": (1, 72, 72, 64, 132),
-    "narrow tiles in turn": (5, 136, 72, 40, 2),
+    "narrow tiles in turns": (5, 136, 72, 40, 2),
     "ragged chunks": (1, 200, 328, 72, 132),
-    "wide tiles": (1, 256, 504, 72, 2),
-    "clusters": (1, 512, 504, 72, 4),
+    "wide tiles": (1, 256, 504, 1032, 2),
+    "clusters in turns": (1, 512, 264, 72, 4),
+    "clusters of wide tiles": (1, 256, 520, 1032, 4),
 }
 
 

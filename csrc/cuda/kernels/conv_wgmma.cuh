@@ -118,7 +118,7 @@ TensorMap output_map(const char* name, const TensorView& view, int64_t rows, int
   spec.extent[0] = extent(columns), spec.extent[1] = extent(rows), spec.extent[2] = extent(groups);
   spec.stride[1] = extent(pixel_stride);
   spec.stride[2] = groups == 1 ? spec.extent[1] * spec.stride[1] : extent(columns);
-  spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
+  spec.box[0] = Config::kChunkN, spec.box[1] = Config::kWgmmaM, spec.box[2] = 1;
   return make_tensor_map(name, spec);
 }
 
@@ -172,8 +172,8 @@ void launch_conv_wgmma(const Conv2dCall& call, const ConvWgmmaOperands<typename 
   work.tiles_m = (out.rows + Config::kTileM - 1) / Config::kTileM;
   work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;
   work.tiles = work.tiles_m * work.tiles_n * narrow(p.groups);
-  launch("conv_wgmma", wgmma_launch<Config>(base, work.tiles, multiprocessors), conv_wgmma_kernel<Config, Epilogue>,
-         work, epilogue);
+  launch(Config::kPingPong ? "conv_wgmma_ping_pong" : "conv_wgmma",
+         wgmma_launch<Config>(base, work.tiles, multiprocessors), conv_wgmma_kernel<Config, Epilogue>, work, epilogue);
 }
 
 }  // namespace fastconv::cuda

@@ -228,7 +228,7 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     spec.extent[0] = extent(call.N), spec.extent[1] = extent(call.M), spec.extent[2] = extent(call.batch);
     spec.stride[1] = extent(row_stride);
     spec.stride[2] = call.batch == 1 ? spec.extent[1] * spec.stride[1] : extent(batch_stride);
-    spec.box[0] = Config::kChunkN, spec.box[1] = Config::kConsumerM, spec.box[2] = 1;
+    spec.box[0] = Config::kChunkN, spec.box[1] = Config::kWgmmaM, spec.box[2] = 1;
     return make_tensor_map(name, spec);
   };
   auto work = gemm_wgmma_work<Config, GemmWgmmaOutput<T>>(call, 1);
@@ -242,8 +242,8 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     const TensorView& residual = call.epilogue.residual;
     out.residual = output_map("residual", residual.data, tma_residual_stride(call), residual.stride[0]);
   }
-  launch("gemm_wgmma", wgmma_launch<Config>(base, work.tiles, multiprocessors), gemm_wgmma_kernel<Config, Epilogue>,
-         work, epilogue);
+  launch(Config::kPingPong ? "gemm_wgmma_ping_pong" : "gemm_wgmma",
+         wgmma_launch<Config>(base, work.tiles, multiprocessors), gemm_wgmma_kernel<Config, Epilogue>, work, epilogue);
 }
 
 // Sums of `parts` parts to `partials`, whose rows are `columns` apart.

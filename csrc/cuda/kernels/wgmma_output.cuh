@@ -1,5 +1,5 @@
-// How the sums of wgmma_pipeline.cuh leave: a consumer warpgroup's 64 rows of accumulators pass the epilogue and become
-// rows of D. What D is, an `Output` says:
+// How the sums of wgmma_pipeline.cuh leave: a consumer warpgroup's accumulators, 64 rows after 64, pass the epilogue
+// and become rows of D. What D is, an `Output` says:
 //   TensorMap map; bool by_tma;    (columns, rows, batch), and whether D is stored through it
 //   bool vectors;                  whether 16 bytes of a row can be written at once
 //   int columns;                   of one batch
@@ -96,16 +96,34 @@ struct ChunkPlace {
         parity((number - 1) / 2 & 1) {}
 };
 
+// The row in D of a consumer's chunk `c` of a tile, and its column: row blocks of one column after the other.
+template <class Config>
+__device__ __forceinline__ int chunk_row(const WgmmaTile& tile, int consumer, int c) {
+  return tile.m + Config::consumer_row(consumer) + c % Config::kRowBlocks * Config::kWgmmaM;
+}
+template <class Config>
+__device__ __forceinline__ int chunk_column(const WgmmaTile& tile, int c) {
+  return tile.n + c / Config::kRowBlocks * Config::kChunkN;
+}
+// Of its columns group * 8 to group * 8 + 7, a thread's sums in the upper or lower half of its warp's rows.
+template <class Config>
+__device__ __forceinline__ constexpr int sum_index(int c, int group, int half) {
+  const int column_groups = c / Config::kRowBlocks * Config::kChunkN / 8 + group;
+  return c % Config::kRowBlocks * (Config::kTileN / 2) + column_groups * 4 + half * 2;
+}
+template <class Config>
+constexpr int kChunkCount = Config::kRowBlocks * Config::kTileN / Config::kChunkN;
+
 // One thread of a consumer, when the store that read this chunk's memory last has done so: the residual of the tile's
 // chunk c, if there is one.
 template <class Config, class Output>
 __device__ __forceinline__ void fetch_residual(const Output& output, WgmmaShared<Config>& shared, const WgmmaTile& tile,
                                                int consumer, int number, int c) {
-  const int n = tile.n + c * Config::kChunkN;
-  if (c >= Config::kTileN / Config::kChunkN || n >= output.columns) return;
+  const int n = chunk_column<Config>(tile, c);
+  if (c >= kChunkCount<Config> || n >= output.columns) return;
   const ChunkPlace<Config> place(shared, consumer, number);
-  mbarrier_arrive_expect(place.fetched, Config::kConsumerM * kSwizzleBytes);
-  tma_load_3d(place.chunk, &output.residual, place.fetched, n, tile.m + consumer * Config::kConsumerM, tile.batch);
+  mbarrier_arrive_expect(place.fetched, Config::kWgmmaM * kSwizzleBytes);
+  tma_load_3d(place.chunk, &output.residual, place.fetched, n, chunk_row<Config>(tile, consumer, c), tile.batch);
 }
 
 // Before a tile's products: the first two chunks' residuals arrive meanwhile.
@@ -161,10 +179,9 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
                                              WgmmaShared<Config>& shared, const Epilogue& epilogue,
                                              const WgmmaTile& tile, int consumer, int& stored) {
   using T = typename Config::Element;
-  const int m = tile.m + consumer * Config::kConsumerM;
 #pragma unroll
-  for (int c = 0; c < Config::kTileN / Config::kChunkN; ++c) {
-    const int n0 = tile.n + c * Config::kChunkN;
+  for (int c = 0; c < kChunkCount<Config>; ++c) {
+    const int n0 = chunk_column<Config>(tile, c);
     if (n0 >= output.columns) break;
     // Addresses are computed anew for every chunk: there are no registers to keep them in.
     stored = opaque(stored + 1);
@@ -187,7 +204,7 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
                                                       epilogue.channel(output.channel(tile.batch, n + 1))};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float* sums = &acc[(c * Config::kChunkN / 8 + group) * 4 + half * 2];
+        const float* sums = &acc[sum_index<Config>(c, group, half)];
         if constexpr (kFetchesResidual<Epilogue>) {
           const int line = thread / 32 * 16 + thread % 32 / 4 + half * 8;
           const Pack<T, 2> residual = load_pack<2>(chunk_pair<T>(place.chunk, line, column));
@@ -206,7 +223,7 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
     fence_proxy_async();
     consumer_barrier(consumer);
     if (thread == 0) {
-      tma_store_3d(&output.map, place.chunk, n0, m, tile.batch);
+      tma_store_3d(&output.map, place.chunk, n0, chunk_row<Config>(tile, consumer, c), tile.batch);
       tma_commit_stores();
     }
     // Two barriers lie between this and the next write to the chunk.
@@ -223,8 +240,8 @@ __device__ __forceinline__ void store_vectors(const float (&acc)[Config::kAccumu
   using T = typename Config::Element;
   constexpr int kVector = 16 / sizeof(T), kLanes = kSwizzleBytes / 16;
 #pragma unroll
-  for (int c = 0; c < Config::kTileN / Config::kChunkN; ++c) {
-    const int n0 = tile.n + c * Config::kChunkN;
+  for (int c = 0; c < kChunkCount<Config>; ++c) {
+    const int n0 = chunk_column<Config>(tile, c);
     if (n0 >= output.columns) break;
     const int thread = opaque(static_cast<int>(threadIdx.x) % Config::kWarpgroup);
     unsigned char* chunk = chunks[consumer][0];
@@ -234,7 +251,7 @@ __device__ __forceinline__ void store_vectors(const float (&acc)[Config::kAccumu
                                                       epilogue.channel(output.channel(tile.batch, n + 1))};
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float* sums = &acc[(c * Config::kChunkN / 8 + group) * 4 + half * 2];
+        const float* sums = &acc[sum_index<Config>(c, group, half)];
 #pragma unroll
         for (int e = 0; e < 2; ++e) pairs[half].value[e] = from_accumulate<T>(epilogue.value(channels[e], sums[e]));
       }
@@ -245,7 +262,7 @@ __device__ __forceinline__ void store_vectors(const float (&acc)[Config::kAccumu
     const int column = thread % kLanes * kVector;
 #pragma unroll 1
     for (int i = thread % 32 / kLanes; i < 16; i += 32 / kLanes) {
-      const int line = thread / 32 * 16 + i, m = tile.m + consumer * Config::kConsumerM + line;
+      const int line = thread / 32 * 16 + i, m = chunk_row<Config>(tile, consumer, c) + line;
       if (m >= output.rows_of(tile.batch) || n0 + column >= output.columns) continue;
       store_pack<kVector>(output.row(tile.batch, m).data + n0 + column,
                           load_pack<kVector>(chunk_pair<T>(chunk, line, column)));
@@ -265,15 +282,16 @@ __device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccum
   float* slice = reinterpret_cast<float*>(chunks[consumer]) + warp * kRows * kChunkN;
   // Groups of 8 columns change places with the row: the 8 rows that a warp writes at once would share their banks.
   const auto at = [slice](int row, int column) { return slice + row * kChunkN + (column ^ row % (kChunkN / 8) * 8); };
-  const int m0 = tile.m + consumer * Config::kConsumerM + warp * kRows;
 #pragma unroll 1
-  for (int c = 0; c < Config::kTileN / kChunkN; ++c) {
-    const int n0 = tile.n + c * kChunkN;
+  for (int c = 0; c < kChunkCount<Config>; ++c) {
+    const int n0 = chunk_column<Config>(tile, c), m0 = chunk_row<Config>(tile, consumer, c) + warp * kRows;
     if (n0 >= output.columns) break;
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < Config::kAccumulators; i += 2) {
-      if (i / (kChunkN / 2) != c) continue;  // registers cannot be indexed by a run-time value
+      // Registers cannot be indexed by a run-time value.
+      constexpr int kSums = Config::kTileN / 2;
+      if (i % kSums / (kChunkN / 2) * Config::kRowBlocks + i / kSums != c) continue;
       const int j = i / 4 % (kChunkN / 8), row = lane / 4 + i / 2 % 2 * 8;
       store_pack<2>(at(row, j * 8 + lane % 4 * 2), Pack<float, 2>{{acc[i], acc[i + 1]}});
     }

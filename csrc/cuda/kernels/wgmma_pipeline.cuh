@@ -11,6 +11,13 @@
 //      |  wg 2  | 64 rows            are in this one's epilogue.
 //      +--------+ v
 //
+// With Config::kPingPong a tile is one consumer's, 128 rows of it, and the consumers take turns: while one's products
+// run, the other is in its epilogue. A tile's steps lie in the ring one after the other, so the turn is passed on when
+// the last of them has been issued:
+//
+//      wg 1   products of tile 0 | epilogue            | products of tile 2 | epilogue
+//      wg 2                      | products of tile 1  | epilogue           | products of tile 3
+//
 // With Config::kCluster = 2 the two blocks of a cluster take tiles of the same columns, one below the other: each
 // fetches its own rows of A, and half of the columns of B for both (multicast). A stage is then free when the consumers
 // of both blocks are through it.
@@ -38,10 +45,11 @@
 
 namespace fastconv::cuda {
 
-template <class T, int kTileN_, int kStages_, int kCluster_ = 1>
+template <class T, int kTileN_, int kStages_, int kCluster_ = 1, bool kPingPong_ = false>
 struct WgmmaConfig {
   using Element = T;
   static constexpr int kCluster = kCluster_;  // blocks that share B
+  static constexpr bool kPingPong = kPingPong_;
   static constexpr bool kTf32 = std::is_same_v<T, float>;
   static constexpr int kTileM = 128, kTileN = kTileN_;
   static constexpr int kTileK = kSwizzleBytes / sizeof(T);  // a K-major row is one row of the swizzle
@@ -49,19 +57,25 @@ struct WgmmaConfig {
   static constexpr int kConsumers = 2, kWarpgroup = 128;
   static constexpr int kConsumerWarps = kConsumers * kWarpgroup / 32;
   static constexpr int kThreads = (1 + kConsumers) * kWarpgroup;
-  static constexpr int kConsumerM = kTileM / kConsumers;
-  static constexpr int kAccumulators = kTileN / 2;  // of a consumer thread
+  static constexpr int kConsumerM = kPingPong ? kTileM : kTileM / kConsumers;
+  static constexpr int kWgmmaM = 64, kRowBlocks = kConsumerM / kWgmmaM;
+  static constexpr int kAccumulators = kRowBlocks * kTileN / 2;  // of a consumer thread, one row block after the other
+  static constexpr int kReleasingWarps = kPingPong ? kConsumerWarps / kConsumers : kConsumerWarps;  // a tile's
   // Of 168 each that 384 threads start with: the producer needs hardly any, and both sum to the same.
   static constexpr int kProducerRegisters = 24, kConsumerRegisters = 240;
   // Columns that leave together: one row of them is one row of the swizzle.
   static constexpr int kChunkN = kSwizzleBytes / sizeof(T);
   static constexpr int kStageBytes = (kTileM + kTileN) * kTileK * static_cast<int>(sizeof(T));
   // On the way out; two for each consumer, so that one is filled while the other is read.
-  using Chunks = unsigned char[kConsumers][2][kConsumerM * kSwizzleBytes];
+  using Chunks = unsigned char[kConsumers][2][kWgmmaM * kSwizzleBytes];
 
   static_assert(sizeof(T) == 2 || kTf32);
-  static_assert(kConsumerM == 64, "wgmma has 64 rows");
+  static_assert(kConsumerM % kWgmmaM == 0);
   static_assert(kTileN % kChunkN == 0 && kTileN <= 256, "one TMA box, one wgmma");
+  static_assert(kAccumulators <= 128, "of 240 registers");
+  // The first of a consumer's rows in its tile.
+  __device__ static constexpr int consumer_row(int consumer) { return kPingPong ? 0 : consumer * kConsumerM; }
+
   static_assert(kCluster == 1 || (kCluster == 2 && kTileN / kCluster % 64 == 0), "halves of B are whole boxes");
 };
 
@@ -89,6 +103,11 @@ struct RingPlace {
 
   __device__ __forceinline__ void advance() {
     if (++stage == kStages) stage = 0, parity ^= 1;
+  }
+  __device__ __forceinline__ void skip(int steps) {
+    stage += steps;
+    parity ^= static_cast<uint32_t>(stage / kStages & 1);
+    stage %= kStages;
   }
 };
 
@@ -118,11 +137,20 @@ __device__ __forceinline__ void produce(const Work& work, WgmmaShared<Config>& s
   }
 }
 
+// Ping-pong: until the other consumer has issued all products of the tile before; and its counterpart.
+__device__ __forceinline__ void wait_for_turn(int consumer) {
+  consumer == 0 ? named_barrier_sync<3>(256) : named_barrier_sync<4>(256);
+}
+__device__ __forceinline__ void give_turn_to(int consumer) {
+  consumer == 0 ? named_barrier_arrive<3>(256) : named_barrier_arrive<4>(256);
+}
+
 // acc = the consumer's rows of the tile. One group of products is always in flight: a stage is given back when the next
-// one's are under way.
-template <class Config, OperandMajor kMajorA, OperandMajor kMajorB>
+// one's are under way. issued() is called when all of them are.
+template <class Config, OperandMajor kMajorA, OperandMajor kMajorB, class Issued>
 __device__ __forceinline__ void multiply(float (&acc)[Config::kAccumulators], WgmmaShared<Config>& shared,
-                                         RingPlace<Config::kStages>& place, int steps, int consumer) {
+                                         RingPlace<Config::kStages>& place, int steps, int consumer,
+                                         const Issued& issued) {
   const auto release = [&](int stage) {
     const uint32_t lane = threadIdx.x % 32;
     if constexpr (Config::kCluster > 1) {
@@ -135,18 +163,26 @@ __device__ __forceinline__ void multiply(float (&acc)[Config::kAccumulators], Wg
 #pragma unroll 1
   for (int step = 0; step < steps; ++step, place.advance()) {
     mbarrier_wait(&shared.full[place.stage], place.parity);
-    const uint64_t a = matrix_descriptor<kMajorA>(shared.a[place.stage] + consumer * Config::kConsumerM * kSwizzleBytes,
-                                                  Config::kTileK);
+    const uint64_t a = matrix_descriptor<kMajorA>(
+        shared.a[place.stage] + Config::consumer_row(consumer) * kSwizzleBytes, Config::kTileK);
     const uint64_t b = matrix_descriptor<kMajorB>(shared.b[place.stage], Config::kTileK);
     wgmma_fence(acc);
 #pragma unroll
     for (int i = 0; i < kSwizzleBytes / 32; ++i) {
-      const uint64_t a_i = a + i * kDescriptorStep<kMajorA>, b_i = b + i * kDescriptorStep<kMajorB>;
-      if constexpr (Config::kTf32) {
-        static_assert(kMajorA == OperandMajor::kK && kMajorB == OperandMajor::kK, "MN-major is for 16-bit types only");
-        wgmma_k8_tf32(acc, a_i, b_i, step > 0 || i > 0);
-      } else {
-        wgmma_k16<typename Config::Element, kMajorA, kMajorB>(acc, a_i, b_i, step > 0 || i > 0);
+      const uint64_t b_i = b + i * kDescriptorStep<kMajorB>;
+#pragma unroll
+      for (int block = 0; block < Config::kRowBlocks; ++block) {
+        constexpr uint64_t kBlock = Config::kWgmmaM * kSwizzleBytes >> 4;  // in either direction
+        constexpr int kSums = Config::kTileN / 2;
+        const uint64_t a_i = a + i * kDescriptorStep<kMajorA> + block * kBlock;
+        auto& d = reinterpret_cast<float (&)[kSums]>(acc[block * kSums]);
+        if constexpr (Config::kTf32) {
+          static_assert(kMajorA == OperandMajor::kK && kMajorB == OperandMajor::kK,
+                        "MN-major is for 16-bit types only");
+          wgmma_k8_tf32(d, a_i, b_i, step > 0 || i > 0);
+        } else {
+          wgmma_k16<typename Config::Element, kMajorA, kMajorB>(d, a_i, b_i, step > 0 || i > 0);
+        }
       }
     }
     wgmma_commit();
@@ -156,6 +192,7 @@ __device__ __forceinline__ void multiply(float (&acc)[Config::kAccumulators], Wg
     }
     previous = place.stage;
   }
+  issued();
   wgmma_wait<0>(acc);
   release(previous);
 }
@@ -172,7 +209,7 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
   if (thread == 0) {
     for (int stage = 0; stage < Config::kStages; ++stage) {
       mbarrier_init(&shared.full[stage], 1);  // the producer's, and bytes
-      mbarrier_init(&shared.empty[stage], Config::kCluster * Config::kConsumerWarps);
+      mbarrier_init(&shared.empty[stage], Config::kCluster * Config::kReleasingWarps);
     }
     for (auto& of_consumer : shared.fetched) {
       for (uint64_t& barrier : of_consumer) mbarrier_init(&barrier, 1);  // the fetching thread's, and bytes
@@ -195,12 +232,28 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
   const int consumer = warpgroup - 1;
   RingPlace<Config::kStages> place;
   int stored = 0;
+  bool mine = consumer != 0;  // ping-pong: the last tile; the first one is consumer 0's
   for (int number = first_tile<Config>(); number < work.tiles; number += tile_stride<Config>()) {
     const WgmmaTile tile = work.template tile<Config>(number);
+    if constexpr (Config::kPingPong) {
+      mine = !mine;
+      if (!mine) {
+        place.skip(tile.steps);
+        continue;
+      }
+    }
     if constexpr (kFetchesResidual<Epilogue>) fetch_first_residuals(work.output, shared, tile, consumer, stored);
+    if constexpr (Config::kPingPong) {
+      if (number != first_tile<Config>()) wait_for_turn(consumer);
+    }
+    const auto issued = [&] {
+      if constexpr (Config::kPingPong) {
+        if (number + tile_stride<Config>() < work.tiles) give_turn_to(1 - consumer);
+      }
+    };
     float acc[Config::kAccumulators];
     work.visit_majors([&](auto a, auto b) {
-      multiply<Config, decltype(a)::value, decltype(b)::value>(acc, shared, place, tile.steps, consumer);
+      multiply<Config, decltype(a)::value, decltype(b)::value>(acc, shared, place, tile.steps, consumer, issued);
     });
     if constexpr (std::is_same_v<Epilogue, WgmmaPartialSums>) {
       store_partials<Config>(acc, work.output, tile, consumer);
