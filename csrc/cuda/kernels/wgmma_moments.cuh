@@ -31,7 +31,7 @@ struct WgmmaMomentsEpilogue : ChannelEpilogue<T> {
   template <class Config, class Output>
   __device__ __forceinline__ void take(unsigned char* chunk, const Output& output, const WgmmaTile& tile, int n0,
                                        int m) const {
-    static_assert(Config::kChunkN == 64 && Config::kConsumerM == kMomentRows && sizeof(T) == 2, "16 columns a warp");
+    static_assert(Config::kChunkN == 64 && Config::kWgmmaM == kMomentRows && sizeof(T) == 2, "16 columns a warp");
     const int rows = min(output.rows - m, kMomentRows);
     if (rows <= 0) return;
     const int thread = opaque(static_cast<int>(threadIdx.x) % Config::kWarpgroup), lane = thread % 32;

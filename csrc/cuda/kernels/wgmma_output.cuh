@@ -227,7 +227,9 @@ __device__ __forceinline__ void store_by_tma(const float (&acc)[Config::kAccumul
       tma_commit_stores();
     }
     // Two barriers lie between this and the next write to the chunk.
-    if constexpr (kTakesMoments<Epilogue>) epilogue.template take<Config>(place.chunk, output, tile, n0, m);
+    if constexpr (kTakesMoments<Epilogue>) {
+      epilogue.template take<Config>(place.chunk, output, tile, n0, chunk_row<Config>(tile, consumer, c));
+    }
   }
 }
 
