@@ -4,6 +4,7 @@ from typing import Any
 
 from .block_cases import ConvMaxPoolCase, DepthwisePointwiseCase, InvertedResidualCase
 from .case import Case
+from .conv_stats_cases import conv_stats
 
 _WINDOWS: tuple[dict[str, Any], ...] = (
     {"size": (1, 1)},
@@ -100,5 +101,5 @@ def _conv_max_pools() -> list[Case]:
 
 
 def blocks() -> list[Case]:
-    """Every case of a block."""
-    return [*_inverted_residuals(), *_depthwise_pointwise(), *_conv_max_pools()]
+    """Every case of a block, and of a convolution with its statistics."""
+    return [*_inverted_residuals(), *_depthwise_pointwise(), *_conv_max_pools(), *conv_stats()]

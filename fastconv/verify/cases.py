@@ -15,7 +15,6 @@ from .block_shapes import blocks
 from .case import Case
 from .conv_cases import ConvCase, ConvTransposeCase, UpsampleConvCase
 from .conv_grad_cases import ConvBiasGradCase, ConvInputGradCase, ConvWeightGradCase, UpsampleConvGradCase
-from .conv_stats_cases import ConvStatsCase, conv_stats
 from .gemm_cases import GemmCase
 from .norm_cases import BatchNormCase, BatchNormStatsCase
 from .pool_cases import AvgPoolCase, PoolCase
@@ -43,7 +42,6 @@ __all__ = [
     "ConvCase",
     "ConvInputGradCase",
     "ConvMaxPoolCase",
-    "ConvStatsCase",
     "ConvTransposeCase",
     "ConvWeightGradCase",
     "DepthwisePointwiseCase",
@@ -278,7 +276,7 @@ def all_cases() -> tuple[Case, ...]:
     """Every case, ids unique within an operator."""
     families: tuple[Callable[[], list[Case]], ...] = (
         _conv, _upsample_conv, _conv_transpose, _conv_grad, _gemm, _pool, _adaptive, _elementwise, _norm,
-        conv_stats, _resample, blocks,
+        _resample, blocks,
     )  # fmt: skip
     return tuple(case for family in families for case in family())
 
@@ -291,8 +289,8 @@ def cases_of(op: str) -> tuple[Case, ...]:
 _PARSERS: dict[str, Callable[..., Case]] = {
     kind.op: kind.parse
     for kind in (
-        ConvCase, ConvStatsCase, UpsampleConvCase, ConvTransposeCase, ConvInputGradCase, ConvWeightGradCase, GemmCase,
-        PoolCase, AvgPoolCase,
+        ConvCase, UpsampleConvCase, ConvTransposeCase, ConvInputGradCase, ConvWeightGradCase, GemmCase, PoolCase,
+        AvgPoolCase,
     )
 }  # fmt: skip
 

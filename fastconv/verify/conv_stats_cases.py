@@ -83,8 +83,8 @@ def conv_stats() -> list[Case]:
         "mb1ic16ih8oc136kh1", "mb3ic24ih19iw17oc72kh3sh2ph1", "mb1ic8ih1oc16kh1", "g2mb1ic128ih6iw5oc48kh3ph1",
     )  # fmt: skip
     cases: list[Case] = [ConvStatsCase.parse(text) for text in shapes]
-    # A ring of stages three times round.
-    cases.append(ConvStatsCase.parse("mb1ic192ih5iw4oc24kh3ph1", fill="integer"))
+    # A ring of stages three times round. No integers: torch is exact in y then, but not in a variance of thousands.
+    cases.append(ConvStatsCase.parse("mb1ic192ih5iw4oc24kh3ph1"))
     base = shapes[1]
     options: tuple[dict[str, Any], ...] = (
         {"bias": False}, {"fill": "nan"}, {"view": "sliced"}, {"view": "expanded"}, {"view": "transposed"},
