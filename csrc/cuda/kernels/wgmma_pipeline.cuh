@@ -265,9 +265,12 @@ __device__ __forceinline__ void wgmma_pipeline(const Work& work, const Epilogue&
           store_by_tma(acc, work.output, shared, epilogue, tile, consumer, stored);
           continue;
         }
-        if (work.output.vectors) {
-          store_vectors<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer);
-          continue;
+        // Ping-pong has no registers left for these.
+        if constexpr (!Config::kPingPong) {
+          if (work.output.vectors) {
+            store_vectors<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer);
+            continue;
+          }
         }
       }
       store_elements<Config>(acc, work.output, shared.chunks, epilogue, tile, consumer);
