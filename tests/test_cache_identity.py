@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-import threading
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as torch_f
+from threads import at_once
 from torch import Tensor
 from weights import FORMS, Form, agree, each_form, operands
 
@@ -179,27 +178,18 @@ def test_threads_in_parallel_get_right_answers() -> None:
     functional.conv2d(x, shared[0])
     cache.set_capacity(3 * max(cache.stats()["bytes"], 1))
     truth = [torch_f.conv2d(x, w) for w in shared]
-    wrong: list[Any] = []
 
     def work(seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         own = torch.randn(32, 16, 3, 3, generator=generator)
-        try:
-            with torch.no_grad():
-                for step in range(40):
-                    which = (seed + step) % len(shared)
-                    torch.testing.assert_close(functional.conv2d(x, shared[which]), truth[which], rtol=1e-4, atol=1e-4)
-                    own.add_(0.1)
-                    torch.testing.assert_close(functional.conv2d(x, own), torch_f.conv2d(x, own), rtol=1e-4, atol=1e-4)
-                    if step % 16 == seed:
-                        cache.clear()
-        except BaseException as error:
-            wrong.append(error)
+        with torch.no_grad():
+            for step in range(40):
+                which = (seed + step) % len(shared)
+                torch.testing.assert_close(functional.conv2d(x, shared[which]), truth[which], rtol=1e-4, atol=1e-4)
+                own.add_(0.1)
+                torch.testing.assert_close(functional.conv2d(x, own), torch_f.conv2d(x, own), rtol=1e-4, atol=1e-4)
+                if step % 16 == seed:
+                    cache.clear()
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong, wrong[0]
+    at_once(work, 4)
     assert 0 <= cache.stats()["bytes"] <= cache.stats()["capacity"]

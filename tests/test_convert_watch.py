@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from networks import randomise
+from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
@@ -211,7 +211,7 @@ def test_a_norm_by_itself_in_another_type(dtype: torch.dtype) -> None:
 
 def test_threads_that_find_a_change_together() -> None:
     """fx patches nn.Module while it captures: other threads must not notice."""
-    x, wrong = torch.randn(1, 3, 6, 6), []
+    x = torch.randn(1, 3, 6, 6)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -222,18 +222,10 @@ def test_threads_that_find_a_change_together() -> None:
             with torch.no_grad():
                 wanted = model(x)
 
-            def call(converted: nn.Module = converted, wanted: Tensor = wanted) -> None:
-                try:
-                    with torch.no_grad():
-                        torch.testing.assert_close(converted(x), wanted)
-                except Exception as error:
-                    wrong.append(error)
+            def call(_: int, converted: nn.Module = converted, wanted: Tensor = wanted) -> None:
+                with torch.no_grad():
+                    torch.testing.assert_close(converted(x), wanted)
 
-            threads = [threading.Thread(target=call) for _ in range(6)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            at_once(call, 6)
     finally:
         sys.setswitchinterval(interval)
-    assert not wrong

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import gc
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
@@ -92,22 +92,14 @@ def test_threads_with_streams_of_their_own() -> None:
         inputs = [image(SHAPES[i % 2], i) for i in range(4)]
         expected = [steps(x) for x in inputs]
     torch.cuda.synchronize()
-    wrong: list[int] = []
 
     def work(thread: int) -> None:
         with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream()):
             for i in range(20):
                 which = (thread + i) % len(inputs)
-                y = converted(inputs[which])
-                if not torch.equal(y, expected[which]):
-                    wrong.append(thread)
+                assert torch.equal(converted(inputs[which]), expected[which]), (thread, i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    at_once(work, 4)
 
 
 def test_changed_weights_and_freed_memory() -> None:

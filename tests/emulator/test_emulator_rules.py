@@ -2,10 +2,10 @@
 
 import ctypes
 import re
-import threading
 
 import pytest
 from emulator_build import RULES_FOLDER, build_rules
+from threads import at_once
 
 SOURCES = sorted(RULES_FOLDER.glob("*.cu"))
 SCHEDULES = ["fifo", "lifo", "rand:1", "rand:2"]
@@ -104,19 +104,12 @@ def test_unknown_schedule_is_refused(rules, monkeypatch):
 
 def test_host_threads_take_turns(rules):
     """Each host thread has its own copy of the __shared__ variables; launches are serialised."""
-    failures, rule = [], expectations(rules)
+    names, rule = ["missing_barrier", "uninitialised", "array_index"], expectations(rules)
 
-    def work(name):
+    def work(index):
+        name = names[index]
         for _ in range(5):
-            if run(rules, name, broken=False):
-                failures.append(name)
-            if rule[name] not in run(rules, name, broken=True):
-                failures.append(name)
+            assert run(rules, name, broken=False) == ""
+            assert rule[name] in run(rules, name, broken=True)
 
-    names = ["missing_barrier", "uninitialised", "array_index"]
-    threads = [threading.Thread(target=work, args=(name,)) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    at_once(work, len(names))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
 from planning import BUILDERS, assert_equal, build, leaves, plan_of, step_by_step
+from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
@@ -192,21 +192,14 @@ def test_threads_at_once() -> None:
     converted = fastconv.convert(build("gated"))
     inputs = [torch.randn(shape) for shape in SHAPES]
     expected = [converted(x) for x in inputs]
-    wrong: list[int] = []
 
     def work(thread: int) -> None:
         with fastconv.backend("cuda_emulated"), torch.no_grad():
             for i in range(4):
                 which = (thread + i) % len(inputs)
-                if not torch.equal(converted(inputs[which]), expected[which]):
-                    wrong.append(thread)
+                assert torch.equal(converted(inputs[which]), expected[which]), (thread, i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    at_once(work, 4)
 
 
 def test_scratch_is_found_out_at_the_first_run() -> None:

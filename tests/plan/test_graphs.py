@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from planning import BUILDERS, assert_equal, build, leaves, plan_of, step_by_step
 from stand_in import StandIn
 from test_fallbacks import Between
+from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
@@ -183,21 +183,14 @@ def test_threads_take_turns(graphs: list[StandIn]) -> None:
     converted = fastconv.convert(build("gated"))
     inputs = [torch.randn(SHAPES[i % 2]) for i in range(4)]
     expected = [converted(x) for x in inputs]
-    wrong: list[int] = []
 
     def work(thread: int) -> None:
         with fastconv.backend("cuda_emulated"), torch.no_grad():
             for i in range(5):
                 which = (thread + i) % len(inputs)
-                if not torch.equal(converted(inputs[which]), expected[which]):
-                    wrong.append(thread)
+                assert torch.equal(converted(inputs[which]), expected[which]), (thread, i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    at_once(work, 4)
     assert len(graphs[0].graphs) == 2  # one for each shape, whoever came first
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-import threading
 
 import pytest
 import torch
 from planning import BUILDERS, build, leaves, plan_of, step_by_step
+from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
@@ -162,22 +162,15 @@ def test_eight_threads_at_once_are_bit_identical() -> None:
     with torch.no_grad():
         expected = [converted(x) for x in inputs]
     fresh = fastconv.convert(build("dense"))  # planning at the same time is part of it
-    wrong: list[tuple[int, int]] = []
 
     def work(thread: int) -> None:
         torch.set_num_threads(1)
         with torch.no_grad():
             for i in range(30):
                 which = (thread + i) % len(inputs)
-                if not torch.equal(fresh(inputs[which]), expected[which]):
-                    wrong.append((thread, i))
+                assert torch.equal(fresh(inputs[which]), expected[which]), (thread, i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    at_once(work, 8)
     assert fresh.region.store.arenas.count <= 8
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from planning import plan_of
 from test_fallbacks import Between, assert_follows
+from threads import at_once
 from torch import Tensor, fx, nn
 
 import fastconv
@@ -84,25 +84,16 @@ def test_a_switch_thrown_and_thrown_back_finds_its_plan_again() -> None:
 def test_weights_change_and_many_threads_call() -> None:
     model = nn.Sequential(*[nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(4)]).eval()
     converted, x = fastconv.convert(model), torch.randn(1, 8, 12, 12)
-    wrong: list[Any] = []
-
-    def call(expected: Tensor) -> None:
-        try:
-            with torch.no_grad():
-                for _ in range(3):
-                    torch.testing.assert_close(converted(x), expected, rtol=1e-4, atol=1e-5)
-        except Exception as error:
-            wrong.append(error)
-
     for _ in range(25):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.05)
             expected = model(x)
-        threads = [threading.Thread(target=call, args=(expected,)) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not wrong, wrong[0]
+
+        def call(_: int, expected: Tensor = expected) -> None:
+            with torch.no_grad():
+                for _ in range(3):
+                    torch.testing.assert_close(converted(x), expected, rtol=1e-4, atol=1e-5)
+
+        at_once(call, 6)
     assert plan_of(converted).kernel_count > 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as torch_f
 from test_ops_opcheck import SAMPLES, SmallNet
+from threads import at_once
 from torch import Tensor
 
 import fastconv
@@ -89,19 +89,14 @@ def test_the_language_is_left_as_it_was() -> None:
 
 
 def test_threads_take_turns() -> None:
-    x, w, results = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), {}
+    x, w = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
 
     def work(index: int) -> None:
         with fastconv.backend("triton_interpreted"), torch.no_grad():
-            results[index] = functional.conv2d(x + index, w)
+            y = functional.conv2d(x + index, w)
+        torch.testing.assert_close(y, torch_f.conv2d(x + index, w), rtol=1e-4, atol=1e-5)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for index in range(4):
-        torch.testing.assert_close(results[index], torch_f.conv2d(x + index, w), rtol=1e-4, atol=1e-5)
+    at_once(work, 4)
 
 
 def test_the_same_bits_every_time() -> None:
