@@ -1,64 +1,36 @@
 // The algorithms of blocks: chains of convolutions whose inner tensors need not exist.
+#include "../common/block_parts.h"
 #include "algorithms.h"
 #include "cpu_kernels.h"
 
 namespace fastconv::cpu {
 namespace {
 
-// ---- parts: the stages one after the other, through tensors in the workspace
+// ---- parts
 
-// A dense NHWC tensor of a stage's output.
-TensorView between(const ConvProblem& p, DType dtype, const CallContext& context) {
-  TensorView t{nullptr, dtype, {p.N, p.K, p.P, p.Q}, {p.P * p.Q * p.K, 1, p.Q * p.K, p.K}};
-  t.data = context.workspace->allocate(static_cast<size_t>(t.numel()) * dtype_size(dtype) + 64);
-  return t;
-}
+constexpr size_t kSlack = 64;
 
-Conv2dCall stage_call(const ConvStage& stage, DType dtype, const TensorView& x, const TensorView& y) {
-  Conv2dCall call;
-  call.problem = stage.problem;
-  call.dtype = dtype;
-  call.x = x;
-  call.w = stage.w;
-  call.y = y;
-  call.packed_w = stage.packed_w;
-  call.epilogue = stage.epilogue;
-  return call;
-}
-
-void run_stage(const ConvStage& stage, DType dtype, const TensorView& x, const TensorView& y,
-               const CallContext& context) {
-  const Conv2dCall call = stage_call(stage, dtype, x, y);
+void run_stage(const Conv2dCall& call, const CallContext& context) {
   // The algorithm whose format conv2d_pack makes of such a weight.
   const Kernels& k = kernels();
-  const auto run = one_channel_each(call.problem, dtype, k.vector_bytes) ? k.conv2d_depthwise
-                   : shares_vectors(call.problem, dtype, k.vector_bytes) ? k.conv2d_grouped
-                                                                         : k.conv2d_implicit_gemm;
+  const auto run = one_channel_each(call.problem, call.dtype, k.vector_bytes) ? k.conv2d_depthwise
+                   : shares_vectors(call.problem, call.dtype, k.vector_bytes) ? k.conv2d_grouped
+                                                                              : k.conv2d_implicit_gemm;
   run(call, context);
 }
 
-void inverted_residual_parts(const InvertedResidualCall& call, const CallContext& context) {
-  const TensorView hidden = between(call.expand.problem, call.dtype, context);
-  const TensorView filtered = between(call.depthwise.problem, call.dtype, context);
-  run_stage(call.expand, call.dtype, call.x, hidden, context);
-  run_stage(call.depthwise, call.dtype, hidden, filtered, context);
-  run_stage(call.project, call.dtype, filtered, call.y, context);
-}
-
-void depthwise_pointwise_parts(const DepthwisePointwiseCall& call, const CallContext& context) {
-  const TensorView filtered = between(call.depthwise.problem, call.dtype, context);
-  run_stage(call.depthwise, call.dtype, call.x, filtered, context);
-  run_stage(call.pointwise, call.dtype, filtered, call.y, context);
+template <class Call>
+void parts(const Call& call, const CallContext& context) {
+  run_parts(call, run_stage, kSlack, context);
 }
 
 void conv_max_pool_parts(const ConvMaxPoolCall& call, const CallContext& context) {
-  const TensorView convolved = between(call.conv.problem, call.dtype, context);
-  run_stage(call.conv, call.dtype, call.x, convolved, context);
   PoolCall pool;
   pool.problem = call.pool;
   pool.dtype = call.dtype;
-  pool.x = convolved;
+  pool.x = between(call.conv.problem, call.dtype, kSlack, context);
   pool.y = call.y;
+  run_stage(stage_call(call.conv, call.dtype, call.x, pool.x), context);
   kernels().max_pool2d(pool, context);
 }
 
@@ -161,7 +133,7 @@ const AlgorithmTable<InvertedResidualCall>& inverted_residual_algorithms() {
        [](const InvertedResidualCall& call, const CallContext& context) {
          kernels().inverted_residual(call, context);
        }},
-      {"parts", kParts, none<InvertedResidualCall>, nullptr, inverted_residual_parts},
+      {"parts", kParts, none<InvertedResidualCall>, nullptr, parts<InvertedResidualCall>},
   };
   return table;
 }
@@ -172,7 +144,7 @@ const AlgorithmTable<DepthwisePointwiseCall>& depthwise_pointwise_algorithms() {
        [](const DepthwisePointwiseCall& call, const CallContext& context) {
          kernels().depthwise_pointwise(call, context);
        }},
-      {"parts", kParts, none<DepthwisePointwiseCall>, nullptr, depthwise_pointwise_parts},
+      {"parts", kParts, none<DepthwisePointwiseCall>, nullptr, parts<DepthwisePointwiseCall>},
   };
   return table;
 }
