@@ -8,9 +8,10 @@ import ctypes
 
 import numpy as np
 import pytest
+from emulated_values import activate, assert_close, check_nan_and_infinity, empty, gemm_operand, values
 from emulator_build import build_library
 from emulator_client import ACTIVATIONS, DTYPES, Epilogue, narrow, widen
-from test_emulated_kernels import activate, assert_close, empty, gemm_operand, kernels, values  # noqa: F401
+from test_emulated_kernels import kernels  # noqa: F401
 from test_emulator_counters import read_table
 
 ROWS = [
@@ -124,15 +125,7 @@ def test_bias_alone(kernels, algo, dtype):  # noqa: F811
 @pytest.mark.parametrize(("algo", "dtype"), ROWS)
 @pytest.mark.parametrize("shape", [(70, 70, 40), (72, 72, 40)], ids=str)
 def test_nan_and_infinity_stay_in_their_row_and_column(kernels, shape, algo, dtype):  # noqa: F811
-    M, N, K = shape
-    a, b = np.ones((1, M, K)), np.ones((1, K, N))
-    a[0, 66, 39], b[0, 0, 1] = np.nan, np.inf
-    d = empty((1, M, N), dtype)
-    kernels.gemm(narrow(a, dtype), narrow(b, dtype), d, dtype, Epilogue(act="relu"), algo=algo)
-    expected = np.full((1, M, N), float(K))
-    expected[0, :, 1] = np.inf
-    expected[0, 66, :] = np.nan
-    np.testing.assert_array_equal(widen(d, dtype), expected)
+    check_nan_and_infinity(kernels, shape, dtype, algo, row=66, column=1, act="relu")
 
 
 @pytest.mark.parametrize(("algo", "dtype"), [("mma", "float16"), ("mma_tf32", "float32")])

@@ -4,56 +4,16 @@ Integer-valued inputs are compared exactly: a wrong tile, border or index cannot
 held to the error bound of their own sums, element by element.
 """
 
-import math
-
 import numpy as np
 import pytest
+from emulated_values import activate, assert_close, check_nan_and_infinity, empty, gemm_operand, values
 from emulator_build import build_client, build_library
-from emulator_client import ACTIVATIONS, DTYPES, ROUNDOFF, Client, Epilogue, narrow, widen
-
-ERF = np.vectorize(math.erf)
+from emulator_client import ACTIVATIONS, DTYPES, Client, Epilogue, narrow, widen
 
 
 @pytest.fixture(scope="session")
 def kernels() -> Client:
     return Client(build_library(), build_client())
-
-
-def activate(v, act, a):
-    if act in ("leaky_relu", "prelu"):
-        return np.where(v > 0, v, a * v)
-    if act == "elu":
-        return np.where(v > 0, v, a * np.expm1(np.minimum(v, 0)))
-    return {
-        "identity": lambda: v,
-        "relu": lambda: np.maximum(v, 0),
-        "relu6": lambda: np.clip(v, 0, 6),
-        "sigmoid": lambda: 1 / (1 + np.exp(-v)),
-        "tanh": lambda: np.tanh(v),
-        "silu": lambda: v / (1 + np.exp(-v)),
-        "hardswish": lambda: v * np.clip(v + 3, 0, 6) / 6,
-        "hardsigmoid": lambda: np.clip(v + 3, 0, 6) / 6,
-        "gelu": lambda: v * 0.5 * (1 + ERF(v / math.sqrt(2))),
-    }[act]()
-
-
-def values(rng, shape, dtype, integers=False):
-    """Stored values and what they are in float64."""
-    raw = rng.integers(-2, 3, shape).astype(np.float64) if integers else rng.uniform(-1, 1, shape)
-    stored = narrow(raw, dtype)
-    return stored, widen(stored, dtype)
-
-
-def assert_close(got, expected, magnitude, terms, dtype):
-    """`magnitude`: the sum of the absolute values that were added up, `terms` of them."""
-    accumulate = ROUNDOFF["float64" if dtype == "float64" else "float32"]
-    bound = 2 * accumulate * (terms + 8) * magnitude + 2 * ROUNDOFF[dtype] * (np.abs(expected) + 1e-4)
-    np.testing.assert_array_less(np.abs(widen(got, dtype) - expected), bound + 1e-300)
-
-
-def empty(shape, dtype):
-    """Filled with NaN, so that an element nobody writes is noticed."""
-    return narrow(np.full(shape, np.nan), dtype)
 
 
 def test_libraries_are_of_one_build(kernels):
@@ -70,10 +30,6 @@ GEMM_SHAPES = [
     (3, 17, 19, 23),
     (2, 1, 130, 300),
 ]
-
-
-def gemm_operand(array, transposed):
-    return np.ascontiguousarray(array.swapaxes(1, 2)).swapaxes(1, 2) if transposed else array
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,15 +112,7 @@ def test_gemm_uses_nothing_between_the_rows_of_a_view(kernels, transpose):
 
 
 def test_gemm_spreads_nan_to_its_row_and_column_only(kernels):
-    a = np.ones((1, 70, 40), np.float32)
-    b = np.ones((1, 40, 70), np.float32)
-    a[0, 66, 39], b[0, 0, 1] = np.nan, np.inf
-    d = empty((1, 70, 70), "float32")
-    kernels.gemm(a, b, d, "float32", Epilogue(act="relu"))
-    expected = np.full((1, 70, 70), 40.0)
-    expected[0, :, 1] = np.inf
-    expected[0, 66, :] = np.nan
-    np.testing.assert_array_equal(d, expected)
+    check_nan_and_infinity(kernels, (70, 70, 40), "float32", "", row=66, column=1, act="relu")
 
 
 # ---- conv2d --------------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ test_emulated_wgmma_ping_pong.py.
 
 import numpy as np
 import pytest
+from emulated_values import activate, assert_close, check_nan_and_infinity, empty, gemm_operand, values
 from emulator_client import ACTIVATIONS, Epilogue, narrow, widen
-from test_emulated_kernels import activate, assert_close, empty, gemm_operand, kernels, values  # noqa: F401
+from test_emulated_kernels import kernels  # noqa: F401
 
 TRANSPOSES = ["nn", "nt", "tn", "tt"]
 SHAPES = [
@@ -178,14 +179,7 @@ def test_general_epilogue(kernels, act, parameter, n):  # noqa: F811
 
 
 def test_nan_and_infinity_stay_in_their_row_and_column(kernels):  # noqa: F811
-    a, b = np.ones((1, 136, 72)), np.ones((1, 72, 136))
-    a[0, 130, 71], b[0, 0, 1] = np.nan, np.inf
-    d = empty((1, 136, 136), "bfloat16")
-    kernels.gemm(narrow(a, "bfloat16"), narrow(b, "bfloat16"), d, "bfloat16", Epilogue(act="relu"), algo="wgmma")
-    expected = np.full((1, 136, 136), 72.0)
-    expected[0, :, 1] = np.inf
-    expected[0, 130, :] = np.nan
-    np.testing.assert_array_equal(widen(d, "bfloat16"), expected)
+    check_nan_and_infinity(kernels, (136, 136, 72), "bfloat16", "wgmma", row=130, column=1, act="relu")
 
 
 def test_strided_output_and_shared_operand(kernels):  # noqa: F811

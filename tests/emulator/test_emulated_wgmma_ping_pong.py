@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as torch_f
+from emulated_values import check_nan_and_infinity, empty, gemm_operand, values
 from emulator_client import Epilogue, narrow, widen
 from test_emulated_conv_mma import assert_exact, emulated, integers
-from test_emulated_kernels import empty, gemm_operand, kernels, values  # noqa: F401
+from test_emulated_kernels import kernels  # noqa: F401
 
 from fastconv import functional, introspection
 
@@ -102,14 +103,7 @@ def test_epilogues(kernels, n, act, dtype):  # noqa: F811
 
 
 def test_nan_stays_in_its_row_and_column(kernels):  # noqa: F811
-    a, b = np.ones((1, 384, 72)), np.ones((1, 72, 136))
-    a[0, 200, 71], b[0, 0, 130] = np.nan, np.inf
-    d = empty((1, 384, 136), "bfloat16")
-    kernels.gemm(narrow(a, "bfloat16"), narrow(b, "bfloat16"), d, "bfloat16", algo="wgmma")
-    expected = np.full((1, 384, 136), 72.0)
-    expected[0, :, 130] = np.inf
-    expected[0, 200, :] = np.nan
-    np.testing.assert_array_equal(widen(d, "bfloat16"), expected)
+    check_nan_and_infinity(kernels, (384, 136, 72), "bfloat16", "wgmma", row=200, column=130)
 
 
 @pytest.mark.parametrize("schedule", ["fifo", "rand:1"])

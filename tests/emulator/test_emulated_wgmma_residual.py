@@ -6,9 +6,10 @@ import ctypes
 
 import numpy as np
 import pytest
+from emulated_values import values
 from emulator_build import build_library
 from emulator_client import Epilogue, narrow, widen
-from test_emulated_kernels import kernels, values  # noqa: F401
+from test_emulated_kernels import kernels  # noqa: F401
 from test_emulator_counters import read_table
 
 ROWS = {"float16": "wgmma", "bfloat16": "wgmma", "float32": "wgmma_tf32"}

@@ -7,8 +7,9 @@ times.
 
 import numpy as np
 import pytest
+from emulated_values import activate, assert_close, check_nan_and_infinity, empty, gemm_operand, values
 from emulator_client import ACTIVATIONS, Epilogue, narrow, widen
-from test_emulated_kernels import activate, assert_close, empty, gemm_operand, kernels, values  # noqa: F401
+from test_emulated_kernels import kernels  # noqa: F401
 
 import fastconv
 
@@ -109,14 +110,7 @@ def test_epilogue(kernels, act, parameter, n):  # noqa: F811
 
 
 def test_nan_and_infinity_stay_in_their_row_and_column(kernels):  # noqa: F811
-    a, b = np.ones((1, 136, 136)), np.ones((1, 136, 136))
-    a[0, 130, 135], b[0, 0, 1] = np.nan, np.inf
-    d = empty((1, 136, 136), "bfloat16")
-    kernels.gemm(narrow(a, "bfloat16"), narrow(b, "bfloat16"), d, "bfloat16", algo="wgmma_split_k")
-    expected = np.full((1, 136, 136), 136.0)
-    expected[0, :, 1] = np.inf
-    expected[0, 130, :] = np.nan
-    np.testing.assert_array_equal(widen(d, "bfloat16"), expected)
+    check_nan_and_infinity(kernels, (136, 136, 136), "bfloat16", "wgmma_split_k", row=130, column=1)
 
 
 def test_strided_output(kernels):  # noqa: F811

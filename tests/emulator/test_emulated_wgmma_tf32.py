@@ -6,9 +6,10 @@ of four.
 
 import numpy as np
 import pytest
+from emulated_values import activate, assert_close, check_nan_and_infinity, empty, values
 from emulator_client import Epilogue
 from test_emulated_gemm import as_tf32
-from test_emulated_kernels import activate, assert_close, empty, gemm_operand, kernels, values  # noqa: F401
+from test_emulated_kernels import kernels  # noqa: F401
 
 SHAPES = [
     (1, 128, 128, 32),  # one tile, one step
@@ -85,12 +86,7 @@ def test_epilogue(kernels, act, residual, n):  # noqa: F811
 
 
 def test_nan_and_infinity_stay_in_their_row_and_column(kernels):  # noqa: F811
-    a, b = np.ones((1, 136, 36), np.float32), np.ones((1, 136, 36), np.float32)
-    a[0, 130, 35], b[0, 1, 0] = np.nan, np.inf
-    expected = np.full((1, 136, 136), 36.0)
-    expected[0, :, 1] = np.inf
-    expected[0, 130, :] = np.nan
-    np.testing.assert_array_equal(product(kernels, a, b), expected)
+    check_nan_and_infinity(kernels, (136, 136, 36), "float32", "wgmma_tf32", row=130, column=1, transpose="nt")
 
 
 def test_strided_output_and_shared_operand(kernels):  # noqa: F811
