@@ -26,10 +26,4 @@ EQUIVALENT: dict[tuple[str, str, str, int], str] = {
         "if (more) fetch(depth_left - kTileK);",
         0,
     ): "beyond the last step nothing is inside, so nothing is loaded, and what was fetched is not stored",
-    (
-        "kernels/softmax.cuh",
-        "drop_condition",
-        "if (share.helper == 0) {",
-        0,
-    ): "the other helpers write their own slots too, and only slot 0 is read",
 }

@@ -219,7 +219,7 @@ def _elementwise() -> list[Case]:
         ActivationCase(shape=(2, 5, 6, 7), act="hardswish", view=view) for view in ("sliced", "expanded", "offset")
     ]
     matrices: tuple[tuple[tuple[int, ...], int], ...] = (
-        ((1, 1), -1), ((3, 17), 1), ((3, 17), 0), ((2, 5, 4, 3), 1), ((2, 1031), -1), ((0, 4), -1),
+        ((1, 1), -1), ((3, 17), 1), ((3, 17), 0), ((2, 5, 4, 3), 1), ((2, 1031), -1), ((2, 70, 8), 1), ((0, 4), -1),
     )  # fmt: skip
     for shape, dim in matrices:
         cases += [SoftmaxCase(shape=shape, dim=dim, backward=backward) for backward in (False, True)]
