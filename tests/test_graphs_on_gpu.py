@@ -153,6 +153,36 @@ def test_what_waits_for_the_host_runs_segment_by_segment(what: str) -> None:
         assert plan_of(fine).graph.is_captured  # type: ignore[union-attr]
 
 
+class Attributes(nn.Module):
+    """`.cuda()` moves neither of the two plain tensors; torch passes the number with each launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.c = nn.Conv2d(3, 8, 3)
+        self.number, self.slope = torch.tensor(0.5), torch.randn(8, 1, 1, device="cuda")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.cumsum(self.c(x), 2) * self.number * self.slope
+        return y
+
+
+def test_plain_tensors_of_the_model_may_change() -> None:
+    model = Attributes().cuda().eval()
+    converted = fastconv.convert(model)
+
+    def move() -> None:
+        model.slope.data = torch.randn(8, 1, 1, device="cuda")
+
+    with torch.no_grad(), in_full_precision():
+        for change in (lambda: None, lambda: model.number.fill_(3), lambda: model.slope.mul_(2), move):
+            change()
+            for seed in range(3):
+                x = image(SHAPES[0], seed)
+                assert_same(converted(x), model(x), exactly=False)
+            assert plan_of(converted).graph.is_captured  # type: ignore[union-attr]
+
+
 def test_inside_somebody_elses_capture_the_kernels_are_theirs() -> None:
     model = on_gpu("mobile")
     converted, steps = fastconv.convert(model), step_by_step(model)

@@ -16,7 +16,7 @@ from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
-from fastconv.convert.plan import cache
+from fastconv.convert.plan import cache, graphed
 
 pytestmark = [
     pytest.mark.usefixtures("graphs"),
@@ -167,6 +167,47 @@ def test_parameters_of_what_is_left_to_torch(graphs: list[StandIn]) -> None:
             x = torch.randn(SHAPES[0])
             torch.testing.assert_close(converted(x), model(x), rtol=1e-3, atol=1e-3)
         assert len(graphs[0].graphs) == count
+
+
+class Attributes(nn.Module):
+    """Tensors that are neither parameters nor buffers: `.cuda()` leaves them where they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        self.number, self.slope = torch.tensor(0.5), torch.randn(4, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(torch.cumsum(self.a(x), 2) * self.number * self.slope * torch.tensor(2.0))
+        return y
+
+
+def test_plain_attributes_of_what_is_left_to_torch(graphs: list[StandIn]) -> None:
+    model = Attributes().eval()
+    converted = fastconv.convert(model)
+
+    def move() -> None:
+        model.slope.data = torch.randn(4, 1, 1)
+
+    for change, count in ((lambda: None, 1), (lambda: model.slope.mul_(3), 1), (move, 2)):
+        change()
+        for _ in range(3):
+            x = torch.randn(SHAPES[0])
+            torch.testing.assert_close(converted(x), model(x), rtol=1e-3, atol=1e-3)
+        assert len(graphs[0].graphs) == count
+
+
+def test_numbers_of_the_host_are_known_by_their_values() -> None:
+    """To the emulated GPU the host's memory is its own; so it is asked what another device would have to know."""
+    model = Attributes().eval()
+    plan = plan_of(fastconv.convert(model, torch.randn(SHAPES[0])))
+    here, elsewhere = (graphed._TensorsLeft(plan.steps, torch.device(kind)) for kind in ("cpu", "meta"))
+    assert here.unchanged()
+    assert elsewhere.unchanged()
+    model.number.fill_(3)
+    assert here.unchanged()
+    assert not elsewhere.unchanged()
 
 
 def test_inference_mode_and_back(graphs: list[StandIn]) -> None:

@@ -18,6 +18,7 @@ from fastconv.convert import steps
 from fastconv.convert.plan.operations import is_torchs
 from fastconv.convert.plan.planner import LeftNode
 from fastconv.convert.plan.values import Late, Value, leaves_of, span
+from fastconv.nn.fold import Sources
 
 if TYPE_CHECKING:
     from fastconv.convert.plan.cuda_graph import Graphs
@@ -68,7 +69,7 @@ class Graphed:
 class _Replay:
     def __init__(self, plan: PlannedProgram, graphs: Graphs, tensors: Sequence[Tensor]) -> None:
         self._plan = plan
-        self._reads = _TensorsLeft(plan)
+        self._reads = _TensorsLeft(plan.steps, plan.device)
         # Not tensors of inference mode, which nobody could write to outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self._inputs = [_copy(x) for x in tensors]
@@ -160,7 +161,7 @@ class _Watching(TorchDispatchMode):
 def _waits(function: Any, args: Any, kwargs: Any, result: Any) -> str | None:
     tags = function.tags
     read, made = ([x for x in pytree.tree_leaves(part) if isinstance(x, Tensor)] for part in ((args, kwargs), result))
-    # A number as a tensor of the host's is passed with the launch.
+    # A number as a tensor of the host's is passed with the launch; _TensorsLeft notices when the model changes it.
     devices = {x.device for x in made} | {x.device for x in read if x.dim() or x.device.type != "cpu"}
     if len(devices) > 1:
         return "moves values between the host and the GPU"
@@ -177,31 +178,37 @@ def _waits(function: Any, args: Any, kwargs: Any, result: Any) -> str | None:
 
 
 class _TensorsLeft:
-    """Parameters and buffers that operations left to torch read: a graph knows them by their addresses."""
+    """The model's tensors that operations left to torch read. A graph knows those of the GPU by their addresses, and
+    the numbers that torch passes with a launch from tensors of the host's by the values that they had."""
 
-    def __init__(self, plan: PlannedProgram) -> None:
+    def __init__(self, entries: Sequence[Any], device: torch.device) -> None:
         self._found: list[tuple[dict[str, Any], str, Any, int]] = []
-        for step in plan.steps:
+        for step in entries:
             if not isinstance(step, tuple) or not isinstance(step[0], LeftNode):
                 continue
             function = step[1]
             if isinstance(function, steps.OwnTypeStep):
                 function = function.function
             if isinstance(function, steps.ReadStep):
-                for owner, name in function.weight.slots:
+                weight = function.weight
+                # Without slots it is one tensor for good, an attribute say, whose memory may still be exchanged.
+                for owner, name in weight.slots or (({weight.label: weight.read()}, weight.label),):
                     self._add(owner, name)
             elif isinstance(function, nn.Module):
                 for module in function.modules():
                     for owner in (module._parameters, module._buffers):
                         for name in owner:
                             self._add(owner, name)
+        self._numbers = Sources(
+            (owner, name) for owner, name, x, _ in self._found if isinstance(x, Tensor) and x.device != device
+        )
 
     def _add(self, owner: dict[str, Any], name: str) -> None:
         tensor = owner.get(name)
         self._found.append((owner, name, tensor, tensor.data_ptr() if isinstance(tensor, Tensor) else 0))
 
     def unchanged(self) -> bool:
-        return all(
+        return self._numbers.unchanged() and all(
             owner.get(name) is tensor and (not isinstance(tensor, Tensor) or tensor.data_ptr() == address)
             for owner, name, tensor, address in self._found
         )

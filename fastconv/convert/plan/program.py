@@ -90,6 +90,7 @@ class PlannedProgram:
         self.fused = fuse(traced.tape) if program.may_run_early() else 0
         left_out = placement.place(traced.tape) if may_place else [set() for _ in traced.tape.segments]
         self.graph: Graphed | None = None
+        self.device = traced.tape.target.device
         self.inputs = [value.storage.index for value in traced.inputs]
         self.steps: list[Any] = []
         self.runs: list[_Run] = []
