@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import threading
 from collections import OrderedDict
 from typing import Any
 
@@ -9,11 +12,14 @@ import pytest
 import torch
 from planning import build, plan_of
 from test_fallbacks import SHAPE, Between
+from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
+from fastconv.convert.plan import cache
 from fastconv.convert.plan.cache import Plans
 from fastconv.convert.plan.planner import Planner
+from fastconv.convert.plan.program import Moved
 from fastconv.convert.prepared import Prepared
 
 
@@ -106,3 +112,44 @@ def test_a_plan_that_another_thread_made_runs_without_the_lock(monkeypatch: pyte
         assert torch.equal(converted(x), expected)
     assert plans._plans.missed and held == [False]
     assert converted.memory().plans == 1
+
+
+def test_plans_are_counted_while_other_threads_call() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    converted = fastconv.convert(model)
+    known = [torch.randn(1, 4, 4, 4 + i) for i in range(60)]
+    interval, done = sys.getswitchinterval(), threading.Event()
+
+    def call(index: int) -> None:
+        try:
+            with torch.no_grad():
+                for i in itertools.count() if index else range(300):
+                    converted(known[i % len(known)] if index else torch.randn(1, 4, 5, 4 + i))
+                    if done.is_set():
+                        break
+        finally:
+            done.set()
+
+    with torch.no_grad():
+        for x in known:
+            converted(x)
+    sys.setswitchinterval(1e-6)
+    try:
+        at_once(call, 3)
+    finally:
+        sys.setswitchinterval(interval)
+    assert converted.memory().plans == cache.MAX_PLANS
+
+
+def test_a_plan_that_cannot_be_does_not_run_the_users_code_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: Any, **keywords: Any) -> None:
+        raise Moved("conv2d (row): not there")
+
+    monkeypatch.setattr(cache, "PlannedProgram", refused)
+    model = nn.Sequential(nn.Conv2d(4, 4, 1), _Picky(), nn.Conv2d(4, 4, 1)).eval()
+    converted, x = fastconv.convert(model), torch.randn(SHAPE)
+    with torch.no_grad():
+        for calls in (1, 2):
+            torch.testing.assert_close(converted(x), model(x), rtol=1e-5, atol=1e-5)
+            assert converted.region.module[1].calls == calls
+    assert "no plan: Moved: conv2d (row): not there" in str(fastconv.explain(converted))

@@ -104,9 +104,10 @@ class Plans:
         rest = (direct, self._pool, _weights(self._program, target))
         try:
             plan = PlannedProgram(self._program, traced, *rest)
-        except Moved:
-            if not self._program.may_run_early():
-                raise
+        except Moved as error:
+            if not self._program.may_run_early():  # then not a second time: its results are the call's
+                self.refusal = f"{type(error).__name__}: {error}"
+                return None, traced.results
             torch.set_rng_state(random)
             traced = Planner(self._program, direct, list(tensors), target).run(list(tensors))
             plan = PlannedProgram(self._program, traced, *rest, may_place=False)
@@ -120,12 +121,16 @@ class Plans:
 
     @property
     def count(self) -> int:
-        return sum(plan is not None for plan in self._plans.values())
+        return sum(plan is not None for plan in self._all())
+
+    def _all(self) -> list[PlannedProgram | None]:
+        """In one instruction: calls in other threads move plans to the end meanwhile, without a lock."""
+        return list(self._plans.values())
 
     @property
     def graph_bytes(self) -> int:
         """Memory of the captured graphs: of their inputs and outputs, and one arena for all."""
-        graphs = [plan.graph for plan in list(self._plans.values()) if plan is not None and plan.graph is not None]
+        graphs = [plan.graph for plan in self._all() if plan is not None and plan.graph is not None]
         own = sum(graph.bytes for graph in graphs)
         return own + max((graph.arena_bytes for graph in graphs), default=0)
 

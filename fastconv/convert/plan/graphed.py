@@ -40,7 +40,8 @@ class Graphed:
 
     @property
     def bytes(self) -> int:
-        return 0 if self._replay is None else self._replay.bytes
+        replay = self._replay  # which another thread may take away
+        return 0 if replay is None else replay.bytes
 
     @property
     def arena_bytes(self) -> int:
