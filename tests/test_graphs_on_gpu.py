@@ -122,6 +122,8 @@ def test_changed_weights_and_freed_memory() -> None:
 
 UNCAPTURABLE: dict[str, Callable[[nn.Conv2d, Tensor], Tensor]] = {
     "a mask": lambda c, x: c(x)[c(x) > 0].sum() + c(x),
+    "a mask's places": lambda c, x: torch.index_put(c(x), (c(x) > 0,), torch.zeros(1, device="cuda")),
+    "an inverse": lambda c, x: c(x) + torch.linalg.inv(c(x)) * 1e-3,
     "the host": lambda c, x: c(x) + torch.cumsum(c(x), 1).cpu().sum().to(x.device),
     "a number": lambda c, x: c(x) * torch.cumsum(c(x), 1).max().item(),
 }

@@ -14,6 +14,7 @@ from test_fallbacks import Between
 from torch import Tensor, fx, nn
 
 import fastconv
+from fastconv.convert.plan import graphed
 
 pytestmark = [
     pytest.mark.usefixtures("graphs"),
@@ -41,6 +42,12 @@ UNCAPTURABLE: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
         lambda m, x: m.c(x)[m.d(x) > 0].sum().view(1, 1, 1, 1) + m.c(x), "index makes a tensor whose extents depend",
     ),
     "places of what is not zero": (lambda m, x: m.c(x) + m.d(x).nonzero().sum(), "nonzero makes a tensor whose"),
+    "a mask's places are written": (
+        lambda m, x: m.d(torch.index_put(m.c(x), (m.c(x) > 0,), torch.zeros(1))), "index_put asks the GPU how many",
+    ),
+    "the inverse of a matrix": (lambda m, x: m.d(torch.linalg.inv(m.c(x))), "linalg_inv_ex waits for the GPU"),
+    "singular values": (lambda m, x: m.d(m.c(x)) + torch.linalg.svdvals(m.c(x)).sum(), "_linalg_svd waits for the GPU"),
+    "a histogram between extremes": (lambda m, x: m.d(m.c(x)) + torch.histc(m.c(x), 8), "histc waits for the GPU"),
     "a value": (lambda m, x: m.c(x) * torch.cumsum(m.d(x), 1).max().item(), "_local_scalar_dense gives a value"),
     "random numbers": (lambda m, x: m.d(F.dropout(m.c(x), 0.5, True)), "draws random numbers"),
     "a function of the model's own": (lambda m, x: m.d(doubled(m.c(x))), "doubled is a function of the model's own"),
@@ -64,13 +71,31 @@ def test_what_cannot_be_captured_runs_segment_by_segment(what: str, graphs: list
     assert not graphs[0].graphs
 
 
-def test_indices_that_are_no_mask_are_captured(graphs: list[StandIn]) -> None:
-    model = Between(lambda m, x: m.d(m.c(x)[:, m.order])).eval()
+CAPTURABLE: dict[str, Callable[[Any, Tensor], Any]] = {
+    "places": lambda m, x: m.d(m.c(x)[:, m.order]),
+    "places that are written": lambda m, x: m.d(torch.index_put(m.c(x), (m.order[:1] * 0,), torch.zeros(1))),
+    "a norm": lambda m, x: m.d(m.c(x)) + torch.linalg.vector_norm(m.c(x)),
+    "a mask that is filled": lambda m, x: m.d(m.c(x).masked_fill(m.c(x) > 0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("what", CAPTURABLE)
+def test_what_launches_kernels_only_is_captured(what: str, graphs: list[StandIn]) -> None:
+    model = Between(CAPTURABLE[what]).eval()
     converted, steps = fastconv.convert(model), step_by_step(model)
     for _ in range(3):
         x = torch.randn(1, 4, 8, 8)
         assert_equal(converted(x), steps(x))
     assert len(graphs[0].graphs) == 1
+
+
+def test_a_number_of_the_gpus_is_waited_for_where_torch_needs_it() -> None:
+    """meta stands for the GPU: on the emulated one every tensor is the host's."""
+    x, mask = torch.empty(3, device="meta"), torch.empty(3, device="meta", dtype=torch.bool)
+    for number, why in ((2.0, None), (torch.empty((), device="meta"), "masked_fill waits for the GPU")):
+        with graphed._Watching() as watching:
+            x.masked_fill(mask, number)
+        assert watching.reason == why
 
 
 def test_a_capture_under_way_and_one_that_fails(graphs: list[StandIn]) -> None:

@@ -6,6 +6,7 @@ are. Where there can be no graph the plan runs segment by segment, and `why` say
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -170,12 +171,27 @@ def _waits(function: Any, args: Any, kwargs: Any, result: Any) -> str | None:
         return "draws random numbers"
     if torch.Tag.data_dependent_output in tags:
         return "gives a value to the host"
-    if torch.Tag.dynamic_output_shape not in tags:
-        return None
-    picks = function.overloadpacket is torch.ops.aten.index
-    if picks and not any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1]):
-        return None
-    return "makes a tensor whose extents depend on values"
+    name, by_mask = function.overloadpacket.__name__, None
+    if name in _BY_INDICES:
+        by_mask = any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+    if torch.Tag.dynamic_output_shape in tags and by_mask is not False:
+        return "makes a tensor whose extents depend on values"
+    if by_mask:
+        return "asks the GPU how many places a mask has"
+    number = args[-1] if name in _BY_NUMBER and args else None
+    if name in _WAITING or _SOLVER.match(name) or (isinstance(number, Tensor) and number.device.type != "cpu"):
+        return "waits for the GPU"
+    return None
+
+
+# What torch computes with a look at values from the host, and has no tag for.
+_BY_INDICES = {"index", "_unsafe_index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index_put"}
+_BY_NUMBER = {"masked_fill", "masked_fill_", "index_fill", "index_fill_"}  # where the last argument is the GPU's
+_WAITING = {
+    "histc", "isin", "embedding_renorm_", "cholesky", "cholesky_inverse", "_cholesky_solve_helper", "geqrf", "ormqr",
+    "triangular_solve",
+}  # fmt: skip
+_SOLVER = re.compile("_?linalg_(?!vector_norm|cross)")
 
 
 class _TensorsLeft:
