@@ -22,19 +22,22 @@ except ImportError:
 
 from typing import Any
 
-from . import backends, calibration, compiler, functional, introspection, nn
+from . import backends, calibration, compiler, functional, introspection, nn, tuning
 from .backends import backend
 from .convert import convert, replace
 from .functional.choice import allow_winograd
 from .introspection import algorithms, build_info
+from .tuning import use_tuning
 
 backends.check_process_default()
 calibration.load()
+tuning.load_from_environment()
 compiler.register()
 
 __all__ = [
     "algorithms",
     "allow_winograd",
+    "autotune",
     "backend",
     "backends",
     "build_info",
@@ -47,6 +50,8 @@ __all__ = [
     "nn",
     "profile",
     "replace",
+    "tuning",
+    "use_tuning",
 ]
 
 
@@ -62,6 +67,13 @@ def explain(what: Any, *args: Any, **problem: Any) -> Any:
     from .convert.explain import explain as explain_module
 
     return explain_module(what, *args, **problem)
+
+
+def autotune(*args: Any, **kwargs: Any) -> Any:
+    """Times the algorithms that serve a problem, or a network's problems: see `fastconv.autotuner.autotune`."""
+    from .autotuner import autotune as tune
+
+    return tune(*args, **kwargs)
 
 
 def profile(*args: Any, **kwargs: Any) -> Any:

@@ -43,13 +43,20 @@ def path() -> Path | None:
         return None
     if setting():
         return Path(setting())
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        folder = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    except RuntimeError:  # no home directory at all
+    folder = cache_folder()
+    if folder is None:
         return None
     name = hashlib.sha256(json.dumps(_key(), sort_keys=True).encode()).hexdigest()[:16]
-    return folder / "fastconv" / f"calibration-{name}.json"
+    return folder / f"calibration-{name}.json"
+
+
+def cache_folder() -> Path | None:
+    """Where the package keeps what it measured; None where there is no home directory."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache") / "fastconv"
+    except RuntimeError:
+        return None
 
 
 def load() -> bool:
@@ -111,8 +118,15 @@ def _read(file: Path) -> dict[str, float] | None:
 
 
 def _write(file: Path, constants: dict[str, float]) -> str:
+    try:
+        write_whole(file, json.dumps({"machine": _key(), "constants": constants}, indent=1))
+    except OSError as error:
+        return f"kept in this process only: {error}"
+    return f"written to {file}"
+
+
+def write_whole(file: Path, text: str) -> None:
     """Under another name first, then renamed, so that no process ever reads half a file."""
-    text = json.dumps({"machine": _key(), "constants": constants}, indent=1)
     name = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -120,8 +134,7 @@ def _write(file: Path, constants: dict[str, float]) -> str:
         with os.fdopen(handle, "w") as out:
             out.write(text)
         os.replace(name, file)
-    except OSError as error:
+    except OSError:
         if name is not None:
             Path(name).unlink(missing_ok=True)
-        return f"kept in this process only: {error}"
-    return f"written to {file}"
+        raise

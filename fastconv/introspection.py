@@ -46,27 +46,47 @@ class Candidate(NamedTuple):
     summary: str
     reasons: tuple[str, ...]
     preferred: bool
-    cost: float | None = None  # predicted seconds of one image on one thread, where the algorithm has an opinion
+    # Predicted seconds, where the algorithm has an opinion: cpu of one image on one thread, cuda of the whole call.
+    cost: float | None = None
+    bound: str = ""  # cuda: what most of them go to
+    plan: str = ""  # cuda: its tile, and into how many parts the reduction is split
+    measured: float | None = None  # seconds of the call in the table of `fastconv.use_tuning`
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which algorithm serves a problem, and why the others do not. `str()` gives one line for each."""
+    """Which algorithm serves a problem, and why the others do not. `str()` gives one line for each.
+
+    `decided_by` is "measurement" where a table of `fastconv.use_tuning` chose, else "model".
+    """
 
     op: str
     backend: str
     problem: dict[str, Any]
     chosen: str | None
     candidates: tuple[Candidate, ...] = field(repr=False)
+    decided_by: str = "model"
 
     def __str__(self) -> str:
-        lines = [f"{self.op} on {self.backend}: {self.chosen or 'no algorithm serves this problem'}"]
-        for name, summary, reasons, preferred, cost in self.candidates:
-            why = "; ".join(reasons) if reasons else summary + ("" if preferred else " (not preferred here)")
-            if cost is not None:
-                why += f" [{cost * 1e6:.3g} us predicted for an image on one thread]"
-            lines.append(f"  {'*' if name == self.chosen else '-'} {name}: {why}")
+        why = " (by measurement)" if self.decided_by == "measurement" else ""
+        lines = [f"{self.op} on {self.backend}: {self.chosen or 'no algorithm serves this problem'}{why}"]
+        for row in self.candidates:
+            summary = row.summary + ("" if row.preferred else " (not preferred here)")
+            text = "; ".join(row.reasons) if row.reasons else summary
+            if times := self._times(row):
+                text += f" [{times}]"
+            lines.append(f"  {'*' if row.name == self.chosen else '-'} {row.name}: {text}")
         return "\n".join(lines)
+
+    def _times(self, row: Candidate) -> str:
+        parts = []
+        if row.cost is not None:
+            whose = "predicted" if self.backend.startswith("cuda") else "predicted for an image on one thread"
+            parts.append(f"{row.cost * 1e6:.3g} us {whose}" + (f", bound by {row.bound}" if row.bound else ""))
+            parts += [row.plan] if row.plan else []
+        if row.measured is not None:
+            parts.append(f"{row.measured * 1e6:.3g} us measured")
+        return "; ".join(parts)
 
 
 def algorithms(op: str, backend: str = "cpu") -> list[Algorithm]:
@@ -145,12 +165,19 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
         rows = [Candidate(*row) for row in triton_tables.candidates(name, problem)]
         able = [row for row in rows if not row.reasons]
         chosen = next((row.name for row in able if row.preferred), able[0].name if able else None)
-    else:
-        summaries = dict(_C.algorithms(name, backend))
-        answers = _C.reasons(name, backend, problem)
-        rows = [Candidate(a.name, summaries[a.name], tuple(a.reasons), a.preferred, a.cost) for a in answers]
-        chosen = next((a.name for a in answers if a.chosen), None)
-    return Explanation(op, backend, dict(problem), chosen, tuple(rows))
+        return Explanation(op, backend, dict(problem), chosen, tuple(rows))
+    from . import tuning
+
+    summaries = dict(_C.algorithms(name, backend))
+    answers = _C.reasons(name, backend, problem)
+    times = tuning.times_of(name, backend, problem)
+    rows = [
+        Candidate(a.name, summaries[a.name], tuple(a.reasons), a.preferred, a.cost, a.bound, a.plan, times.get(a.name))
+        for a in answers
+    ]
+    chosen = next((a.name for a in answers if a.chosen), None)
+    decided_by = "measurement" if any(a.measured for a in answers) else "model"
+    return Explanation(op, backend, dict(problem), chosen, tuple(rows), decided_by)
 
 
 def isa() -> str:
@@ -170,12 +197,13 @@ def isa_is_forced() -> bool:
 
 def select_isa(name: str) -> None:
     """Uses another instruction set from now on ("": the best). Drops the weights packed for the one before."""
-    from . import calibration
+    from . import calibration, tuning
     from .functional import cache
 
     _C.select_isa(name)
     cache.clear()
     calibration.load()
+    tuning.reload()
 
 
 def why_unavailable(name: str) -> str | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fastconv import backends
 from fastconv.convert import ir
 from fastconv.convert.converted import ConvertedModule
 from fastconv.convert.explain import describe, join_labels
@@ -169,7 +170,9 @@ def _converted_layers(model: nn.Module, args: tuple[Any, ...], recorder: _Record
 
 
 def _predicted(cost: float | None, x: Tensor) -> float | None:
-    """Milliseconds of a batch on all threads, from the predicted seconds of an image on one."""
+    """Milliseconds of a batch: on a GPU as predicted, else on all threads from the seconds of an image on one."""
+    if backends.resolve(x.device).startswith("cuda"):
+        return None if cost is None else 1e3 * cost
     images = x.shape[0] if x.dim() == 4 else 1
     return None if cost is None else 1e3 * cost * images / torch.get_num_threads()
 

@@ -27,6 +27,7 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     "device.cu": [],
     "elementwise.cu": [("activation", "")],
     "im2col.cu": [("im2col", ""), ("col2im", "")],
+    "model.cu": [],
     "phases_wgmma.cu": [("conv2d_input_grad", "wgmma"), ("upsample_conv2d", "phase_wgmma")],
     "pooling.cu": [
         ("max_pool2d", ""),

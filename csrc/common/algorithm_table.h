@@ -13,6 +13,14 @@ namespace fastconv {
 
 using Reasons = std::vector<std::string>;
 
+// What a call is expected to take on a GPU, and why. Seconds of 0: there is none to predict it for.
+struct Prediction {
+  double seconds = 0.0;
+  const char* bound = "";  // what most of the time goes to
+  // How the row would run it: its tile (0: it has none), blocks that share operands, parts of the reduction.
+  int tile_m = 0, tile_n = 0, cluster = 1, parts = 1;
+};
+
 template <class Call>
 struct Algorithm {
   const char* name;
@@ -22,10 +30,27 @@ struct Algorithm {
   // it is asked first, of any problem, as it is quicker than the texts of reasons.
   bool (*preferred)(const Call&);
   void (*run)(const Call&, const CallContext&);
-  // Predicted seconds of one image on one thread; null: no opinion. A function of the extents of one image and of the
-  // machine's constants, never of N or the number of threads: an image has the same bits alone and in a batch.
+  // Predicted seconds, by which preferred rows compete; null: no opinion.
+  //   cpu    of one image on one thread: a function of the extents of one image and of the machine's constants, never
+  //   of
+  //          N or the number of threads. An image has the same bits alone and in a batch.
+  //   cuda   of the whole call (csrc/cuda/model.h): a function of all extents, strides and types, and of the GPU's
+  //          architecture and number of multiprocessors, as waves of tiles depend on N. The same call has the same bits
+  //          on GPUs of one kind; an image may be summed in another order in another batch.
   double (*cost)(const Call&) = nullptr;
+  // The same with what it is made of, for explain; where a row's place in the table decides, it predicts without a
+  // cost.
+  Prediction (*predict)(const Call&) = nullptr;
+  // Whether its rounding may be had unasked (tf32, rearranged sums); null: yes. `preferred` implies it; what was
+  // measured to be fastest is held to it too.
+  bool (*permitted)(const Call&) = nullptr;
 };
+
+// A cost out of a prediction.
+template <class Call, Prediction (*kPredict)(const Call&)>
+double seconds_of(const Call& call) {
+  return kPredict(call).seconds;
+}
 
 template <class Call>
 using AlgorithmTable = std::vector<Algorithm<Call>>;
@@ -63,6 +88,21 @@ const Algorithm<Call>* choose_algorithm(const AlgorithmTable<Call>& table, const
   if (best) return best;
   for (const Algorithm<Call>& algorithm : table)
     if (algorithm.reasons_against(call).empty()) return &algorithm;
+  return nullptr;
+}
+
+// The first of `names` that can serve, and may unasked: for an order that was measured. Null if there is none.
+template <class Call>
+const Algorithm<Call>* first_allowed(const AlgorithmTable<Call>& table, const Call& call,
+                                     const std::vector<std::string>& names) {
+  for (const std::string& name : names) {
+    for (const Algorithm<Call>& algorithm : table) {
+      if (name != algorithm.name) continue;
+      if ((!algorithm.permitted || algorithm.permitted(call)) && algorithm.reasons_against(call).empty()) {
+        return &algorithm;
+      }
+    }
+  }
   return nullptr;
 }
 

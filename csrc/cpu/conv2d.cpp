@@ -70,11 +70,14 @@ void run_either(const Conv2dCall& call, const CallContext& context) {
   (takes_4x4(call) ? kernels().conv2d_winograd_4x4 : kernels().conv2d_winograd_2x2)(call, context);
 }
 
-// The cheap questions first: this is asked at every call. Half precision keeps to what it had.
+// Half precision keeps to what it had.
+bool winograd_permitted(const Conv2dCall& call) { return call.dtype == DType::kFloat32 && winograd_allowed(); }
+
+// The cheap questions first: this is asked at every call.
 bool winograd_preferred(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
-  return p.R == 3 && p.S == 3 && call.dtype == DType::kFloat32 && winograd_allowed() &&
-         p.K * p.P * p.Q * p.gemm_k() >= kWinogradWork && (call.packed_w || p.P * p.Q >= kWinogradUnpackedPixels);
+  return p.R == 3 && p.S == 3 && winograd_permitted(call) && p.K * p.P * p.Q * p.gemm_k() >= kWinogradWork &&
+         (call.packed_w || p.P * p.Q >= kWinogradUnpackedPixels);
 }
 
 Reasons unless_panels(const Conv2dCall& call) {
@@ -136,10 +139,9 @@ Reasons unless_fft(const Conv2dCall& call) {
   return reasons;
 }
 
-// From 9 x 9 on, where sums may be rearranged: the switch is Winograd's.
-bool fft_preferred(const Conv2dCall& call) {
-  return call.problem.R * call.problem.S >= 81 && dtype_size(call.dtype) >= 4 && winograd_allowed();
-}
+// Where sums may be rearranged: the switch is Winograd's. From 9 x 9 on.
+bool fft_permitted(const Conv2dCall& call) { return dtype_size(call.dtype) >= 4 && winograd_allowed(); }
+bool fft_preferred(const Conv2dCall& call) { return call.problem.R * call.problem.S >= 81 && fft_permitted(call); }
 
 Reasons unless_pairs(const Conv2dCall& call, const Bf16Kernels* there) {
   Reasons reasons = unless_bf16(call, there);
@@ -191,18 +193,18 @@ const AlgorithmTable<Conv2dCall>& conv2d_algorithms() {
       {"winograd_4x4", "3x3 by minimal filtering F(4x4, 3x3): 36 products for 16 outputs; rearranged sums",
        unless_winograd_4x4, winograd_preferred,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_winograd_4x4(call, context); },
-       cost_of_winograd_4x4},
+       cost_of_winograd_4x4, nullptr, winograd_permitted},
       {"winograd_2x2", "3x3 by minimal filtering F(2x2, 3x3): 16 products for 4 outputs; rearranged sums",
        unless_winograd_2x2, winograd_preferred,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_winograd_2x2(call, context); },
-       cost_of_winograd_2x2},
+       cost_of_winograd_2x2, nullptr, winograd_permitted},
       {"winograd", "3x3 by minimal filtering, F(4x4) or F(2x2), whichever is expected to be faster; rearranged sums",
        unless_either, never, run_either,
-       [](const Conv2dCall& call) {
-         return takes_4x4(call) ? cost_of_winograd_4x4(call) : cost_of_winograd_2x2(call);
-       }},
+       [](const Conv2dCall& call) { return takes_4x4(call) ? cost_of_winograd_4x4(call) : cost_of_winograd_2x2(call); },
+       nullptr, winograd_permitted},
       {"fft", "large filters by products of spectra, tile by tile; rearranged sums", unless_fft, fft_preferred,
-       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_fft(call, context); }, cost_of_fft},
+       [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_fft(call, context); }, cost_of_fft,
+       nullptr, fft_permitted},
       {"im2col", "the matrix of all windows in memory, then a GEMM", none, never,
        [](const Conv2dCall& call, const CallContext& context) { kernels().conv2d_im2col(call, context); },
        cost_of_im2col},

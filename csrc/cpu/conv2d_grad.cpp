@@ -29,10 +29,12 @@ Reasons unless_winograd(const Conv2dInputGradCall& call) {
   return reasons;
 }
 
+bool winograd_permitted(const Conv2dInputGradCall& call) { return call.dtype == DType::kFloat32 && winograd_allowed(); }
+
 // The filters are transformed at every call; with few channels on either side the transforms of tiles weigh too much.
 bool winograd_preferred(const Conv2dInputGradCall& call) {
   const ConvProblem& p = call.problem;
-  return p.R == 3 && p.S == 3 && p.C >= 32 && p.K >= 32 && call.dtype == DType::kFloat32 && winograd_allowed() &&
+  return p.R == 3 && p.S == 3 && p.C >= 32 && p.K >= 32 && winograd_permitted(call) &&
          p.H * p.W >= kWinogradUnpackedPixels && p.C * p.K * p.H * p.W * 9 >= kWinogradWork;
 }
 
@@ -49,7 +51,8 @@ const AlgorithmTable<Conv2dInputGradCall>& conv2d_input_grad_algorithms() {
        unless_winograd, winograd_preferred,
        [](const Conv2dInputGradCall& call, const CallContext& context) {
          kernels().conv2d_input_grad_winograd(call, context);
-       }},
+       },
+       nullptr, nullptr, winograd_permitted},
       {"phases", "one convolution of unit stride over dy for each phase of the stride, in the implicit GEMM engine",
        [](const Conv2dInputGradCall&) { return Reasons{}; }, nullptr,
        [](const Conv2dInputGradCall& call, const CallContext& context) { kernels().conv2d_input_grad(call, context); }},

@@ -1,6 +1,7 @@
 // The conv2d row "depthwise".
 #include "algorithms.h"
 #include "kernels/depthwise_general.cuh"
+#include "model.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -9,6 +10,11 @@ Reasons reasons_against(const Conv2dCall& call) {
   Reasons reasons = depthwise_reasons(call.problem);
   for (const std::string& reason : depthwise_filter_reasons(call.problem, 1, call.dtype)) reasons.push_back(reason);
   return reasons;
+}
+
+Prediction predict(const Conv2dCall& call) {
+  const double products = static_cast<double>(call.y.numel()) * static_cast<double>(call.problem.R * call.problem.S);
+  return predict_stream(tensor_bytes(call), products, false, 0.5, 1);  // half of the instructions convert and move
 }
 
 void run(const Conv2dCall& call, const CallContext& context) { run_depthwise_plan(forward_plan(call), context.stream); }
@@ -58,7 +64,12 @@ void run_depthwise_plan(const DepthwisePlan& plan, void* stream) {
   });
 }
 
-const Algorithm<Conv2dCall> kConv2dDepthwise = {
-    "depthwise", "one filter per channel, rows sliding through registers; memory-bound", reasons_against, nullptr, run};
+const Algorithm<Conv2dCall> kConv2dDepthwise = {"depthwise",
+                                                "one filter per channel, rows sliding through registers; memory-bound",
+                                                reasons_against,
+                                                nullptr,
+                                                run,
+                                                nullptr,
+                                                predict};
 
 }  // namespace fastconv::cuda

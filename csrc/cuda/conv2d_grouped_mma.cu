@@ -6,6 +6,7 @@
 #include "device.h"
 #include "kernels/grouped_mma.cuh"
 #include "kernels/layout.cuh"
+#include "model.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -111,6 +112,16 @@ void run_typed(const Conv2dCall& call, const CallContext& context) {
   launch_grouped<GroupedMmaConfig<T, 16>>(call, context);
 }
 
+// Products are 8 columns wide and at least 16 deep: groups of 8 fill half of them.
+Prediction predict(const Conv2dCall& call) {
+  const double products = static_cast<double>(call.y.numel()) * static_cast<double>(call.problem.R * call.problem.S);
+  Prediction p = predict_stream(tensor_bytes(call), products * 16, true, 0.5, 1);
+  if (!in_whole_chunks<half_t>(call.x, call.problem.channels_per_group())) {
+    p.seconds += predict_stream(2.0 * static_cast<double>(call.x.numel()) * 2, 0, true, 1, 1).seconds;
+  }
+  return p;
+}
+
 void run_grouped(const Conv2dCall& call, const CallContext& context) {
   if (call.dtype == DType::kFloat16) return run_typed<half_t>(call, context);
   run_typed<bfloat16_t>(call, context);
@@ -122,6 +133,10 @@ const Algorithm<Conv2dCall> kConv2dGroupedMma = {
     "grouped_mma",
     "groups of 8 or 16 channels and as many filters, several in a block, on tensor cores, fp16 and bf16; an x that is "
     "not NHWC in whole 16-byte chunks is packed into the workspace first",
-    grouped_reasons, nullptr, run_grouped};
+    grouped_reasons,
+    nullptr,
+    run_grouped,
+    nullptr,
+    predict};
 
 }  // namespace fastconv::cuda

@@ -143,6 +143,16 @@ Reasons pointwise_reasons(const Conv2dCall& call) {
   return reasons;
 }
 
+// As the row of the GEMM's table that will serve it, for every group.
+Prediction predict_pointwise(const Conv2dCall& call) {
+  const GemmCall gemm = pointwise_gemm(call, 0);
+  const Algorithm<GemmCall>* row = choose_algorithm(gemm_algorithms(), gemm);
+  if (!row || !row->predict) return {};
+  Prediction p = row->predict(gemm);
+  p.seconds *= static_cast<double>(call.problem.groups);
+  return p;
+}
+
 // In NHWC; the GEMM does not write channel planes coalesced, which the implicit GEMM does.
 bool pointwise_preferred(const Conv2dCall& call) {
   return call.problem.groups == 1 && call.x.is_nhwc() && call.y.is_nhwc();
@@ -160,7 +170,10 @@ const Algorithm<Conv2dCall> kConv2dIm2col = {
     "im2col", "windows written out in at most 64 MiB of workspace, then GEMM; for comparison", im2col_reasons, never,
     run_im2col};
 
-const Algorithm<Conv2dCall> kConv2dPointwise = {"pointwise", "1x1 filter: a GEMM over the pixels of x where they lie",
-                                                pointwise_reasons, pointwise_preferred, run_pointwise};
+const Algorithm<Conv2dCall> kConv2dPointwise = {
+    "pointwise",       "1x1 filter: a GEMM over the pixels of x where they lie",
+    pointwise_reasons, pointwise_preferred,
+    run_pointwise,     seconds_of<Conv2dCall, predict_pointwise>,
+    predict_pointwise};
 
 }  // namespace fastconv::cuda

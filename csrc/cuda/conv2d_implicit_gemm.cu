@@ -1,4 +1,6 @@
 // The conv2d row "implicit_gemm", and the kernel behind it for the tables that share it.
+#include <algorithm>
+
 #include "algorithms.h"
 #include "device.h"
 #include "implicit_gemm_simt.h"
@@ -18,10 +20,29 @@ Reasons implicit_gemm_simt_reasons(const PhasedConv& c) {
   return reasons;
 }
 
+TilePlan plan_implicit_gemm_simt(const PhasedConv& c) {
+  const auto most = [](const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); };
+  const int bytes = static_cast<int>(dtype_size(c.dtype));
+  const int64_t weights = c.groups * c.out_channels * c.in_channels * most(c.h.taps) * most(c.w.taps) * c.phases();
+  const int64_t results = c.out.numel() * (c.epilogue.residual.present() ? 2 : 1);
+  const TileProblem problem{c.N * most(c.h.count) * most(c.w.count),
+                            c.out_channels,
+                            c.in_channels * most(c.h.taps) * most(c.w.taps),
+                            1,
+                            c.groups * c.phases(),
+                            bytes,
+                            static_cast<double>(c.in.numel() + weights + results) * bytes,
+                            0,
+                            0};
+  if (bytes < 8 && c.out_channels <= 32) return fastest({simt_kernel(bytes, 64, 32)}, problem, kUnsplit);
+  const TileKernel large = simt_kernel(bytes, 128, 128), small = simt_kernel(bytes, 64, 64);
+  return bytes == 4 ? fastest({large, small}, problem, kUnsplit) : fastest({small}, problem, kUnsplit);
+}
+
 void implicit_gemm_simt(const PhasedConv& c, const CallContext& context) {
   visit_dtype(c.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    run_implicit_gemm_simt<T, T>(c, current_device().multiprocessors, context.stream);
+    run_implicit_gemm_simt<T, T>(c, plan_implicit_gemm_simt(c), context.stream);
   });
 }
 
@@ -34,11 +55,18 @@ Reasons reasons_against(const Conv2dCall& call) {
 
 bool preferred(const Conv2dCall& call) { return call.problem.filters_per_group() >= kLeastImplicitGemmChannels; }
 
+Prediction predict(const Conv2dCall& call) { return plan_implicit_gemm_simt(forward_phases(call)).predicted; }
+
 void run(const Conv2dCall& call, const CallContext& context) { implicit_gemm_simt(forward_phases(call), context); }
 
 }  // namespace
 
-const Algorithm<Conv2dCall> kConv2dImplicitGemm = {
-    "implicit_gemm", "GEMM whose left side is gathered from x, on CUDA cores", reasons_against, preferred, run};
+const Algorithm<Conv2dCall> kConv2dImplicitGemm = {"implicit_gemm",
+                                                   "GEMM whose left side is gathered from x, on CUDA cores",
+                                                   reasons_against,
+                                                   preferred,
+                                                   run,
+                                                   seconds_of<Conv2dCall, predict>,
+                                                   predict};
 
 }  // namespace fastconv::cuda

@@ -11,7 +11,7 @@ Reasons reasons(const Conv2dInputGradCall& call) {
   return reasons;
 }
 
-bool preferred(const Conv2dInputGradCall& call) { return phases_wgmma_preferred(input_grad_mma(call)); }
+Prediction predict(const Conv2dInputGradCall& call) { return plan_phases_wgmma(input_grad_mma(call)).predicted; }
 
 void run(const Conv2dInputGradCall& call, const CallContext& context) {
   run_phases_wgmma(input_grad_mma(call), context);
@@ -25,6 +25,10 @@ const Algorithm<Conv2dInputGradCall> kInputGradWgmma = {"wgmma",
                                                         "KRSC weights are read in place, others, and a dy that is not "
                                                         "NHWC with whole 16-byte chunks of channels, are packed "
                                                         "into the workspace first",
-                                                        reasons, preferred, run};
+                                                        reasons,
+                                                        nullptr,
+                                                        run,
+                                                        seconds_of<Conv2dInputGradCall, predict>,
+                                                        predict};
 
 }  // namespace fastconv::cuda

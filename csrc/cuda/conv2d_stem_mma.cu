@@ -5,6 +5,7 @@
 #include "conv_mma.h"
 #include "device.h"
 #include "kernels/stem_mma.cuh"
+#include "model.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -72,6 +73,13 @@ Reasons stem_reasons(const Conv2dCall& call) {
   return reasons;
 }
 
+// Channels are held as four, filters in blocks of 64; half of the instructions gather.
+Prediction predict(const Conv2dCall& call) {
+  const ConvProblem& p = call.problem;
+  const double products = static_cast<double>(p.N * p.P * p.Q) * static_cast<double>((p.K + 63) / 64 * 64);
+  return predict_stream(tensor_bytes(call), products * static_cast<double>(p.R * p.S * 4), true, 0.5, 1);
+}
+
 bool stem_preferred(const Conv2dCall& call) { return call.problem.K >= 8; }
 
 template <class T>
@@ -99,7 +107,12 @@ void run_stem(const Conv2dCall& call, const CallContext& context) {
 }  // namespace
 
 const Algorithm<Conv2dCall> kConv2dStemMma = {
-    "stem_mma", "up to four input channels, held as four in shared memory, on tensor cores, fp16 and bf16; any layout",
-    stem_reasons, stem_preferred, run_stem};
+    "stem_mma",
+    "up to four input channels, held as four in shared memory, on tensor cores, fp16 and bf16; any layout",
+    stem_reasons,
+    stem_preferred,
+    run_stem,
+    nullptr,
+    predict};
 
 }  // namespace fastconv::cuda

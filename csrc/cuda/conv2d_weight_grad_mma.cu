@@ -6,6 +6,7 @@
 #include "device.h"
 #include "kernels/layout.cuh"
 #include "kernels/weight_grad_mma.cuh"
+#include "model.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -31,14 +32,34 @@ Reasons mma_tf32_reasons(const Conv2dWeightGradCall& call) { return reasons(call
 bool mma_preferred(const Conv2dWeightGradCall& call) {
   return call.problem.channels_per_group() >= 8 && call.problem.filters_per_group() >= 8;
 }
+bool allows_tf32(const Conv2dWeightGradCall& call) { return call.allow_tf32; }
 bool mma_tf32_preferred(const Conv2dWeightGradCall& call) { return call.allow_tf32 && mma_preferred(call); }
 
-// Parts of the reduction over pixels: enough blocks to fill the GPU twice, but no part of fewer than 32 k-steps, whose
-// partial sums would cost more than they gain, and no more than 256 MiB of them.
-int64_t choose_splits(int64_t tiles, int64_t steps, int64_t partial_bytes) {
-  const int64_t wanted = 2 * std::max(current_device().multiprocessors, 1) / std::max<int64_t>(tiles, 1);
-  return std::max<int64_t>(1, std::min({wanted, steps / 32, (int64_t{256} << 20) / partial_bytes}));
+// Large tiles read dy and x least often; a side of 64 or less would leave half of them empty.
+bool takes_large_tile(const ConvProblem& p) { return p.filters_per_group() > 64 && p.gemm_k() > 64; }
+
+// Parts of the reduction over pixels, none of fewer than 32 k-steps, whose partial sums would cost more than they gain,
+// and no more than 256 MiB of those. All sums go through the second kernel.
+TilePlan plan(const Conv2dWeightGradCall& call) {
+  const ConvProblem& p = call.problem;
+  const int bytes = static_cast<int>(dtype_size(call.dtype));
+  const int64_t chunk = 16 / bytes, channels = (p.channels_per_group() + chunk - 1) / chunk * chunk;
+  const int64_t columns = p.R * p.S * channels;
+  constexpr int64_t kMostBytes = int64_t{256} << 20;
+  const int64_t most = std::max<int64_t>(1, kMostBytes / std::max<int64_t>(1, p.K * columns * 4));
+  const double dy = static_cast<double>(call.dy.numel()) * bytes, x = static_cast<double>(call.x.numel()) * bytes;
+  TileProblem problem{p.filters_per_group(), columns, p.N * p.P * p.Q, 1, p.groups, bytes, dy + x, 0, 0};
+  const auto whole = [&](const TensorView& view, int64_t of_group) {
+    return bytes == 2 ? in_whole_chunks<half_t>(view, of_group) : in_whole_chunks<float>(view, of_group);
+  };
+  if (!whole(call.dy, p.filters_per_group())) problem.pass_bytes += 2 * dy, ++problem.passes;
+  if (!whole(call.x, p.channels_per_group())) problem.pass_bytes += 2 * x, ++problem.passes;
+  const TileKernel large = bytes == 2 ? mma_kernel(2, 128, 128, 64, 64, 2) : mma_kernel(4, 128, 64, 32, 32, 2);
+  const TileKernel small = mma_kernel(bytes, 64, 64, 32, 32, 4);
+  return fastest({takes_large_tile(p) ? large : small}, problem, SplitRule{0, most, 32});
 }
+
+Prediction predict(const Conv2dWeightGradCall& call) { return plan(call).predicted; }
 
 template <class Config>
 void launch_weight_grad(const Conv2dWeightGradCall& call, const CallContext& context) {
@@ -73,7 +94,7 @@ void launch_weight_grad(const Conv2dWeightGradCall& call, const CallContext& con
   const int64_t tiles_m = (filters + Config::kTileM - 1) / Config::kTileM;
   const int64_t tiles_n = (columns + Config::kTileN - 1) / Config::kTileN;
   const int64_t tiles = tiles_m * tiles_n * p.groups;
-  const int64_t splits = choose_splits(tiles, (params.pixels + Config::kTileK - 1) / Config::kTileK, elements * 4);
+  const int64_t splits = plan(call).parts;
   const size_t partial_bytes = static_cast<size_t>(splits * elements) * sizeof(float);
   auto* partials = static_cast<float*>(context.workspace->allocate(partial_bytes));
   params.tiles_m = FastDivmod(tiles_m), params.tiles_n = FastDivmod(tiles_n);
@@ -93,8 +114,7 @@ void launch_weight_grad(const Conv2dWeightGradCall& call, const CallContext& con
 template <class T>
 void run_typed(const Conv2dWeightGradCall& call, const CallContext& context) {
   const ConvProblem& p = call.problem;
-  // Large tiles read dy and x least often; a side of 64 or less would leave half of them empty.
-  if (p.filters_per_group() > 64 && p.gemm_k() > 64) {
+  if (takes_large_tile(p)) {
     // Floats are read from shared memory one by one, not by ldmatrix: addresses take the registers that a warp's tile
     // of 64 x 64 would need.
     constexpr int kN = sizeof(T) == 4 ? 64 : 128, kWarp = sizeof(T) == 4 ? 32 : 64;
@@ -116,10 +136,16 @@ const Algorithm<Conv2dWeightGradCall> kWeightGradMma = {
     "mma",
     "implicit GEMM on tensor cores, fp16 and bf16, output pixels split over blocks and their sums added in a fixed "
     "order; dy and x that are not NHWC with whole 16-byte chunks of channels are packed into the workspace first",
-    mma_reasons, mma_preferred, run_mma};
+    mma_reasons,
+    mma_preferred,
+    run_mma,
+    seconds_of<Conv2dWeightGradCall, predict>,
+    predict};
 
 const Algorithm<Conv2dWeightGradCall> kWeightGradMmaTf32 = {
-    "mma_tf32", "the same for float32, rounded to tf32 (10 bits of mantissa), where torch allows it", mma_tf32_reasons,
-    mma_tf32_preferred, run_mma};
+    "mma_tf32",       "the same for float32, rounded to tf32 (10 bits of mantissa), where torch allows it",
+    mma_tf32_reasons, mma_tf32_preferred,
+    run_mma,          seconds_of<Conv2dWeightGradCall, predict>,
+    predict,          allows_tf32};
 
 }  // namespace fastconv::cuda

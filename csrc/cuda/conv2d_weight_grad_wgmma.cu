@@ -1,12 +1,11 @@
 // The conv2d_weight_grad row "wgmma".
 #include <algorithm>
-#include <iterator>
+#include <utility>
 
 #include "algorithms.h"
 #include "conv2d_gemm.h"
 #include "kernels/weight_grad_wgmma.cuh"
-#include "tuning/gemm_plan.h"
-#include "tuning/split_plan.h"
+#include "model.h"
 #include "wgmma_support.h"
 
 namespace fastconv::cuda {
@@ -14,46 +13,40 @@ namespace {
 
 constexpr int kTileM = 128, kTileK = 64;
 constexpr int64_t kMaxExtent = 0x7fffffff - kTileM;
+constexpr int64_t kMostParts = 2;  // for each multiprocessor
 
 // Multiples of 8, so that they are whole 16-byte chunks in memory: packed operands have zeros in addition.
 int64_t stored(int64_t channels) { return (channels + 7) / 8 * 8; }
-
-int64_t steps(const ConvProblem& p) { return (p.N * p.P * p.Q + kTileK - 1) / kTileK; }
 
 // Columns that tiles are cut from: each tap has whole blocks.
 int64_t block_columns(const ConvProblem& p) {
   return p.R * p.S * ((p.channels_per_group() + kWeightGradBlock - 1) / kWeightGradBlock * kWeightGradBlock);
 }
 
-// Which of the two are the 128 rows of a tile, how many of the other are its columns, and the arithmetic that the tile
-// does while the widest does 100, as conv2d_wgmma.cu counts it.
-struct Tile {
-  bool columns_are_rows;
-  int n, percent;
-};
-constexpr Tile kTiles[] = {{false, 256, 100}, {false, 128, 75}, {false, 64, 50}, {true, 64, 50}};
-
-int64_t tiles(const ConvProblem& p, const Tile& tile) {
-  const int64_t filters = p.filters_per_group(), columns = block_columns(p);
-  return tile.columns_are_rows ? tile_count(columns, filters, p.groups, kTileM, tile.n)
-                               : tile_count(filters, columns, p.groups, kTileM, tile.n);
-}
-
+// The filters or, for few of them, the columns are the 128 rows of a tile. All sums go through the second kernel.
 struct Plan {
-  Tile tile;
-  SplitPlan split;
+  bool columns_are_rows;
+  TilePlan tiles;
 };
 
-Plan plan(const ConvProblem& p) {
+Plan plan(const Conv2dWeightGradCall& call) {
+  const ConvProblem& p = call.problem;
   const int64_t sums = std::max<int64_t>(1, p.K * p.R * p.S * stored(p.channels_per_group()));
-  Plan best = {};
-  for (const Tile& tile : kTiles) {
-    const double step_clocks = wgmma_step_clocks(kTileM, tile.n, tile.percent);
-    const SplitPlan split = plan_split(tiles(p, tile), steps(p), step_clocks, sums, current_device());
-    if (best.split.parts == 0 || split.clocks < best.split.clocks) best = {tile, split};
-  }
-  return best;
+  constexpr int64_t kMostBytes = int64_t{256} << 20;
+  const int64_t most = std::min<int64_t>(kMostParts * current_device().multiprocessors, kMostBytes / (4 * sums));
+  const SplitRule rule{0, std::max<int64_t>(1, most), 1};
+  const double dy = 2.0 * static_cast<double>(call.dy.numel()), x = 2.0 * static_cast<double>(call.x.numel());
+  TileProblem problem{p.filters_per_group(), block_columns(p), p.N * p.P * p.Q, 1, p.groups, 2, dy + x, 0, 0};
+  if (!in_whole_chunks<half_t>(call.dy, p.filters_per_group())) problem.pass_bytes += 2 * dy, ++problem.passes;
+  if (!im2col_reads_in_place(call.x, p.channels_per_group())) problem.pass_bytes += 2 * x, ++problem.passes;
+  const Plan upright{
+      false, fastest({wgmma_kernel(2, 256, 1), wgmma_kernel(2, 128, 1), wgmma_kernel(2, 64, 1)}, problem, rule)};
+  std::swap(problem.M, problem.N);
+  const Plan turned{true, fastest({wgmma_kernel(2, 64, 1)}, problem, rule)};
+  return turned.tiles.predicted.seconds < upright.tiles.predicted.seconds ? turned : upright;
 }
+
+Prediction predict(const Conv2dWeightGradCall& call) { return plan(call).tiles.predicted; }
 
 Reasons wgmma_reasons(const Conv2dWeightGradCall& call) {
   const ConvProblem& p = call.problem;
@@ -75,19 +68,9 @@ Reasons wgmma_reasons(const Conv2dWeightGradCall& call) {
   limit(" input pixels", p.N * p.H * p.W);
   limit(" columns of the gradient", block_columns(p));
   limit(" filters", p.K + 8 * p.groups);
-  limit(" tiles and parts of them", tiles(p, kTiles[2]) * kMostParts * current_device().multiprocessors);
+  const int64_t narrowest = tile_count(p.filters_per_group(), block_columns(p), p.groups, kTileM, 64);
+  limit(" tiles and parts of them", narrowest * kMostParts * current_device().multiprocessors);
   return reasons;
-}
-
-// Where its tile does, of what is asked for, at least four tenths of what the tensor cores could, which is what
-// mma.sync's do; and where every multiprocessor's share goes round the ring.
-bool wgmma_preferred(const Conv2dWeightGradCall& call) {
-  const ConvProblem& p = call.problem;
-  const Plan chosen = plan(p);
-  const int64_t count = tiles(p, chosen.tile);
-  const double asked = static_cast<double>(p.K * p.gemm_k());
-  const double done = static_cast<double>(count) * kTileM * chosen.tile.n;
-  return asked * chosen.tile.percent >= done * 40 && count * steps(p) >= 8 * current_device().multiprocessors;
 }
 
 // How far dy's pixels lie apart where TMA takes them as rows of a matrix, else 0.
@@ -114,8 +97,8 @@ void run_typed(const Conv2dWeightGradCall& call, const CallContext& context) {
                    ? call.x
                    : packed_channels<T>(call.x, p.groups, operands.channels, context);
 
-  const Plan chosen = plan(p);
-  const int parts = chosen.split.parts;
+  const Plan chosen = plan(call);
+  const int parts = chosen.tiles.parts;
   const int64_t columns = p.R * p.S * operands.channels, sums = p.K * columns;
   const size_t bytes = static_cast<size_t>(parts * sums) * sizeof(float);
   auto* partials = static_cast<float*>(context.workspace->allocate(bytes));
@@ -126,11 +109,11 @@ void run_typed(const Conv2dWeightGradCall& call, const CallContext& context) {
     launch_weight_grad_wgmma<decltype(tile), decltype(columns_are_rows)::value>(
         p, operands, parts, partials, config, std::max(current_device().multiprocessors, 1));
   };
-  if (chosen.tile.columns_are_rows) {
+  if (chosen.columns_are_rows) {
     launch_tile(WgmmaConfig<T, 64, 8>(), std::true_type());
-  } else if (chosen.tile.n == 256) {
+  } else if (chosen.tiles.kernel == 0) {
     launch_tile(WgmmaConfig<T, 256, 4>(), std::false_type());
-  } else if (chosen.tile.n == 128) {
+  } else if (chosen.tiles.kernel == 1) {
     launch_tile(WgmmaConfig<T, 128, 6>(), std::false_type());
   } else {
     launch_tile(WgmmaConfig<T, 64, 8>(), std::false_type());
@@ -150,6 +133,10 @@ const Algorithm<Conv2dWeightGradCall> kWeightGradWgmma = {
     "implicit GEMM on Hopper's tensor cores (TMA im2col, wgmma), fp16 and bf16, output pixels split into parts whose "
     "sums are added in a fixed order; dy and x that are not NHWC with whole 16-byte chunks of channels are packed into "
     "the workspace first",
-    wgmma_reasons, wgmma_preferred, run_wgmma};
+    wgmma_reasons,
+    nullptr,
+    run_wgmma,
+    seconds_of<Conv2dWeightGradCall, predict>,
+    predict};
 
 }  // namespace fastconv::cuda

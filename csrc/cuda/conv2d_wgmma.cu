@@ -4,7 +4,7 @@
 #include "algorithms.h"
 #include "kernels/conv_wgmma.cuh"
 #include "kernels/wgmma_moments.cuh"
-#include "tuning/gemm_plan.h"
+#include "model.h"
 #include "wgmma_support.h"
 
 namespace fastconv::cuda {
@@ -50,18 +50,14 @@ Reasons wgmma_reasons(const Conv2dCall& call) {
   return reasons;
 }
 
-int chosen_width(const ConvProblem& p) {
-  return wgmma_tile_width([&](int tile_n) { return tiles(p, tile_n); });
+// Of the tiles whose consumers share each.
+TilePlan plan(const Conv2dCall& call) {
+  const ConvMmaProblem problem = forward_mma(call);
+  return fastest({wgmma_kernel(2, 256, 1), wgmma_kernel(2, 128, 1), wgmma_kernel(2, 64, 1)},
+                 tile_problem(problem, !weights_in_place(problem, stored_channels(call.problem))), kUnsplit);
 }
 
-// Where its tiles keep at least half of the GPU busy over a reduction that fills the ring, and at least three quarters
-// of what they compute is asked for; the rest has smaller tiles, or a split reduction, in mma.sync's row.
-bool wgmma_preferred(const Conv2dCall& call) {
-  const ConvProblem& p = call.problem;
-  const auto fills = [](int64_t extent, int64_t step) { return 4 * extent >= 3 * ((extent + step - 1) / step * step); };
-  return 2 * tiles(p, chosen_width(p)) >= current_device().multiprocessors && steps(p) >= 4 &&
-         fills(p.channels_per_group(), kTileK) && fills(p.filters_per_group(), kNarrowestN);
-}
+Prediction predict(const Conv2dCall& call) { return plan(call).predicted; }
 
 // visit(residual_by_tma, f) calls f with the epilogue, whose own memory `config` has declared.
 template <class T, class Visit>
@@ -86,7 +82,7 @@ void run_with(const Conv2dCall& call, const CallContext& context, LaunchConfig c
       launch_conv_wgmma<decltype(tile)>(call, operands, epilogue, config,
                                         std::max(current_device().multiprocessors, 1));
     };
-    const int width = chosen_width(p), narrow = std::min(width, 128);
+    const int width = plan(call).predicted.tile_n, narrow = std::min(width, 128);
     const WgmmaTurns turns = {tiles(p, narrow), steps(p), width == 256, !decltype(epilogue)::kUnrolled};
     const bool ping_pong = prefer_ping_pong(turns, current_device());
     if (narrow == 64) {
@@ -128,11 +124,13 @@ Reasons stats_reasons(const Conv2dStatsCall& call) {
   return reasons;
 }
 
-// Where the convolution alone would take this kernel, or a product of the same tiles.
+// Where it takes less than the convolution in its own best row, and y read again for the statistics.
 bool stats_preferred(const Conv2dStatsCall& call) {
   const Algorithm<Conv2dCall>* alone = choose_algorithm(conv2d_algorithms(), call.conv);
-  return alone &&
-         (alone->run == kConv2dWgmma.run || (alone->run == kConv2dPointwise.run && wgmma_preferred(call.conv)));
+  if (!alone || !alone->predict) return false;
+  const double y = static_cast<double>(call.conv.y.numel()) * static_cast<double>(dtype_size(call.conv.dtype));
+  const double apart = alone->predict(call.conv).seconds + predict_stream(y, 0, false, 1, 1).seconds;
+  return predict(call.conv).seconds < apart;
 }
 
 template <class T>
@@ -164,7 +162,11 @@ const Algorithm<Conv2dCall> kConv2dWgmma = {
     "wgmma",
     "implicit GEMM on Hopper's tensor cores (TMA im2col, wgmma), fp16 and bf16; an x that is not NHWC with whole "
     "16-byte chunks of channels, and weights that are not KRSC, are packed into the workspace first",
-    wgmma_reasons, wgmma_preferred, run_wgmma};
+    wgmma_reasons,
+    nullptr,
+    run_wgmma,
+    seconds_of<Conv2dCall, predict>,
+    predict};
 
 const Algorithm<Conv2dStatsCall> kConv2dStatsWgmma = {
     "wgmma",

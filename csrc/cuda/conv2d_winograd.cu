@@ -149,13 +149,31 @@ bool preferred(const Conv2dCall&) { return false; }
 }  // namespace
 
 const Algorithm<Conv2dCall> kConv2dWinograd = {
-    "winograd", "3x3 by minimal filtering, F(4x4) or F(2x2), whichever multiplies less; rearranged sums",
-    reasons_against<4>, preferred, run_fewer_products};
+    "winograd",
+    "3x3 by minimal filtering, F(4x4) or F(2x2), whichever multiplies less; rearranged sums",
+    reasons_against<4>,
+    preferred,
+    run_fewer_products,
+    nullptr,
+    nullptr,
+    preferred};
 const Algorithm<Conv2dCall> kConv2dWinograd4x4 = {
-    "winograd_4x4", "3x3 by minimal filtering F(4x4, 3x3): 36 products for 16 outputs; rearranged sums",
-    reasons_against<4>, preferred, run<4>};
+    "winograd_4x4",
+    "3x3 by minimal filtering F(4x4, 3x3): 36 products for 16 outputs; rearranged sums",
+    reasons_against<4>,
+    preferred,
+    run<4>,
+    nullptr,
+    nullptr,
+    preferred};
 const Algorithm<Conv2dCall> kConv2dWinograd2x2 = {
-    "winograd_2x2", "3x3 by minimal filtering F(2x2, 3x3): 16 products for 4 outputs; rearranged sums",
-    reasons_against<2>, preferred, run<2>};
+    "winograd_2x2",
+    "3x3 by minimal filtering F(2x2, 3x3): 16 products for 4 outputs; rearranged sums",
+    reasons_against<2>,
+    preferred,
+    run<2>,
+    nullptr,
+    nullptr,
+    preferred};
 
 }  // namespace fastconv::cuda

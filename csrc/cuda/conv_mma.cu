@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/layout.cuh"
 #include "requirements.h"
 
 namespace fastconv::cuda {
@@ -109,6 +110,55 @@ void add_conv_mma_reasons(Reasons& reasons, const ConvMmaProblem& problem) {
   const int64_t blocks = (std::max(pixels, in_pixels) + 31) / 32 * conv.phases() * conv.groups *
                          ((std::max(conv.out_channels, conv.in_channels) + 31) / 32);
   if (blocks > kMax) reasons.push_back(std::to_string(blocks) + " tiles are more than one grid holds");
+}
+
+bool weights_in_place(const ConvMmaProblem& problem, int64_t channels) {
+  const PhasedConv& conv = problem.conv;
+  const WeightAxis &h = problem.weights_h, &w = problem.weights_w;
+  const int64_t chunk = 16 / static_cast<int64_t>(dtype_size(conv.dtype));
+  const bool same_taps = h.phases == 1 && w.phases == 1 && !problem.sums();
+  const bool dense = (conv.in_channels == 1 || conv.w_stride_in == 1) &&
+                     (w.taps[0] == 1 || conv.w_stride_w == channels) &&
+                     (h.taps[0] == 1 || conv.w_stride_h == channels * w.taps[0]);
+  return same_taps && dense && conv.in_channels == channels && conv.w_stride_out % chunk == 0 &&
+         aligned_16(conv.weights) && (conv.groups == 1 || conv.w_stride_group % chunk == 0);
+}
+
+TileProblem tile_problem(const ConvMmaProblem& problem, bool packs_weights) {
+  const PhasedConv& conv = problem.conv;
+  const auto most = [](const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); };
+  const int bytes = static_cast<int>(dtype_size(conv.dtype));
+  const int64_t chunk = 16 / bytes, channels = (conv.in_channels + chunk - 1) / chunk * chunk;
+  TileProblem p{conv.N * most(conv.h.count) * most(conv.w.count),
+                conv.out_channels,
+                channels,
+                int64_t{1} * most(conv.h.taps) * most(conv.w.taps),
+                conv.groups * conv.phases(),
+                bytes,
+                0,
+                0,
+                0};
+  const double x = static_cast<double>(conv.in.numel()) * bytes, y = static_cast<double>(conv.out.numel()) * bytes;
+  const double weights = static_cast<double>(p.N * p.K * p.taps * p.batch) * bytes;
+  p.memory_bytes = x + weights + y * (conv.epilogue.residual.present() ? 2 : 1);
+  const bool in_place = bytes == 2 ? in_whole_chunks<half_t>(conv.in, conv.in_channels)
+                                   : in_whole_chunks<float>(conv.in, conv.in_channels);
+  if (!in_place) p.pass_bytes += 2 * x, ++p.passes;
+  if (packs_weights) p.pass_bytes += 2 * weights, ++p.passes;
+  return p;
+}
+
+TilePlan plan_conv_mma(const ConvMmaProblem& problem) {
+  const int bytes = static_cast<int>(dtype_size(problem.conv.dtype));
+  const int64_t chunk = 16 / bytes, channels = (problem.conv.in_channels + chunk - 1) / chunk * chunk;
+  TileProblem p = tile_problem(problem, !weights_in_place(problem, channels));
+  p.K *= p.taps, p.taps = 1;
+  // Parts of fewer steps cost more in filling the ring and writing partial sums than idle multiprocessors do. Blocks
+  // that are resident at once: kGatherMinBlocks.
+  constexpr SplitRule kRule{1, 32, 8};
+  return fastest({mma_kernel(bytes, 128, 128, 64, 64, 2), mma_kernel(bytes, 128, 64, 64, 32, 3),
+                  mma_kernel(bytes, 64, 64, 32, 32, 4), mma_kernel(bytes, 128, 32, 32, 32, 4)},
+                 p, kRule);
 }
 
 bool conv_mma_preferred(const ConvMmaProblem& problem) {

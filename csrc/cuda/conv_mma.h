@@ -2,6 +2,7 @@
 // the rows of conv2d, upsample_conv2d and conv2d_input_grad share.
 #pragma once
 
+#include "model.h"
 #include "phases.h"
 
 namespace fastconv::cuda {
@@ -51,6 +52,16 @@ void add_mma_reasons(Reasons& reasons, DType dtype, bool tf32);
 void add_conv_mma_reasons(Reasons& reasons, const ConvMmaProblem& problem);
 // Whether tensor cores are worth it: enough channels on both sides to fill their tiles.
 bool conv_mma_preferred(const ConvMmaProblem& problem);
+
+// Whether the weights are, where they lie, what the kernels read: one dense matrix with `channels` innermost.
+bool weights_in_place(const ConvMmaProblem& problem, int64_t channels);
+
+// The largest of its phases, all of them as a batch, as the model sees it: taps of `K` channels in whole chunks, and
+// what packing takes, of weights too where `packs_weights`.
+TileProblem tile_problem(const ConvMmaProblem& problem, bool packs_weights);
+
+// The tile, by its place among those of launch_conv_mma(), and the parts of the reduction.
+TilePlan plan_conv_mma(const ConvMmaProblem& problem);
 
 void run_conv_mma(const ConvMmaProblem& problem, const CallContext& context);
 

@@ -20,7 +20,8 @@ Reasons mma_split_k_reasons(const GemmCall& call) {
   return reasons;
 }
 
-bool prefer_split(const GemmCall& call) { return prefer_split_gemm_mma<half_t>(call); }
+Prediction predict_mma(const GemmCall& call) { return plan_gemm_mma<half_t>(call, false).predicted; }
+Prediction predict_mma_split_k(const GemmCall& call) { return plan_gemm_mma<half_t>(call, true).predicted; }
 
 void run(const GemmCall& call, const CallContext& context, bool split) {
   call.dtype == DType::kFloat16 ? run_gemm_mma<half_t>(call, context, split)
@@ -33,11 +34,18 @@ void run_mma_split_k(const GemmCall& call, const CallContext& context) { run(cal
 }  // namespace
 
 const Algorithm<GemmCall> kGemmMma = {
-    "mma", "tensor cores (mma.sync), float32 sums; rows that are not aligned to 16 bytes are copied by the element",
-    mma_reasons, nullptr, run_mma};
+    "mma",
+    "tensor cores (mma.sync), float32 sums; rows that are not aligned to 16 bytes are copied by the element",
+    mma_reasons,
+    nullptr,
+    run_mma,
+    seconds_of<GemmCall, predict_mma>,
+    predict_mma};
 
 const Algorithm<GemmCall> kGemmMmaSplitK = {
-    "mma_split_k", "as mma, K in parts for few tiles and a long K; partial sums are added in a fixed order",
-    mma_split_k_reasons, prefer_split, run_mma_split_k};
+    "mma_split_k",       "as mma, K in parts for few tiles and a long K; partial sums are added in a fixed order",
+    mma_split_k_reasons, nullptr,
+    run_mma_split_k,     seconds_of<GemmCall, predict_mma_split_k>,
+    predict_mma_split_k};
 
 }  // namespace fastconv::cuda

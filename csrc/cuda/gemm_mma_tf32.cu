@@ -20,8 +20,10 @@ Reasons tf32_split_k_reasons(const GemmCall& call) {
   return reasons;
 }
 
-bool prefer_tf32(const GemmCall& call) { return call.allow_tf32; }
-bool prefer_tf32_split(const GemmCall& call) { return call.allow_tf32 && prefer_split_gemm_mma<float>(call); }
+bool allows_tf32(const GemmCall& call) { return call.allow_tf32; }
+
+Prediction predict_tf32(const GemmCall& call) { return plan_gemm_mma<float>(call, false).predicted; }
+Prediction predict_tf32_split_k(const GemmCall& call) { return plan_gemm_mma<float>(call, true).predicted; }
 
 void run_tf32(const GemmCall& call, const CallContext& context) { run_gemm_mma<float>(call, context, false); }
 void run_tf32_split_k(const GemmCall& call, const CallContext& context) { run_gemm_mma<float>(call, context, true); }
@@ -29,11 +31,15 @@ void run_tf32_split_k(const GemmCall& call, const CallContext& context) { run_ge
 }  // namespace
 
 const Algorithm<GemmCall> kGemmMmaTf32 = {
-    "mma_tf32", "tensor cores, operands rounded to tf32, float32 sums; unasked only where torch allows tf32",
-    tf32_reasons, prefer_tf32, run_tf32};
+    "mma_tf32",   "tensor cores, operands rounded to tf32, float32 sums; unasked only where torch allows tf32",
+    tf32_reasons, allows_tf32,
+    run_tf32,     seconds_of<GemmCall, predict_tf32>,
+    predict_tf32, allows_tf32};
 
 const Algorithm<GemmCall> kGemmMmaTf32SplitK = {
-    "mma_tf32_split_k", "as mma_tf32, K in parts for few tiles and a long K; partial sums are added in a fixed order",
-    tf32_split_k_reasons, prefer_tf32_split, run_tf32_split_k};
+    "mma_tf32_split_k",   "as mma_tf32, K in parts for few tiles and a long K; partial sums are added in a fixed order",
+    tf32_split_k_reasons, allows_tf32,
+    run_tf32_split_k,     seconds_of<GemmCall, predict_tf32_split_k>,
+    predict_tf32_split_k, allows_tf32};
 
 }  // namespace fastconv::cuda

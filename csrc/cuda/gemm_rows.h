@@ -3,9 +3,10 @@
 
 #include "../common/algorithm_table.h"
 #include "device.h"
+#include "model.h"
 #include "primitives/launch.h"
 #include "requirements.h"
-#include "tuning/gemm_plan.h"
+#include "tuning/lookup.h"
 
 namespace fastconv::cuda {
 
@@ -34,6 +35,18 @@ inline void refuse_unsplittable(Reasons& reasons, const GemmCall& call, int tile
   if (call.batch > 65535) {
     reasons.push_back("batch = " + std::to_string(call.batch) + " fills the GPU without a split");
   }
+}
+
+// The product as the model sees it. Operands that all products of a batch share are read once.
+inline TileProblem tile_problem(const GemmCall& call) {
+  const auto values = [](int64_t a, int64_t b) { return static_cast<double>(a) * static_cast<double>(b); };
+  const auto products = [&](int64_t stride) { return stride == 0 ? 1.0 : static_cast<double>(call.batch); };
+  const int bytes = static_cast<int>(dtype_size(call.dtype));
+  const double results = values(call.M, call.N) * static_cast<double>(call.batch);
+  const double memory = values(call.M, call.K) * products(call.a_stride_batch) +
+                        values(call.K, call.N) * products(call.b_stride_batch) +
+                        results * (call.epilogue.residual.present() ? 2 : 1);
+  return {call.M, call.N, call.K, 1, call.batch, bytes, memory * bytes, 0, 0};
 }
 
 inline TensorView gemm_view(const void* data, DType dtype, const int64_t (&size)[3], const int64_t (&stride)[3]) {

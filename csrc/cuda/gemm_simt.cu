@@ -15,17 +15,15 @@ template <class T>
 using LargeTile = GemmSimtConfig<T, 128, 128, 8, 8, 8>;
 constexpr int kLongestStep = 16;  // of these tiles, along K: parts of a split are multiples of it
 
-GemmPlan plan(const GemmCall& call, bool split) {
-  const DeviceInfo& device = current_device();
-  const GemmTuning& t = tuning(device.architecture).gemm;
-  const bool wide = call.dtype == DType::kFloat64;
-  const GemmKernelFacts kernel = {
-      {128, 128, 64, 64, t.simt_large_resident, t.simt_small_resident, t.simt_small_percent},
-      !wide,
-      kLongestStep,
-      wide ? t.simt_rate / 2 : t.simt_rate,
-      static_cast<int>(dtype_size(accumulate_dtype(call.dtype)))};
-  return plan_gemm(call.M, call.N, call.K, call.batch, kernel, split, device);
+TilePlan plan(const GemmCall& call, bool split) {
+  const int bytes = static_cast<int>(dtype_size(call.dtype));
+  const int64_t most = tuning(current_device().architecture).split_max;
+  const int partial = static_cast<int>(dtype_size(accumulate_dtype(call.dtype)));
+  const SplitRule rule = split ? SplitRule{2, most, 1, partial} : kUnsplit;
+  TileKernel large = simt_kernel(bytes, 128, 128), small = simt_kernel(bytes, 64, 64);
+  large.tile_k = small.tile_k = kLongestStep;
+  const TileProblem problem = tile_problem(call);
+  return call.dtype == DType::kFloat64 ? fastest({small}, problem, rule) : fastest({large, small}, problem, rule);
 }
 
 Reasons split_reasons(const GemmCall& call) {
@@ -34,19 +32,21 @@ Reasons split_reasons(const GemmCall& call) {
   return reasons;
 }
 
-bool prefer_split(const GemmCall& call) { return plan(call, true).clocks < plan(call, false).clocks; }
+Prediction predict_simt(const GemmCall& call) { return plan(call, false).predicted; }
+Prediction predict_simt_split_k(const GemmCall& call) { return plan(call, true).predicted; }
 
 void run(const GemmCall& call, const CallContext& context, bool split) {
   if (call.batch == 0 || call.M == 0 || call.N == 0) return;
   LaunchConfig config = gemm_launch_config(call, context);
-  const GemmPlan chosen = plan(call, split);
+  const TilePlan chosen = plan(call, split);
   visit_dtype(call.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     accumulate_t<T>* partials = nullptr;
     if (split) partials = gemm_partials<accumulate_t<T>>(call, chosen.parts, context, config);
     visit_epilogue<T>(call.epilogue, [&](auto epilogue) {
       if constexpr (sizeof(T) < 8) {
-        if (chosen.large) return launch_gemm_simt<LargeTile<T>>(call, epilogue, chosen.parts, partials, config);
+        if (chosen.predicted.tile_m == 128)
+          return launch_gemm_simt<LargeTile<T>>(call, epilogue, chosen.parts, partials, config);
       }
       launch_gemm_simt<SmallTile<T>>(call, epilogue, chosen.parts, partials, config);
     });
@@ -59,11 +59,18 @@ void run_simt_split_k(const GemmCall& call, const CallContext& context) { run(ca
 
 }  // namespace
 
-const Algorithm<GemmCall> kGemmSimt = {"simt", "register-tiled, double-buffered GEMM on CUDA cores",
-                                       gemm_extent_reasons, nullptr, run_simt};
+const Algorithm<GemmCall> kGemmSimt = {"simt",
+                                       "register-tiled, double-buffered GEMM on CUDA cores",
+                                       gemm_extent_reasons,
+                                       nullptr,
+                                       run_simt,
+                                       seconds_of<GemmCall, predict_simt>,
+                                       predict_simt};
 
 const Algorithm<GemmCall> kGemmSimtSplitK = {
-    "simt_split_k", "as simt, K in parts for few tiles and a long K; partial sums are added in a fixed order",
-    split_reasons, prefer_split, run_simt_split_k};
+    "simt_split_k",      "as simt, K in parts for few tiles and a long K; partial sums are added in a fixed order",
+    split_reasons,       nullptr,
+    run_simt_split_k,    seconds_of<GemmCall, predict_simt_split_k>,
+    predict_simt_split_k};
 
 }  // namespace fastconv::cuda

@@ -14,6 +14,12 @@ Reasons gemv_reasons(const GemmCall& call) {
   return reasons;
 }
 
+Prediction predict_gemv(const GemmCall& call) {
+  const TileProblem p = tile_problem(call);
+  const double products = static_cast<double>(p.M * p.N) * static_cast<double>(p.K * p.batch);
+  return predict_stream(p.memory_bytes, products, false, 0.5, 1);
+}
+
 void run_gemv(const GemmCall& call, const CallContext& context) {
   if (call.batch == 0 || call.M == 0 || call.N == 0) return;
   const LaunchConfig config = gemm_launch_config(call, context);
@@ -24,7 +30,9 @@ void run_gemv(const GemmCall& call, const CallContext& context) {
 
 }  // namespace
 
-const Algorithm<GemmCall> kGemmVector = {"gemv", "a matrix times a vector, every value read once, on CUDA cores",
-                                         gemv_reasons, nullptr, run_gemv};
+const Algorithm<GemmCall> kGemmVector = {"gemv",       "a matrix times a vector, every value read once, on CUDA cores",
+                                         gemv_reasons, nullptr,
+                                         run_gemv,     nullptr,
+                                         predict_gemv};
 
 }  // namespace fastconv::cuda

@@ -55,22 +55,25 @@ Reasons wgmma_reasons(const GemmCall& call) {
 }
 Reasons wgmma_tf32_reasons(const GemmCall& call) { return reasons_for(call, call.dtype == DType::kFloat32, "float32"); }
 
-// Where its large tiles keep at least half of the GPU busy, over a reduction that fills the ring at least once; the
-// rest has smaller tiles, or K split, in mma.sync's rows.
-bool wgmma_preferred(const GemmCall& call) {
-  return 2 * tiles(call, kNarrowN) >= current_device().multiprocessors && call.K >= 256;
+bool allows_tf32(const GemmCall& call) { return call.allow_tf32; }
+
+// Of the tiles whose consumers share each. Clusters, in which two blocks share what they fetch of B, start and end
+// together: for more than one wave of wide tiles.
+TilePlan plan(const GemmCall& call) {
+  const int bytes = static_cast<int>(dtype_size(call.dtype));
+  const TileKernel wide = wgmma_kernel(bytes, kWideN, 1), narrow = wgmma_kernel(bytes, kNarrowN, 1);
+  const TileProblem problem = tile_problem(call);
+  const int multiprocessors = current_device().multiprocessors;
+  if (multiprocessors == 1 || tiles(call, kWideN) <= multiprocessors) return fastest({wide, narrow}, problem, kUnsplit);
+  return fastest({wide, narrow, wgmma_kernel(bytes, kWideN, 2)}, problem, kUnsplit);
 }
 
-bool wgmma_tf32_preferred(const GemmCall& call) { return call.allow_tf32 && wgmma_preferred(call); }
+Prediction predict(const GemmCall& call) { return plan(call).predicted; }
 
-constexpr TilePair kTiles = {kTileM, kWideN, kTileM, kNarrowN, 1, 1, kGemmWgmmaNarrowPercent};
-
-// Two blocks share what they fetch of B where there is more than one wave of tiles, so that the L2 cache has to deliver
-// a third less, or a quarter with the narrow tile. They start and end together: not where M leaves the second without a
-// tile too often.
-bool prefer_clusters(const GemmCall& call, int tile_n, const DeviceInfo& device) {
+// Clusters of the narrow tile, whose consumers take turns: where a second block seldom goes without a tile.
+bool narrow_clusters(const GemmCall& call, const DeviceInfo& device) {
   const int64_t rows = (call.M + kTileM - 1) / kTileM;
-  return device.multiprocessors > 1 && tiles(call, tile_n) > device.multiprocessors && (rows % 2 == 0 || rows > 16);
+  return device.multiprocessors > 1 && tiles(call, kNarrowN) > device.multiprocessors && (rows % 2 == 0 || rows > 16);
 }
 
 template <class T>
@@ -82,16 +85,16 @@ void launch_for(const GemmCall& call, const LaunchConfig& config) {
       launch_gemm_wgmma<decltype(tile)>(call, epilogue, config, device.multiprocessors);
     };
     const int64_t steps = (call.K * static_cast<int64_t>(sizeof(T)) + kSwizzleBytes - 1) / kSwizzleBytes;
-    const bool wide = prefer_large_tile(call.M, call.N, call.batch, kTiles, device);
+    const Prediction chosen = predict(call);
+    const bool wide = chosen.tile_n == kWideN;
     const WgmmaTurns turns = {tiles(call, kNarrowN), steps, wide, !decltype(epilogue)::kUnrolled};
     if (prefer_ping_pong(turns, device)) {
-      prefer_clusters(call, kNarrowN, device) ? launch_tile(WgmmaConfig<T, kNarrowN, 6, 2, true>())
-                                              : launch_tile(WgmmaConfig<T, kNarrowN, 6, 1, true>());
+      narrow_clusters(call, device) ? launch_tile(WgmmaConfig<T, kNarrowN, 6, 2, true>())
+                                    : launch_tile(WgmmaConfig<T, kNarrowN, 6, 1, true>());
     } else if (!wide) {
       launch_tile(WgmmaConfig<T, kNarrowN, 6>());
     } else {
-      prefer_clusters(call, kWideN, device) ? launch_tile(WgmmaConfig<T, kWideN, 4, 2>())
-                                            : launch_tile(WgmmaConfig<T, kWideN, 4>());
+      chosen.cluster > 1 ? launch_tile(WgmmaConfig<T, kWideN, 4, 2>()) : launch_tile(WgmmaConfig<T, kWideN, 4>());
     }
   });
 }
@@ -111,12 +114,19 @@ Reasons gemm_wgmma_reasons(const GemmCall& call, bool tf32) {
 }
 
 const Algorithm<GemmCall> kGemmWgmma = {
-    "wgmma", "Hopper's tensor cores (TMA, wgmma), float32 sums; operands whose rows are aligned to 16 bytes",
-    wgmma_reasons, wgmma_preferred, run_wgmma};
+    "wgmma",       "Hopper's tensor cores (TMA, wgmma), float32 sums; operands whose rows are aligned to 16 bytes",
+    wgmma_reasons, nullptr,
+    run_wgmma,     seconds_of<GemmCall, predict>,
+    predict};
 
 const Algorithm<GemmCall> kGemmWgmmaTf32 = {
     "wgmma_tf32",
     "the same for float32, rounded to tf32, with K contiguous in both; unasked only where torch allows tf32",
-    wgmma_tf32_reasons, wgmma_tf32_preferred, run_wgmma};
+    wgmma_tf32_reasons,
+    allows_tf32,
+    run_wgmma,
+    seconds_of<GemmCall, predict>,
+    predict,
+    allows_tf32};
 
 }  // namespace fastconv::cuda

@@ -1,13 +1,15 @@
 // The GEMM rows "wgmma_split_k" and "wgmma_tf32_split_k".
+#include <algorithm>
+
 #include "algorithms.h"
 #include "gemm_wgmma.h"
-#include "kernels/gemm_mma_plan.cuh"
 #include "kernels/gemm_wgmma.cuh"
 #include "kernels/split_k_reduce.cuh"
-#include "tuning/split_plan.h"
 
 namespace fastconv::cuda {
 namespace {
+
+constexpr int64_t kMostParts = 2;  // for each multiprocessor
 
 int64_t tiles(const GemmCall& call, int tile_n) {
   return tile_count(call.M, call.N, call.batch, kGemmWgmmaTileM, tile_n);
@@ -17,38 +19,22 @@ int64_t tiles(const GemmCall& call, int tile_n) {
 int step(const GemmCall& call) { return kSwizzleBytes / static_cast<int>(dtype_size(call.dtype)); }
 int64_t steps(const GemmCall& call) { return (call.K + step(call) - 1) / step(call); }
 
-struct Plan {
-  int tile_n;
-  SplitPlan split;
-};
-
 // Rows of partial sums are whole sectors.
 int64_t partial_columns(const GemmCall& call) { return (call.N + 7) / 8 * 8; }
 
-// The better of two tiles, of which count(tile_n, clocks of a step) makes a plan.
-template <class Count>
-Plan better_tile(const Count& count) {
-  const auto with = [&](int tile_n, int percent) {
-    return Plan{tile_n, count(tile_n, wgmma_step_clocks(kGemmWgmmaTileM, tile_n, percent))};
-  };
-  const Plan wide = with(kGemmWgmmaWideN, 100), narrow = with(kGemmWgmmaNarrowN, kGemmWgmmaNarrowPercent);
-  return wide.split.clocks < narrow.split.clocks ? wide : narrow;
-}
-
-Plan plan(const GemmCall& call) {
+// Of the wide tile and the narrow one.
+TilePlan plan(const GemmCall& call) {
+  const int bytes = static_cast<int>(dtype_size(call.dtype));
   const int64_t sums = std::max<int64_t>(1, call.batch * call.M * partial_columns(call));
-  return better_tile([&](int tile_n, double step_clocks) {
-    return plan_split(tiles(call, tile_n), steps(call), step_clocks, sums, current_device(), 2);
-  });
+  constexpr int64_t kMostBytes = int64_t{256} << 20;
+  const SplitRule rule{2, std::min<int64_t>(kMostParts * current_device().multiprocessors, kMostBytes / (4 * sums)), 1};
+  return fastest({wgmma_kernel(bytes, kGemmWgmmaWideN, 1), wgmma_kernel(bytes, kGemmWgmmaNarrowN, 1)},
+                 tile_problem(call), rule);
 }
 
-// Of the row without a split, counted in the same way.
-double clocks_without(const GemmCall& call) {
-  const Plan whole = better_tile([&](int tile_n, double step_clocks) {
-    return SplitPlan{1, turns_cost(tiles(call, tile_n), steps(call), step_clocks, current_device())};
-  });
-  return whole.split.clocks;
-}
+Prediction predict(const GemmCall& call) { return plan(call).predicted; }
+
+bool allows_tf32(const GemmCall& call) { return call.allow_tf32; }
 
 Reasons reasons_for(const GemmCall& call, bool tf32) {
   Reasons reasons = gemm_wgmma_reasons(call, tf32);
@@ -62,28 +48,17 @@ Reasons reasons_for(const GemmCall& call, bool tf32) {
 Reasons split_k_reasons(const GemmCall& call) { return reasons_for(call, false); }
 Reasons tf32_split_k_reasons(const GemmCall& call) { return reasons_for(call, true); }
 
-// Where the count of clocks, and of the second launch, is below those of the other rows.
-template <class T>
-bool preferred(const GemmCall& call) {
-  const double clocks = plan(call).split.clocks + tuning(current_device().architecture).gemm.launch_overhead;
-  return clocks < clocks_without(call) && clocks < plan_gemm_mma<T>(call, false).clocks &&
-         clocks < plan_gemm_mma<T>(call, true).clocks;
-}
-
-bool split_k_preferred(const GemmCall& call) { return preferred<half_t>(call); }
-bool tf32_split_k_preferred(const GemmCall& call) { return call.allow_tf32 && preferred<float>(call); }
-
 template <class T>
 void run_typed(const GemmCall& call, const CallContext& context) {
-  const Plan chosen = plan(call);
-  const int parts = chosen.split.parts;
+  const TilePlan chosen = plan(call);
+  const int parts = chosen.parts;
   const int64_t columns = partial_columns(call);
   GemmCall padded = call;
   padded.N = columns;
   LaunchConfig config = gemm_launch_config(call, context);
   float* partials = gemm_partials<float>(padded, parts, context, config);
   const int multiprocessors = current_device().multiprocessors;
-  if (chosen.tile_n == kGemmWgmmaWideN) {
+  if (chosen.predicted.tile_n == kGemmWgmmaWideN) {
     launch_gemm_wgmma_parts<WgmmaConfig<T, kGemmWgmmaWideN, 4>>(call, parts, partials, columns, config,
                                                                 multiprocessors);
   } else {
@@ -104,9 +79,17 @@ void run_split_k(const GemmCall& call, const CallContext& context) {
 
 const Algorithm<GemmCall> kGemmWgmmaSplitK = {
     "wgmma_split_k", "as wgmma, K in parts for few tiles and a long K; partial sums are added in a fixed order",
-    split_k_reasons, split_k_preferred, run_split_k};
+    split_k_reasons, nullptr,
+    run_split_k,     seconds_of<GemmCall, predict>,
+    predict};
 
-const Algorithm<GemmCall> kGemmWgmmaTf32SplitK = {"wgmma_tf32_split_k", "as wgmma_tf32, K in parts likewise",
-                                                  tf32_split_k_reasons, tf32_split_k_preferred, run_split_k};
+const Algorithm<GemmCall> kGemmWgmmaTf32SplitK = {"wgmma_tf32_split_k",
+                                                  "as wgmma_tf32, K in parts likewise",
+                                                  tf32_split_k_reasons,
+                                                  allows_tf32,
+                                                  run_split_k,
+                                                  seconds_of<GemmCall, predict>,
+                                                  predict,
+                                                  allows_tf32};
 
 }  // namespace fastconv::cuda

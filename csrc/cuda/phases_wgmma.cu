@@ -23,10 +23,6 @@ int64_t tiles(const PhasedConv& conv, int tile_n) {
   return rows * pieces(conv.out_channels, tile_n) * conv.groups;
 }
 
-int tile_width(const PhasedConv& conv) {
-  return wgmma_tile_width([&](int tile_n) { return tiles(conv, tile_n); });
-}
-
 int64_t most_steps(const PhasedConv& conv) {
   return int64_t{most_of(conv.h.taps)} * most_of(conv.w.taps) * pieces(conv.in_channels, kTileK);
 }
@@ -58,7 +54,8 @@ void run_typed(const ConvMmaProblem& problem, const CallContext& context) {
   config.footprint.reads("x", operands.in).writes("y", conv.out);
   config.footprint.reads(conv.epilogue, conv.dtype, conv.groups * conv.out_channels);
   declare_weights(config.footprint, operands.weights, problem);
-  const int multiprocessors = std::max(current_device().multiprocessors, 1), width = tile_width(conv);
+  const int multiprocessors = std::max(current_device().multiprocessors, 1);
+  const int width = plan_phases_wgmma(problem).predicted.tile_n;
   const PhasesWgmmaWork<T> work = phases_wgmma_work(problem, operands, width);
   visit_epilogue<T>(conv.epilogue, [&](auto epilogue) {
     switch (width) {
@@ -105,13 +102,12 @@ void add_phases_wgmma_reasons(Reasons& reasons, const ConvMmaProblem& problem) {
   }
 }
 
-// As conv2d's row: at least half of the GPU busy, at least four steps where a phase has most of them, and three
-// quarters of what a tile computes asked for; the rest has smaller tiles, or a split reduction, in mma.sync's row.
-bool phases_wgmma_preferred(const ConvMmaProblem& problem) {
+// Weights with output channels contiguous are read where they lie, unless taps are sums of them.
+TilePlan plan_phases_wgmma(const ConvMmaProblem& problem) {
   const PhasedConv& conv = problem.conv;
-  const auto fills = [](int64_t extent, int64_t step) { return 4 * extent >= 3 * pieces(extent, step) * step; };
-  return 2 * tiles(conv, tile_width(conv)) >= current_device().multiprocessors && most_steps(conv) >= 4 &&
-         fills(conv.in_channels, kTileK) && fills(conv.out_channels, kNarrowestN);
+  const bool packs = problem.sums() || (conv.out_channels > 1 && conv.w_stride_out != 1);
+  return fastest({wgmma_kernel(2, 256, 1), wgmma_kernel(2, 128, 1), wgmma_kernel(2, 64, 1)},
+                 tile_problem(problem, packs), kUnsplit);
 }
 
 void run_phases_wgmma(const ConvMmaProblem& problem, const CallContext& context) {

@@ -8,8 +8,8 @@ namespace fastconv::cuda {
 
 // Adds what stands against the problem on the current device; it must fit the tables of phases.h.
 void add_phases_wgmma_reasons(Reasons& reasons, const ConvMmaProblem& problem);
-// Whether its tiles fill the GPU, and most of what they compute is asked for.
-bool phases_wgmma_preferred(const ConvMmaProblem& problem);
+// Its tile, of 256, 128 or 64 columns, and what it takes.
+TilePlan plan_phases_wgmma(const ConvMmaProblem& problem);
 
 void run_phases_wgmma(const ConvMmaProblem& problem, const CallContext& context);
 

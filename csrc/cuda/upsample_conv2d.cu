@@ -1,7 +1,6 @@
 // The upsample_conv2d rows "gather" (the products of the unfused pair) and "phase" (filters summed beforehand) on CUDA
 // cores.
 #include "algorithms.h"
-#include "device.h"
 #include "implicit_gemm_simt.h"
 #include "kernels/implicit_gemm_simt.cuh"
 #include "kernels/upsample_filters.cuh"
@@ -62,7 +61,7 @@ void run_phase(const Conv2dCall& call, const CallContext& context) {
     if constexpr (sizeof(T) == sizeof(Acc)) {
       implicit_gemm_simt(c, context);
     } else {
-      run_implicit_gemm_simt<T, Acc>(c, current_device().multiprocessors, context.stream);
+      run_implicit_gemm_simt<T, Acc>(c, plan_implicit_gemm_simt(c), context.stream);
     }
   });
 }

@@ -35,16 +35,25 @@ void run_gather(const Conv2dCall& call, const CallContext& context) {
   run_conv_mma(upsample_gather_mma(call), context);
 }
 
+Prediction predict_phase(const Conv2dCall& call) { return plan_conv_mma(upsample_phase_mma(call)).predicted; }
+Prediction predict_gather(const Conv2dCall& call) { return plan_conv_mma(upsample_gather_mma(call)).predicted; }
+
 }  // namespace
 
 const Algorithm<Conv2dCall> kUpsamplePhaseMma = {
     "phase_mma",
     "on tensor cores, fp16 and bf16, with filters summed in the workspace over the taps that meet in one stored pixel: "
     "fewer multiplications, another order of summation",
-    phase_reasons, phase_preferred, run_phase};
+    phase_reasons,
+    phase_preferred,
+    run_phase,
+    seconds_of<Conv2dCall, predict_phase>,
+    predict_phase};
 
 const Algorithm<Conv2dCall> kUpsampleGatherMma = {
-    "gather_mma", "on tensor cores, fp16 and bf16, with the products of the unfused pair", gather_reasons,
-    gather_preferred, run_gather};
+    "gather_mma",   "on tensor cores, fp16 and bf16, with the products of the unfused pair",
+    gather_reasons, gather_preferred,
+    run_gather,     seconds_of<Conv2dCall, predict_gather>,
+    predict_gather};
 
 }  // namespace fastconv::cuda

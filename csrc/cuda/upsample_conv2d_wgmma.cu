@@ -12,7 +12,7 @@ Reasons reasons(const Conv2dCall& call) {
   return reasons;
 }
 
-bool preferred(const Conv2dCall& call) { return phases_wgmma_preferred(upsample_phase_mma(call)); }
+Prediction predict(const Conv2dCall& call) { return plan_phases_wgmma(upsample_phase_mma(call)).predicted; }
 
 void run(const Conv2dCall& call, const CallContext& context) { run_phases_wgmma(upsample_phase_mma(call), context); }
 
@@ -22,6 +22,10 @@ const Algorithm<Conv2dCall> kUpsamplePhaseWgmma = {
     "phase_wgmma",
     "on Hopper's tensor cores (TMA im2col, wgmma), fp16 and bf16, with filters summed in the workspace over the taps "
     "that meet in one stored pixel, all phases in one launch",
-    reasons, preferred, run};
+    reasons,
+    nullptr,
+    run,
+    seconds_of<Conv2dCall, predict>,
+    predict};
 
 }  // namespace fastconv::cuda

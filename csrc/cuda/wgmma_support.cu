@@ -1,12 +1,8 @@
 #include "wgmma_support.h"
 
-#include <algorithm>
-#include <iterator>
-
 #include "conv2d_gemm.h"
 #include "kernels/layout.cuh"
 #include "primitives/cuda.h"
-#include "tuning/gemm_plan.h"
 
 namespace fastconv::cuda {
 namespace {
@@ -42,13 +38,6 @@ bool compiled_for_this_gpu() {
 }
 #endif
 
-// The widest tile, whose operands are read least often, unless another fills the GPU or the columns better. The
-// percentage is the arithmetic a tile does while the widest does 100: counted, from what the L2 cache feeds, 6,154
-// bytes a clock to 132 multiprocessors, against 2,048 multiply-adds of each.
-struct TileWidth {
-  int n, percent;
-};
-constexpr TileWidth kTileWidths[] = {{256, 100}, {128, 75}, {64, 50}};
 constexpr int kTileM = 128;
 
 }  // namespace
@@ -80,16 +69,6 @@ int64_t tma_pixel_stride(const TensorView& t, int64_t groups) {
   // Two columns at a time; groups are a dimension of the map, whose stride is their channels.
   const bool columns = t.stride[1] == 1 && of_group % (groups == 1 ? 2 : kVector) == 0;
   return rows && columns && aligned_16(t.data) ? stride : 0;
-}
-
-int wgmma_tile_width(const std::function<int64_t(int)>& tiles) {
-  const int multiprocessors = std::max(current_device().multiprocessors, 1);
-  const auto cost = [&](const TileWidth& t) {
-    return wave_cost(tiles(t.n), multiprocessors, 1, int64_t{kTileM} * t.n, t.percent);
-  };
-  return std::min_element(std::begin(kTileWidths), std::end(kTileWidths),
-                          [&](const TileWidth& a, const TileWidth& b) { return cost(a) < cost(b); })
-      ->n;
 }
 
 bool prefer_ping_pong(const WgmmaTurns& turns, const DeviceInfo& device) {

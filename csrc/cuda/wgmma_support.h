@@ -2,8 +2,6 @@
 // convolution is laid out in tiles and rows.
 #pragma once
 
-#include <functional>
-
 #include "requirements.h"
 
 namespace fastconv::cuda {
@@ -16,9 +14,6 @@ void refuse_wide_types(Reasons& reasons, DType dtype);
 // How far the pixels of a convolution's output, or of its residual, lie apart where TMA can take them as rows of a
 // matrix for each group, else 0.
 int64_t tma_pixel_stride(const TensorView& t, int64_t groups);
-
-// Columns of the tile, 256, 128 or 64, for a convolution with tiles(columns) tiles.
-int wgmma_tile_width(const std::function<int64_t(int)>& tiles);
 
 // What decides whether the two consumers of a block take turns with whole tiles (ping-pong) or share each.
 struct WgmmaTurns {

@@ -149,19 +149,35 @@ class BlockFields {
   bool last_, bias_;
   Activation act_;
 };
+// "128 x 256 tiles in clusters of 2, 3 parts of the reduction"
+std::string plan_text(const Prediction& p) {
+  if (p.tile_m == 0) return "";
+  std::string text = concat(p.tile_m, " x ", p.tile_n, " tiles");
+  if (p.cluster > 1) text += concat(" in clusters of ", p.cluster);
+  if (p.parts > 1) text += concat(", ", p.parts, " parts of the reduction");
+  return text;
+}
 
 template <class Call>
-std::vector<RowAnswer> ask(const AlgorithmTable<Call>& table, const Call& call) {
+std::vector<RowAnswer> ask(const AlgorithmTable<Call>& table, const Call& call, Backend backend,
+                           const std::string& op) {
   std::vector<RowAnswer> rows;
-  const Algorithm<Call>* chosen = choose_algorithm(table, call);
+  const Algorithm<Call>* measured = measured_choice(table, call, backend, op);
+  const Algorithm<Call>* chosen = measured ? measured : choose_algorithm(table, call);
   for (const Algorithm<Call>& algorithm : table) {
     RowAnswer row;
     row.name = algorithm.name;
     row.reasons = algorithm.reasons_against(call);
     const bool able = row.reasons.empty();
     row.preferred = able && (!algorithm.preferred || algorithm.preferred(call));
-    if (able && algorithm.cost) row.cost = algorithm.cost(call);
+    if (able && algorithm.predict) {
+      const Prediction p = algorithm.predict(call);
+      if (p.seconds > 0) row.cost = p.seconds, row.bound = p.bound, row.plan = plan_text(p);
+    } else if (able && algorithm.cost) {
+      row.cost = algorithm.cost(call);
+    }
     row.chosen = &algorithm == chosen;
+    row.measured = row.chosen && measured != nullptr;
     rows.push_back(std::move(row));
   }
   return rows;
@@ -178,6 +194,65 @@ std::vector<std::pair<std::string, std::string>> names(const AlgorithmTable<Call
   throw std::invalid_argument(concat("fastconv: expected op to be one of conv2d, upsample_conv2d, conv_transpose2d, ",
                                      "conv2d_input_grad, conv2d_weight_grad, gemm, inverted_residual, ",
                                      "depthwise_pointwise, but got '", op, "'"));
+}
+
+// `visit(table, call)` for the problem of an operator's call.
+template <class Visit>
+auto with_call(const std::string& op, Backend b, const ProblemFields& problem, Visit&& visit) {
+  const Fields fields(problem);
+  if (op == "conv2d" || op == "upsample_conv2d" || op == "conv2d_stats") {
+    const ConvViews v = conv_fields(fields, op == "upsample_conv2d");
+    Conv2dCall call;
+    call.problem = v.problem, call.dtype = v.dtype;
+    call.x = v.x, call.w = v.w, call.y = v.y;
+    call.epilogue = epilogue_fields(fields, v.y);
+    if (op == "conv2d_stats") {
+      Conv2dStatsCall with_stats;
+      with_stats.conv = call, with_stats.mean = with_stats.var = present();
+      return visit(algorithms<Conv2dStatsCall>(b), with_stats);
+    }
+    if (op == "conv2d" && b == Backend::kCpu) call.packed_w = present(), call.packed_format = PackedFormat::kUndecided;
+    return visit(op == "conv2d" ? algorithms<Conv2dCall>(b) : upsample_algorithms(b), call);
+  }
+  if (op == "conv2d_input_grad" || op == "conv_transpose2d") {
+    const ConvViews v = conv_fields(fields, false);
+    Conv2dInputGradCall call;
+    call.problem = v.problem, call.dtype = v.dtype;
+    call.dy = v.y, call.w = v.w, call.dx = v.x;
+    call.epilogue = epilogue_fields(fields, v.x);
+    return visit(algorithms<Conv2dInputGradCall>(b), call);
+  }
+  if (op == "conv2d_weight_grad") {
+    const ConvViews v = conv_fields(fields, false);
+    Conv2dWeightGradCall call;
+    call.problem = v.problem, call.dtype = v.dtype;
+    call.dy = v.y, call.x = v.x, call.dw = v.w;
+    return visit(algorithms<Conv2dWeightGradCall>(b), call);
+  }
+  if (op == "inverted_residual") {
+    const BlockFields f(fields);
+    const InvertedResidualCall call{f.dtype, f.input_of(f.expand), f.y, f.expand, f.filter, f.project};
+    return visit(algorithms<InvertedResidualCall>(b), call);
+  }
+  if (op == "depthwise_pointwise") {
+    const BlockFields f(fields);
+    const DepthwisePointwiseCall call{f.dtype, f.input_of(f.filter), f.y, f.filter, f.project};
+    return visit(algorithms<DepthwisePointwiseCall>(b), call);
+  }
+  if (op != "gemm") unknown(op);
+  GemmCall call;
+  call.dtype = dtype_field(fields);
+  call.batch = fields.integer("batch", 1);
+  call.M = fields.integer("M", 1), call.N = fields.integer("N", 1), call.K = fields.integer("K", 1);
+  require_ints({call.batch, call.M, call.N, call.K}, 4, 0, "explain", "M, N, K, batch");
+  const bool ta = fields.flag("transpose_a"), tb = fields.flag("transpose_b");
+  call.a = call.b = present(), call.d = present();
+  call.a_stride_m = ta ? 1 : call.K, call.a_stride_k = ta ? call.M : 1;
+  call.b_stride_k = tb ? 1 : call.N, call.b_stride_n = tb ? call.K : 1;
+  call.d_stride_m = call.N;
+  call.a_stride_batch = call.M * call.K, call.b_stride_batch = call.K * call.N, call.d_stride_batch = call.M * call.N;
+  call.epilogue = epilogue_fields(fields, {present(), call.dtype, {call.batch, call.N, call.M, 1}, {0, 1, call.N, 0}});
+  return visit(algorithms<GemmCall>(b), call);
 }
 
 }  // namespace
@@ -198,69 +273,31 @@ std::vector<std::pair<std::string, std::string>> list_algorithms(const std::stri
 
 std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& backend, const ProblemFields& problem) {
   const Backend b = backend_named(backend);
-  const Fields fields(problem);
-  if (op == "conv2d" || op == "upsample_conv2d" || op == "conv2d_stats") {
-    const ConvViews v = conv_fields(fields, op == "upsample_conv2d");
-    Conv2dCall call;
-    call.problem = v.problem, call.dtype = v.dtype;
-    call.x = v.x, call.w = v.w, call.y = v.y;
-    call.epilogue = epilogue_fields(fields, v.y);
-    if (op == "conv2d_stats") {
-      Conv2dStatsCall with_stats;
-      with_stats.conv = call, with_stats.mean = with_stats.var = present();
-      return ask(algorithms<Conv2dStatsCall>(b), with_stats);
-    }
-    if (op == "conv2d" && b == Backend::kCpu) call.packed_w = present(), call.packed_format = PackedFormat::kUndecided;
-    return ask(op == "conv2d" ? algorithms<Conv2dCall>(b) : upsample_algorithms(b), call);
-  }
-  if (op == "conv2d_input_grad" || op == "conv_transpose2d") {
-    const ConvViews v = conv_fields(fields, false);
-    Conv2dInputGradCall call;
-    call.problem = v.problem, call.dtype = v.dtype;
-    call.dy = v.y, call.w = v.w, call.dx = v.x;
-    call.epilogue = epilogue_fields(fields, v.x);
-    return ask(algorithms<Conv2dInputGradCall>(b), call);
-  }
-  if (op == "conv2d_weight_grad") {
-    const ConvViews v = conv_fields(fields, false);
-    Conv2dWeightGradCall call;
-    call.problem = v.problem, call.dtype = v.dtype;
-    call.dy = v.y, call.x = v.x, call.dw = v.w;
-    return ask(algorithms<Conv2dWeightGradCall>(b), call);
-  }
-  if (op == "inverted_residual") {
-    const BlockFields f(fields);
-    return ask(algorithms<InvertedResidualCall>(b),
-               {f.dtype, f.input_of(f.expand), f.y, f.expand, f.filter, f.project});
-  }
-  if (op == "depthwise_pointwise") {
-    const BlockFields f(fields);
-    return ask(algorithms<DepthwisePointwiseCall>(b), {f.dtype, f.input_of(f.filter), f.y, f.filter, f.project});
-  }
-  if (op != "gemm") unknown(op);
-  GemmCall call;
-  call.dtype = dtype_field(fields);
-  call.batch = fields.integer("batch", 1);
-  call.M = fields.integer("M", 1), call.N = fields.integer("N", 1), call.K = fields.integer("K", 1);
-  require_ints({call.batch, call.M, call.N, call.K}, 4, 0, "explain", "M, N, K, batch");
-  const bool ta = fields.flag("transpose_a"), tb = fields.flag("transpose_b");
-  call.a = call.b = present(), call.d = present();
-  call.a_stride_m = ta ? 1 : call.K, call.a_stride_k = ta ? call.M : 1;
-  call.b_stride_k = tb ? 1 : call.N, call.b_stride_n = tb ? call.K : 1;
-  call.d_stride_m = call.N;
-  call.a_stride_batch = call.M * call.K, call.b_stride_batch = call.K * call.N, call.d_stride_batch = call.M * call.N;
-  call.epilogue = epilogue_fields(fields, {present(), call.dtype, {call.batch, call.N, call.M, 1}, {0, 1, call.N, 0}});
-  return ask(algorithms<GemmCall>(b), call);
+  return with_call(op, b, problem, [&](const auto& table, const auto& call) { return ask(table, call, b, op); });
 }
 
+std::vector<int64_t> key_of_problem(const std::string& op, const std::string& backend, const ProblemFields& problem) {
+  const Backend b = backend_named(backend);
+  return with_call(op, b, problem, [&](const auto&, const auto& call) { return problem_key(call, b, op); });
+}
+
+std::map<std::string, std::string> describe_problem_key(const std::vector<int64_t>& key) { return describe_key(key); }
+void set_measured_orders(const std::map<std::vector<int64_t>, std::vector<std::string>>& orders) {
+  set_measured(orders);
+}
+void note_problem_keys(bool wanted) { note_problems(wanted); }
+std::vector<std::vector<int64_t>> noted_problem_keys() { return noted_problems(); }
+
 std::string choose_conv2d(const Ints& input, const Ints& weight, const Ints& stride, const Ints& padding,
-                          const Ints& dilation, int64_t groups, const std::string& dtype, const std::string& algo) {
+                          const Ints& dilation, int64_t groups, const std::string& dtype, bool channels_last,
+                          const std::string& algo) {
   Conv2dCall call;
   call.problem = make_problem(input, weight, {stride, padding, dilation, groups}, "choose_conv2d");
   call.dtype = dtype_field(Fields({{"dtype", dtype}}));
   const ConvProblem& p = call.problem;
-  // In one layout for all: what it costs is nearly the same, and a choice can be kept by extents alone.
-  call.x = dense_view(p.N, p.C, p.H, p.W, call.dtype, true);
+  // Predictions are of one layout for all: what it costs is nearly the same, and a choice can be kept by extents alone.
+  // Measurements have theirs.
+  call.x = dense_view(p.N, p.C, p.H, p.W, call.dtype, channels_last);
   call.y = dense_view(p.N, p.K, p.P, p.Q, call.dtype, true);
   call.w = dense_view(p.K, p.channels_per_group(), p.R, p.S, call.dtype, true);
   call.packed_w = present(), call.packed_format = PackedFormat::kUndecided;
@@ -268,7 +305,8 @@ std::string choose_conv2d(const Ints& input, const Ints& weight, const Ints& str
     const bool larger = cpu::cost_of_winograd_4x4(call) < cpu::cost_of_winograd_2x2(call);
     return larger ? "winograd_4x4" : "winograd_2x2";
   }
-  const Algorithm<Conv2dCall>* chosen = choose_algorithm(cpu::conv2d_algorithms(), call);
+  const Algorithm<Conv2dCall>* chosen = measured_choice(cpu::conv2d_algorithms(), call, Backend::kCpu, "conv2d");
+  if (!chosen) chosen = choose_algorithm(cpu::conv2d_algorithms(), call);
   return chosen ? chosen->name : "";
 }
 

@@ -22,11 +22,23 @@ std::vector<std::pair<std::string, std::string>> list_algorithms(const std::stri
 struct RowAnswer {
   std::string name;
   Reasons reasons;
-  bool preferred = false;      // it can serve, and may be taken unasked
-  std::optional<double> cost;  // predicted seconds of one image on one thread, where it can serve and has an opinion
+  bool preferred = false;  // it can serve, and may be taken unasked
+  // Predicted seconds where it can serve and has an opinion: cpu of one image on one thread, cuda of the call, then
+  // with what most of them go to and how the row would run it.
+  std::optional<double> cost;
+  std::string bound, plan;
   bool chosen = false;
+  bool measured = false;  // chosen by the measurements of set_measured_orders
 };
 std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& backend, const ProblemFields& problem);
+
+// A problem as the keys of measurements (measured.h), from the fields of an operator's call or in words; empty where
+// none holds it. An order names algorithms, the fastest first.
+std::vector<int64_t> key_of_problem(const std::string& op, const std::string& backend, const ProblemFields& problem);
+std::map<std::string, std::string> describe_problem_key(const std::vector<int64_t>& key);
+void set_measured_orders(const std::map<std::vector<int64_t>, std::vector<std::string>>& orders);
+void note_problem_keys(bool wanted);
+std::vector<std::vector<int64_t>> noted_problem_keys();
 
 // The constants behind predicted costs (csrc/cpu/cost_model.h) by name, for the instruction set in use: those in force,
 // and others (a name that is missing keeps its default).
@@ -39,7 +51,7 @@ void set_cost_constants(const std::map<std::string, double>& constants);
 std::string choose_conv2d(const std::vector<int64_t>& input, const std::vector<int64_t>& weight,
                           const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,
                           const std::vector<int64_t>& dilation, int64_t groups, const std::string& dtype,
-                          const std::string& algo);
+                          bool channels_last, const std::string& algo);
 int64_t choice_epoch();
 bool winograd_allowed();
 void allow_winograd(bool allowed);

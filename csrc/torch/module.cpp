@@ -49,9 +49,18 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("reasons", &ops::RowAnswer::reasons)
       .def_readonly("preferred", &ops::RowAnswer::preferred)
       .def_readonly("cost", &ops::RowAnswer::cost)
+      .def_readonly("bound", &ops::RowAnswer::bound)
+      .def_readonly("plan", &ops::RowAnswer::plan)
+      .def_readonly("measured", &ops::RowAnswer::measured)
       .def_readonly("chosen", &ops::RowAnswer::chosen);
   m.def("choose_conv2d", &ops::choose_conv2d, py::arg("input"), py::arg("weight"), py::arg("stride"),
-        py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("dtype"), py::arg("algo"));
+        py::arg("padding"), py::arg("dilation"), py::arg("groups"), py::arg("dtype"), py::arg("channels_last"),
+        py::arg("algo"));
+  m.def("key_of_problem", &ops::key_of_problem, py::arg("op"), py::arg("backend"), py::arg("problem"));
+  m.def("describe_problem_key", &ops::describe_problem_key, py::arg("key"));
+  m.def("set_measured_orders", &ops::set_measured_orders, py::arg("orders"));
+  m.def("note_problem_keys", &ops::note_problem_keys, py::arg("wanted"));
+  m.def("noted_problem_keys", &ops::noted_problem_keys);
   m.def("choice_epoch", &ops::choice_epoch);
   m.def("winograd_allowed", &ops::winograd_allowed);
   m.def("allow_winograd", &ops::allow_winograd, py::arg("allowed"));

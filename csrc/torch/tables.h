@@ -10,6 +10,7 @@
 #include "../cpu/cpu_kernels.h"
 #include "../plan/recorder.h"
 #include "describe.h"
+#include "measured.h"
 #include "tensor_utils.h"
 #include "workspace.h"
 
@@ -73,7 +74,9 @@ void run_algorithm(const AlgorithmTable<Call>& table, const Call& call, Backend 
   if (table.empty()) throw NotServed(concat(op, ": backend ", backend_name(backend), " has no algorithm for it"));
   const OnDeviceOf device(like, backend);
   TorchWorkspace workspace(like, backend == Backend::kCpu);
-  const Algorithm<Call>& algorithm = select_algorithm(table, call, op, algo);
+  if (notes_problems()) note_problem(problem_key(call, backend, op));
+  const Algorithm<Call>* measured = algo.empty() ? measured_choice(table, call, backend, op) : nullptr;
+  const Algorithm<Call>& algorithm = measured ? *measured : select_algorithm(table, call, op, algo);
   if (plan::Recorder* recorder = recorder_of(backend, op)) {
     recorder->note(call, algorithm.run, op, algorithm.name, algorithm.reasons_against);
   }

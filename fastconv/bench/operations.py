@@ -231,7 +231,7 @@ def our_call(workload: Workload, operands: Operands, algo: str | None = None) ->
     if workload.op == "conv_transpose2d":
         # torch's signature has no fused epilogue; `check` refuses an activation for it
         rest = (p.stride, p.padding, 0, p.groups, p.dilation)
-        return lambda: ours.conv_transpose2d(o.x, weight, o.bias, *rest)
+        return lambda: ours.conv_transpose2d(o.x, weight, o.bias, *rest, algo=algo)
     rest4 = (p.stride, p.padding, p.dilation, p.groups)
     if workload.op == "upsample_conv2d":
         return lambda: ours.upsample_conv2d(o.x, weight, o.bias, p.upsample, *rest4, **tail)

@@ -111,7 +111,7 @@ def interleave(contenders: Mapping[str, Call], effort: Effort, device: str = "cp
         return {}
     cold = effort.cold_cache and device == "cpu"
     flush = torch.empty(_FLUSH_BYTES // 4, dtype=torch.float32) if cold else None
-    estimates = {name: _warm_up(call, device) for name, call in contenders.items()}
+    estimates = {name: warm_up(call, device) for name, call in contenders.items()}
     repeats = {
         name: 1 if flush is not None else max(1, min(1000, int(_SAMPLE_SECONDS / max(seconds, 1e-7))))
         for name, seconds in estimates.items()
@@ -149,7 +149,7 @@ def geometric_mean(ratios: Iterable[float | None]) -> float | None:
     return math.exp(sum(map(math.log, known)) / len(known)) if known else None
 
 
-def _warm_up(call: Call, device: str) -> float:
+def warm_up(call: Call, device: str) -> float:
     """Runs `call` until it has settled (weights packed, memory mapped, code paged in); returns its seconds."""
     call()
     best = float("inf")

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fastconv.cli import bench, demo, info, numerics, profile, verify
+from fastconv.cli import autotune, bench, demo, info, numerics, profile, verify
 from fastconv.cli.console import FAILED, USAGE, CommandError
 
-_COMMANDS = (info, verify, numerics, bench, profile, demo)
+_COMMANDS = (info, verify, numerics, bench, autotune, profile, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -69,7 +69,7 @@ class LayerRow:
     problem: str = ""
     against: tuple[tuple[str, tuple[str, ...]], ...] = ()  # algorithms before the chosen one, and the reasons
     kept: ir.Kept | None = None  # where filters or channels were dropped
-    cost: float | None = None  # predicted seconds of one image on one thread
+    cost: float | None = None  # predicted seconds: cpu of one image on one thread, cuda of the call
 
     @property
     def dropped(self) -> tuple[int, int]:
@@ -96,7 +96,7 @@ class Explanation:
         return [row for row in self.rows if not row.served]
 
     def __str__(self) -> str:
-        table = [("#", "kernel", "operation", "input", "us/image", "layers")]
+        table = [("#", "kernel", "operation", "input", "us", "layers")]
         for index, row in enumerate(self.rows, start=1):
             kernel = row.kernel if row.served else f"torch: {row.kernel}"
             layers = join_labels(row.layers) if row.served else f"{join_labels(row.layers)}: {row.why}"

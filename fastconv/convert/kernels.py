@@ -18,7 +18,7 @@ class Choice:
     kernel: str
     why: str
     against: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    cost: float | None = None  # predicted seconds of one image on one thread, where the algorithm has an opinion
+    cost: float | None = None  # predicted seconds, where the algorithm has an opinion: see introspection.Candidate
 
 
 def choose(spec: ir.Spec, step: Any, read: tuple[Tensor, ...]) -> Choice:

@@ -54,8 +54,8 @@ class ConvStep:
         self._geometry = (*self._upsample, spec.stride, spec.padding, spec.dilation, spec.groups)
         self._shapes: dict[torch.Size, tuple[int, ...]] = {}
         self._act: tuple[Any, ...] = ()
-        # By shape of x and choice.epoch(): the algorithm and the weights packed for it.
-        self._packs: dict[tuple[torch.Size, int], tuple[str, Tensor | None]] = {}
+        # By shape of x, choice.layout() and choice.epoch(): the algorithm and the weights packed for it.
+        self._packs: dict[tuple[torch.Size, bool, int], tuple[str, Tensor | None]] = {}
 
     def bind(self) -> None:
         """Readies `direct` for the weights as they are now."""
@@ -81,7 +81,7 @@ class ConvStep:
             residual = None if residual is None else residual.to(self.dtype)
         if x.dim() != 4 or (residual is not None and self._is_odd(residual, x)):
             return self(x, residual)
-        weights, packs, key = self.prepared, self._packs, (x.shape, choice.epoch())
+        weights, packs, key = self.prepared, self._packs, (x.shape, choice.layout(x), choice.epoch())
         packed = packs.get(key)
         if packed is None:
             if len(packs) >= 64:

@@ -1,7 +1,8 @@
 """Which algorithm conv2d takes on the CPU, where that decides how its weights are packed; and the switch for Winograd.
 
 The compiled table chooses (csrc/cpu/conv2d.cpp), from the extents of one image: never from the batch or the number of
-threads, so that an image has the same bits alone and in a batch.
+threads, so that an image has the same bits alone and in a batch. Where the user has a table of measured times in force
+(tuning.py) that comes first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastconv import _C
+from fastconv import _C, tuning
 
 # The algorithms that read filters in a form of their own; all others of conv2d share one.
 _WINOGRAD = ("winograd_2x2", "winograd_4x4")
@@ -45,10 +46,23 @@ def conv2d(
         algo: "" or "winograd", which leave something to choose.
     """
     shape = weight.shape
+    if tuning.in_use():
+        last = is_channels_last(x)
+        return _chosen(epoch(), x.shape, shape, stride, padding, dilation, groups, x.dtype, last, algo)
     some = (shape[3] == 3 and shape[2] == 3) or shape[2] * shape[3] >= _LARGE
     if not some and x.dtype is not torch.bfloat16:
         return algo
-    return _chosen(epoch(), x.shape, shape, stride, padding, dilation, groups, x.dtype, algo)
+    return _chosen(epoch(), x.shape, shape, stride, padding, dilation, groups, x.dtype, True, algo)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether measurements of NHWC are those of x: an image of one channel, or one pixel, is both."""
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def layout(x: Tensor) -> bool:
+    """What a choice depends on beside x's shape: its layout, where measured times decide."""
+    return tuning.in_use() and is_channels_last(x)
 
 
 def can_pack(algo: str, weight: Tensor) -> bool:
@@ -58,10 +72,19 @@ def can_pack(algo: str, weight: Tensor) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _chosen(
-    _: int, x: Any, weight: Any, stride: Any, padding: Any, dilation: Any, groups: int, dtype: Any, algo: str
+    _: int,
+    x: Any,
+    weight: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+    dtype: Any,
+    last: bool,
+    algo: str,
 ) -> str:
     try:
-        chosen = _C.choose_conv2d(x, weight, stride, padding, dilation, groups, _DTYPES[dtype], algo)
+        chosen = _C.choose_conv2d(x, weight, stride, padding, dilation, groups, _DTYPES[dtype], last, algo)
     except (ValueError, TypeError, KeyError):
         return algo  # the call itself finds the words
     return chosen if chosen in TRANSFORMED or chosen == UNPACKED else algo

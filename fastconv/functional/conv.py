@@ -12,7 +12,7 @@ from .arguments import ActParam, IntOrPair, four_sides, pair, split_param
 Padding = int | Sequence[int] | str
 
 # The algorithms that read the cached weights; the others pack, or do not, in their own way.
-_READ_PACKED = (None, "implicit_gemm", "pointwise", "depthwise", "phase", "winograd", *choice.TRANSFORMED)
+_READ_PACKED = (None, "implicit_gemm", "pointwise", "depthwise", "grouped", "phase", "winograd", *choice.TRANSFORMED)
 
 
 def conv2d(

@@ -62,7 +62,7 @@ def conv_transpose2d(
         if dispatch.records(x, weight, bias):
             return dispatch.recorded(operator, *arguments, None)
         packed = None
-        if algo is None and not backend and not compiling and weight.is_cpu:
+        if algo in (None, "phases") and not backend and not compiling and weight.is_cpu:
             packed = cache.transpose_weight(weight, stride, padding, dilation, groups)
         return dispatch.call(operator, *arguments, packed)
     except Exception as error:

@@ -163,7 +163,9 @@ def _run(
             y = y + residual
         return y if act == "identity" else _activate(operators, y, act, param, alpha, backend)
     packed = None
-    if algo is None and not backend and not compiling and b.dim() == 2 and b.is_cpu and _worth_packing(a):
+    # What bfloat16 is packed for depends on the processor: asked for by name, an algorithm packs for itself.
+    reads = algo is None or (algo == "tiled" and b.dtype is not torch.bfloat16)
+    if reads and not backend and not compiling and b.dim() == 2 and b.is_cpu and _worth_packing(a):
         packed = cache.gemm_b(b, transpose_b)
     return dispatch.call(
         operators.gemm, a, b, bias, transpose_a, transpose_b, residual, act, param, alpha, algo or "", backend, packed

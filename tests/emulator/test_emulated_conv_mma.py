@@ -9,6 +9,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as torch_f
+from chosen_tile import chosen_tile
 
 import fastconv
 from fastconv import functional, introspection
@@ -77,9 +78,12 @@ def test_channels(channels):
     assert_exact(emulated(functional.conv2d, x, w, padding=1, algo="mma"), expected)
 
 
-@pytest.mark.parametrize("filters", [40, 136], ids=["tall", "large"])
-def test_large_tiles(filters):
-    """Enough tiles that the larger ones are chosen, ragged on every side."""
+@pytest.mark.parametrize(("filters", "tile"), [(40, "128 x 64 tiles"), (136, "128 x 128 tiles")], ids=["tall", "large"])
+def test_large_tiles(filters, tile, monkeypatch):
+    """So few multiprocessors that the larger tiles are chosen, ragged on every side."""
+    monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", "16")
+    problem = f"mb3ic8ih75iw77oc{filters}kh1"
+    assert chosen_tile("conv2d", "mma", "bfloat16", text=problem) == tile
     x, w = integers((3, 8, 75, 77), BFLOAT16), integers((filters, 8, 1, 1), BFLOAT16, low=-1, high=1)
     assert_exact(emulated(functional.conv2d, x, w, algo="mma"), torch_f.conv2d(x.double(), w.double()))
 

@@ -6,6 +6,7 @@ of four.
 
 import numpy as np
 import pytest
+from chosen_tile import chosen_tile
 from emulated_values import activate, assert_close, check_nan_and_infinity, empty, values
 from emulator_client import Epilogue
 from test_emulated_gemm import as_tf32
@@ -50,6 +51,9 @@ def test_exact_on_integers(kernels, shape):  # noqa: F811
 def test_any_schedule(kernels, shape, multiprocessors, copies, schedule, monkeypatch):  # noqa: F811
     """The narrow tile; and on few multiprocessors the wide one, in clusters, whose rings wrap four times."""
     monkeypatch.setenv("FASTCONV_EMULATED_MULTIPROCESSORS", str(multiprocessors))
+    tile = "128 x 128 tiles" if multiprocessors > 4 else "128 x 256 tiles in clusters of 2"
+    extents = dict(zip(("batch", "M", "N", "K"), shape, strict=True))
+    assert chosen_tile("gemm", "wgmma_tf32", "float32", transpose_b=True, **extents) == tile
     monkeypatch.setenv("FASTCONV_EMULATOR_SCHEDULE", schedule)
     monkeypatch.setenv("FASTCONV_EMULATOR_COPIES", copies)
     check_exact(kernels, shape)

@@ -6,7 +6,6 @@
 
 #include "../conv_mma.h"
 #include "../device.h"
-#include "../tuning/conv_plan.h"
 #include "conv_mma.cuh"
 #include "conv_mma_reduce.cuh"
 #include "layout.cuh"
@@ -75,9 +74,8 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
 
   const int most_taps = most_of(conv.h.taps) * most_of(conv.w.taps);
   const int64_t most_pixels = conv.N * most_of(conv.h.count) * most_of(conv.w.count);
-  const int64_t steps = (most_taps * channels * static_cast<int64_t>(sizeof(T)) + 63) / 64;
-  const ConvPlan plan = plan_conv(conv, most_pixels, steps, current_device());
-  const int splits = plan.splits;
+  const TilePlan plan = plan_conv_mma(problem);
+  const int splits = plan.parts;
   const int64_t row = conv.groups * conv.out_channels;
   params.partial_stride_phase = most_pixels * row;
   params.partial_stride_split = params.partial_stride_phase * conv.phases();
@@ -93,7 +91,7 @@ void launch_conv_mma(const ConvMmaProblem& problem, const CallContext& context) 
   } else {
     config.footprint.writes("y", conv.out).reads(conv.epilogue, conv.dtype, row);
   }
-  switch (plan.tile) {
+  switch (plan.kernel) {
     case 0:
       launch_tiles<MmaConfig<T, 128, 128, 64, 64, 4, Major::kK, Major::kK>>(params, most_pixels, splits, config,
                                                                             most_taps);

@@ -1,4 +1,5 @@
-// From a GemmCall to one of gemm_mma.cuh's kernels: loader by alignment, layouts by strides, tile and split by tuning.
+// From a GemmCall to one of gemm_mma.cuh's kernels: loader by alignment, layouts by strides, tile and split by the
+// model.
 #pragma once
 
 #include "../gemm_rows.h"
@@ -35,33 +36,27 @@ struct GemmMmaOrders {
   bool chunks() const { return a.chunks && b.chunks; }
 };
 
+// Of the tiles 128 x 128 and 64 x 64; operands that are copied by the element have the small one.
 template <class T>
-GemmPlan plan_gemm_mma(const GemmCall& call, bool split) {
-  const DeviceInfo& device = current_device();
-  const GemmTuning& t = tuning(device.architecture).gemm;
-  const GemmKernelFacts kernel = {{128, 128, 64, 64, t.mma_large_resident, t.mma_small_resident, t.mma_small_percent},
-                                  GemmMmaOrders<T>(call).chunks(),
-                                  64 / sizeof(T),
-                                  sizeof(T) == 2 ? t.mma_rate : t.mma_rate / 2,
-                                  sizeof(float)};
-  return plan_gemm(call.M, call.N, call.K, call.batch, kernel, split, device);
-}
-
-template <class T>
-bool prefer_split_gemm_mma(const GemmCall& call) {
-  return plan_gemm_mma<T>(call, true).clocks < plan_gemm_mma<T>(call, false).clocks;
+TilePlan plan_gemm_mma(const GemmCall& call, bool split) {
+  const Tuning& t = tuning(current_device().architecture);
+  const SplitRule rule = split ? SplitRule{2, t.split_max, 1} : kUnsplit;
+  const TileKernel large = mma_kernel(sizeof(T), 128, 128, 64, 64, t.mma_large_resident);
+  const TileKernel small = mma_kernel(sizeof(T), 64, 64, 32, 32, t.mma_small_resident);
+  const TileProblem problem = tile_problem(call);
+  return GemmMmaOrders<T>(call).chunks() ? fastest({large, small}, problem, rule) : fastest({small}, problem, rule);
 }
 
 template <class T>
 void run_gemm_mma(const GemmCall& call, const CallContext& context, bool split) {
   if (call.batch == 0 || call.M == 0 || call.N == 0) return;
   const GemmMmaOrders<T> orders(call);
-  const GemmPlan plan = plan_gemm_mma<T>(call, split);
+  const TilePlan plan = plan_gemm_mma<T>(call, split);
   LaunchConfig config = gemm_launch_config(call, context);
   float* partials = split ? gemm_partials<float>(call, plan.parts, context, config) : nullptr;
   const auto launch_tile = [&](auto major_a, auto major_b) {
     constexpr Major kA = decltype(major_a)::value, kB = decltype(major_b)::value;
-    if (plan.large) {
+    if (plan.predicted.tile_m == 128) {
       launch_gemm_mma<MmaConfig<T, 128, 128, 64, 64, 4, kA, kB>, ChunkLoader>(call, plan.parts, partials, config);
     } else {
       launch_gemm_mma<MmaConfig<T, 64, 64, 32, 32, 4, kA, kB>, ChunkLoader>(call, plan.parts, partials, config);

@@ -409,9 +409,9 @@ inline int64_t implicit_gemm_weight_extent(const PhasedConv& c) {
          last_filter_row(c.h) * c.w_stride_h + last_filter_row(c.w) * c.w_stride_w;
 }
 
-// Launches in the tile that suits the problem. W as above; nothing to do for an empty output.
+// Launches in the tile of the plan. W as above; nothing to do for an empty output.
 template <class T, class W>
-void run_implicit_gemm_simt(const PhasedConv& c, int multiprocessors, void* stream) {
+void run_implicit_gemm_simt(const PhasedConv& c, const TilePlan& plan, void* stream) {
   if (c.N == 0 || c.out_channels == 0 || c.h.out_extent == 0 || c.w.out_extent == 0) return;
   LaunchConfig config;
   config.stream = stream;
@@ -426,11 +426,10 @@ void run_implicit_gemm_simt(const PhasedConv& c, int multiprocessors, void* stre
       if (c.out_channels <= 32) {
         return launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 64, 32, 4, 4>>(c, epilogue, config);
       }
-      // 128 x 128 where that still gives every multiprocessor a block, and no half of it is past the channels. For
-      // float alone: large problems of narrower types go to tensor cores, and their conversions would make it spill.
+      // For float alone: large problems of narrower types go to tensor cores, and their conversions would make it
+      // spill.
       if constexpr (sizeof(T) == 4) {
-        const int64_t large_tiles = implicit_gemm_pixel_tiles(c, 128) * ((c.out_channels + 127) / 128) * c.groups;
-        if (c.out_channels > 64 && large_tiles >= multiprocessors) {
+        if (plan.predicted.tile_m == 128) {
           return launch_implicit_gemm_simt<ImplicitGemmSimtConfig<T, W, 128, 128, 8, 8>>(c, epilogue, config);
         }
       }

@@ -23,16 +23,10 @@ struct PreparedWeights {
 // once, a small part of what the convolution itself moves.
 template <class T>
 PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channels, const CallContext& context) {
-  constexpr int64_t kChunk = 16 / sizeof(T);
   const PhasedConv& conv = problem.conv;
   const WeightAxis &h = problem.weights_h, &w = problem.weights_w;
-  const bool same_taps = h.phases == 1 && w.phases == 1 && !problem.sums();
-  const bool dense = (conv.in_channels == 1 || conv.w_stride_in == 1) &&
-                     (w.taps[0] == 1 || conv.w_stride_w == channels) &&
-                     (h.taps[0] == 1 || conv.w_stride_h == channels * w.taps[0]);
   const auto* source = static_cast<const T*>(conv.weights);
-  if (same_taps && dense && conv.in_channels == channels && conv.w_stride_out % kChunk == 0 && aligned_16(source) &&
-      (conv.groups == 1 || conv.w_stride_group % kChunk == 0)) {
+  if (weights_in_place(problem, channels)) {
     return {source, 0, conv.w_stride_group, conv.w_stride_out, 0};
   }
   const int most_taps = most_of(h.taps) * most_of(w.taps);
