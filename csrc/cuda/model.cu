@@ -18,9 +18,8 @@ struct Clocks {
   const char* what;
 };
 // Products, shared memory, L2 and memory work at the same time, but not perfectly so: an eighth of what the faster ones
-// take
-// adds to the slowest. That is what brings large products down to the 790 TFLOP/s that torch reaches on an H200 (public
-// figures), and why fetching less pays even where products take longer.
+// take adds to the slowest. That is what brings large products down to the 790 TFLOP/s that torch reaches on an H200
+// (public figures), and why fetching less pays even where products take longer.
 constexpr double kFriction = 0.125;
 
 Clocks longer(const Clocks& a, const Clocks& b) { return b.clocks > a.clocks ? b : a; }
