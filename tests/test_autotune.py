@@ -40,7 +40,7 @@ def table(tmp_path, *entries):
     return path
 
 
-def operands(*shape, layout=torch.channels_last):
+def operands(layout):
     generator = torch.Generator().manual_seed(0)
     x, w = torch.randn(1, 16, 20, 20, generator=generator), torch.randn(16, 16, 3, 3, generator=generator)
     return x.contiguous(memory_format=layout), w
@@ -82,16 +82,17 @@ def test_the_fastest_decides_and_explain_shows_both(tmp_path):
     assert fastconv.explain("conv2d", CONV, channels_last=True) == before
 
 
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
 @pytest.mark.parametrize("row", ["winograd_2x2", "winograd_4x4", "implicit_gemm", "direct", "im2col", "fft"])
-def test_calls_run_what_the_table_says_with_its_packed_weights(tmp_path, row):
-    x, w = operands()
+def test_calls_run_what_the_table_says_with_its_packed_weights(tmp_path, row, layout):
+    x, w = operands(torch.channels_last if layout == "nhwc" else torch.contiguous_format)
     problem, padding, other = CONV, 1, "implicit_gemm" if row.startswith("winograd") else "winograd_4x4"
     if row == "fft":
-        w, problem, padding, other = torch.randn(16, 16, 9, 9), "mb1ic16ih20oc16oh12kh9", 0, "implicit_gemm"
+        w, problem, padding, other = torch.randn(16, 16, 5, 5), "mb1ic16ih20oc16oh16kh5", 0, "implicit_gemm"
     wanted, unwanted = (functional.conv2d(x, w, padding=padding, algo=name) for name in (row, other))
     assert not torch.equal(wanted, unwanted)
     for order, y in (([row, other], wanted), ([other, row], unwanted)):
-        with fastconv.use_tuning(table(tmp_path / order[0], entry(order, problem=problem))):
+        with fastconv.use_tuning(table(tmp_path / order[0], entry(order, problem=problem, layout=layout))):
             for _ in range(2):
                 assert torch.equal(functional.conv2d(x, w, padding=padding), y)
 
