@@ -38,8 +38,6 @@ bool compiled_for_this_gpu() {
 }
 #endif
 
-constexpr int kTileM = 128;
-
 }  // namespace
 
 void refuse_without_wgmma(Reasons& reasons) {
