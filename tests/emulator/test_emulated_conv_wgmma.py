@@ -9,7 +9,6 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as torch_f
-from chosen_tile import chosen_tile
 from test_emulated_conv_mma import assert_exact, emulated, integers
 from test_emulated_kernels import kernels  # noqa: F401
 

@@ -264,7 +264,7 @@ def test_other_types_and_gpus_are_refused(monkeypatch):
     [
         ("conv2d_input_grad", "mb32ic256ih14oc256kh3ph1", "wgmma"),
         ("conv2d_input_grad", "mb32ic128ih56oc128kh3sh2ph1", "wgmma"),
-        ("conv2d_input_grad", "mb1ic64ih14oc64kh3ph1", "mma"),  # too few tiles
+        ("conv2d_input_grad", "mb1ic512ih7oc512kh3ph1", "mma"),  # so few tiles that the reduction is split
         ("conv2d_input_grad", "mb32ic24ih56oc64kh3ph1", "mma"),  # most of a tile is nothing
     ],
 )

@@ -7,7 +7,6 @@ test_emulated_wgmma_ping_pong.py.
 
 import numpy as np
 import pytest
-from chosen_tile import chosen_tile
 from emulated_values import activate, assert_close, check_nan_and_infinity, empty, gemm_operand, values
 from emulator_client import ACTIVATIONS, Epilogue, narrow, widen
 from test_emulated_kernels import kernels  # noqa: F401
