@@ -23,7 +23,7 @@ MOST_SLOTS = 64  # that help one another
 @pytest.fixture(scope="module")
 def library() -> ctypes.CDLL:
     if shutil.which(default_compiler().split()[0]) is None:
-        pytest.skip("there is no C++ compiler")
+        pytest.skip("there is no C++ compiler")  # the package may have come as a wheel, to a machine without one
     build = ROOT / "build" / "cpu_tests"
     path = build / "libparallel_shares.so"
     flags = ["-std=c++17", "-O1", "-fPIC", "-pthread", "-Wall", "-Wextra"]
