@@ -1,5 +1,5 @@
-// Chains of recorded convolutions as one call of a block, where the block's table prefers a
-// way of its own over running the parts.
+// Chains of recorded convolutions as one call of a block, where the block's table prefers a way of its own over running
+// the parts.
 #include <cstddef>
 #include <cstring>
 

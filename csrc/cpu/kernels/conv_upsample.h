@@ -2,8 +2,7 @@
 //
 //   gather  the same products as the unfused pair: input rows are repeated as they are brought into the band
 //   phase   outputs fall into phases within which every tap reads the same stored pixel offset; taps that meet there
-//   are
-//           summed beforehand. 3x3 after 2x: four phases of 2x2 taps, 2.25 times fewer multiplications
+//           are summed beforehand. 3x3 after 2x: four phases of 2x2 taps, 2.25 times fewer multiplications
 //
 // Output row p reads upsampled row h = p * stride - pad + r * dilation, so stored row floor(h / scale). With
 // d = gcd(scale, stride), p = p' * (scale / d) + a gives p' * (stride / d) + floor((a * stride - pad + r * dilation) /

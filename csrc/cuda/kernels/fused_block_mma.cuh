@@ -6,7 +6,7 @@
 //   x under the tile (once)    hidden, 32 channels           operand A           sums, in registers
 //   +-----------------+ mma   +-------------------+ CUDA    +-----------+ mma   +---------+
 //   | pixels x C      | ----> | pixels x 32       | ------> | tile x 32 | ----> | tile x K|  + bias, residual, act
-//   +-----------------+       | 0 outside the image| cores  +-----------+       +---------+
+//   +-----------------+       | 0 outside image   | cores  +-----------+       +---------+
 //                             +-------------------+
 //
 // What neighbouring tiles both need of the hidden tensor they both compute. Weights and filters of the next chunk are

@@ -55,9 +55,8 @@ PreparedWeights<T> prepare_weights(const ConvMmaProblem& problem, int64_t channe
   return p;
 }
 
-// The same with output channels contiguous: element (oc, ic of all groups, tap) lies at ic * stride_in + tap *
-// stride_tap
-// + oc. Taps are those of the filter, row by row, or the sums of all phases.
+// The same with output channels contiguous: element (oc, ic of all groups, tap) lies at
+// ic * stride_in + tap * stride_tap + oc. Taps are those of the filter, row by row, or the sums of all phases.
 template <class T>
 struct ColumnWeights {
   const T* data;
