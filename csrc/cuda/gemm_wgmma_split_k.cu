@@ -15,9 +15,8 @@ int64_t tiles(const GemmCall& call, int tile_n) {
   return tile_count(call.M, call.N, call.batch, kGemmWgmmaTileM, tile_n);
 }
 
-// Values of K in a step, and how many steps there are.
+// Values of K in a step.
 int step(const GemmCall& call) { return kSwizzleBytes / static_cast<int>(dtype_size(call.dtype)); }
-int64_t steps(const GemmCall& call) { return (call.K + step(call) - 1) / step(call); }
 
 // Rows of partial sums are whole sectors.
 int64_t partial_columns(const GemmCall& call) { return (call.N + 7) / 8 * 8; }

@@ -62,7 +62,7 @@ int even_parts(int64_t parts, int64_t steps) {
   return depth == 0 ? 1 : static_cast<int>((steps + depth - 1) / depth);
 }
 
-Prediction predict(const TileKernel& kernel, const TileProblem& problem, int64_t parts, int partial_bytes) {
+Prediction predict_tiles(const TileKernel& kernel, const TileProblem& problem, int64_t parts, int partial_bytes) {
   const DeviceInfo& device = current_device();
   if (device.architecture == 0) return {};
   const Tuning& t = tuning(device.architecture);
@@ -136,7 +136,7 @@ TilePlan fastest(std::initializer_list<TileKernel> kernels, const TileProblem& p
     const int64_t most = std::min(split.most_parts, steps / split.least_steps);
     const auto consider = [&](int64_t parts) {
       parts = even_parts(std::max(std::min(parts, most), least), steps);
-      const Prediction predicted = predict(kernel, parts == 1 ? whole : problem, parts, split.partial_bytes);
+      const Prediction predicted = predict_tiles(kernel, parts == 1 ? whole : problem, parts, split.partial_bytes);
       if (found && predicted.seconds >= best.predicted.seconds) return;
       found = true;
       best = {number, static_cast<int>(parts), predicted};

@@ -56,7 +56,7 @@ struct TilePlan {
 };
 
 // Of one kernel with the reduction in `parts`.
-Prediction predict(const TileKernel& kernel, const TileProblem& problem, int64_t parts, int partial_bytes);
+Prediction predict_tiles(const TileKernel& kernel, const TileProblem& problem, int64_t parts, int partial_bytes);
 
 // The kernel and the split that are expected to be fastest; at a tie the first.
 TilePlan fastest(std::initializer_list<TileKernel> kernels, const TileProblem& problem, const SplitRule& split);
