@@ -85,6 +85,28 @@ def test_streams_do_not_meet_in_a_graphs_memory() -> None:
     assert_same(outputs, expected)
 
 
+@pytest.mark.parametrize("graphs", [False, True], ids=["plan", "graph"])
+def test_weights_of_another_stream_are_waited_for(graphs: bool) -> None:
+    """Folded behind a long kernel, they are not there yet when the other stream's call is made."""
+    model = on_gpu("mobile")
+    converted = fastconv.convert(model)
+    converted.region.store.graphs_allowed = graphs
+    x = image(SHAPES[0])
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    with torch.no_grad():
+        for _ in range(3):
+            expected = step_by_step(model)(x)
+            torch.cuda.synchronize()
+            with torch.cuda.stream(streams[0]):
+                torch.cuda._sleep(50_000_000)
+                first = converted(x)
+            with torch.cuda.stream(streams[1]):
+                second = converted(x)
+            torch.cuda.synchronize()
+            assert_same([first, second], [expected] * 2)
+            model.stem[0].weight.mul_(1.5)
+
+
 def test_threads_with_streams_of_their_own() -> None:
     model = on_gpu("shuffle")
     converted, steps = fastconv.convert(model), step_by_step(model)

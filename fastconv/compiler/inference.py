@@ -58,6 +58,7 @@ class Converted:
         binding = self._last
         if binding is None or not binding.current(arguments):
             binding = self._last = self._find(arguments)
+        binding.program.store.read()
         return binding.program.outputs(arguments, [arguments[index] for index in self._rest])
 
     def bindings(self) -> list[Binding]:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from fastconv import _C, introspection
 from fastconv.convert import ir, steps
@@ -19,7 +19,7 @@ from fastconv.convert.layout import LayoutPlan
 from fastconv.convert.passes import PASSES
 from fastconv.convert.passes.drop_channels import Dropping, drop_channels
 from fastconv.convert.passes.functions import weight_of
-from fastconv.convert.plan.cuda_graph import graphs_of
+from fastconv.convert.plan.cuda_graph import Made, graphs_of, made_here
 from fastconv.convert.plan.target import Target
 from fastconv.convert.program import Program
 from fastconv.nn.fold import Slot, Sources
@@ -47,6 +47,7 @@ class WeightStore:
         self._prepared: dict[Any, steps.Prepared] = {}
         self._sources: Sources | None = None
         self._droppings: weakref.WeakSet[Dropping] = weakref.WeakSet()  # those of programs still in use
+        self._made: list[Made] = []  # where, for streams that others than the weights' own are
 
     def graphs(self, target: Target) -> Any:
         """Where plans for a GPU are captured: one place for all programs, since their graphs share memory."""
@@ -82,6 +83,18 @@ class WeightStore:
             with self.lock:
                 if not self._is_fresh():  # no other thread was first
                     self._remake()
+        self.read()
+
+    def read(self) -> None:
+        """Orders what follows on the current stream behind the making of the weights."""
+        for made in self._made:
+            made.read(self._held)
+
+    def _held(self) -> list[Tensor]:
+        return [t for prepared in self.all_prepared() for t in (*prepared.own_tensors(), *prepared.packs())]
+
+    def _note_streams(self) -> None:
+        self._made = made_here({t.device for t in self._held()})
 
     def _is_fresh(self) -> bool:
         sources = self._sources
@@ -102,6 +115,7 @@ class WeightStore:
         sources = Sources((*unique.values(), *absent, *self._watched))
         for prepared in self._prepared.values():
             prepared.refresh()
+        self._note_streams()
         # The generation first: who finds the sources unchanged goes by it.
         self.generation += 1
         self._sources, self._isa = sources, isa
@@ -118,6 +132,7 @@ class WeightStore:
         with self.lock:
             for prepared in self._prepared.values():
                 prepared.renew()
+            self._note_streams()
             self.generation += 1
 
 

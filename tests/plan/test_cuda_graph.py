@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastconv.convert.plan.cuda_graph import CudaGraphs, graphs_of
+from fastconv.convert.plan.cuda_graph import CudaGraphs, Made, graphs_of, made_here
 from fastconv.convert.plan.target import Target
 
 DEVICE = torch.device("cuda", 1)
@@ -39,6 +39,8 @@ class Graph:
 
 
 class Buffer:
+    device = DEVICE
+
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
 
@@ -116,6 +118,33 @@ def test_a_replay_waits_for_the_last_one_on_another_stream(cuda: Cuda) -> None:
         *["buffer used on main", "replay", "event on main"] * 2,
         "other waits for the event of main", "buffer used on other", "replay", "event on other",
     ]  # fmt: skip
+
+
+def test_weights_are_waited_for_once_by_each_other_stream(cuda: Cuda) -> None:
+    home, other = cuda.here, Stream(cuda, "other")
+    made, weights = Made(DEVICE), [Buffer(cuda)]
+    for stream in (home, other, other, home):
+        cuda.here = stream
+        made.read(lambda: weights)  # type: ignore[arg-type, return-value]
+        cuda.log.append("run")
+    waits = ["other waits for the event of main", "buffer used on other"]
+    assert cuda.log == ["event on main", "run", *waits, "run", "run", "run"]
+
+
+def test_weights_in_a_capture_are_waited_for_behind_it(cuda: Cuda) -> None:
+    made, weights = Made(DEVICE), [Buffer(cuda)]
+    cuda.here, cuda.capturing = Stream(cuda, "other"), True
+    made.read(lambda: weights)  # type: ignore[arg-type, return-value]
+    Made(DEVICE)
+    assert cuda.log == ["event on main"]
+    cuda.capturing = False
+    made.read(lambda: weights)  # type: ignore[arg-type, return-value]
+    assert cuda.log[1:] == ["other waits for the event of main", "buffer used on other"]
+
+
+def test_only_gpus_have_streams_to_order(cuda: Cuda) -> None:
+    assert [type(made) for made in made_here([DEVICE, torch.device("cpu")])] == [Made]
+    assert cuda.log == ["event on main"]
 
 
 def test_a_turn_that_fails_is_over(cuda: Cuda) -> None:

@@ -16,6 +16,7 @@ from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
+from fastconv.convert import lower
 from fastconv.convert.plan import cache, graphed
 
 pytestmark = [
@@ -208,6 +209,37 @@ def test_numbers_of_the_host_are_known_by_their_values() -> None:
     model.number.fill_(3)
     assert here.unchanged()
     assert not elsewhere.unchanged()
+
+
+class MadeOnce:
+    """Stands in for what orders the streams of a GPU: what each call says that it is about to read."""
+
+    def __init__(self) -> None:
+        self.reads: list[list[Tensor]] = []
+
+    def read(self, tensors: Callable[[], list[Tensor]]) -> None:
+        self.reads.append(list(tensors()))
+
+
+def test_streams_are_ordered_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: list[MadeOnce] = []
+    plans: list[MadeOnce] = []
+    for module, made in ((lower, weights), (graphed, plans)):
+        monkeypatch.setattr(module, "made_here", lambda _, made=made: [made.append(MadeOnce()) or made[-1]])
+    model = build("mobile")
+    converted = fastconv.convert(model)
+    x = torch.randn(SHAPES[0])
+    for count in (1, 2):
+        for _ in range(3):
+            converted(x)
+        assert len(weights) == len(plans) == count
+        assert len(weights[-1].reads) == 3
+        assert len(plans[-1].reads) == 2  # the first call makes the plan
+        folded = {t.data_ptr() for t in converted.region.store.all_prepared()[0].own_tensors()}
+        for reads in (*weights[-1].reads, *plans[-1].reads):
+            assert folded
+            assert folded <= {t.data_ptr() for t in reads}
+        model.stem[0].weight.mul_(2)
 
 
 def test_inference_mode_and_back(graphs: list[StandIn]) -> None:

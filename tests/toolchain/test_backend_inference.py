@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fastconv
 from fastconv.compiler import fastconv_backend
 from fastconv.compiler.backend import CompiledGraph, compiled_graphs
-from fastconv.convert import ir
+from fastconv.convert import ir, lower
 from fastconv.convert.steps import Stale
 
 
@@ -42,6 +42,23 @@ def _specs(graph: CompiledGraph) -> list[Any]:
     """What its steps compute, where it has one set of weights."""
     (binding,) = graph.converted.bindings()
     return [node.meta["spec"] for node in binding.program.graph.nodes if "spec" in node.meta]
+
+
+@torch.no_grad()
+def test_streams_are_ordered_behind_the_weights(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for the streams of a GPU."""
+    reads: list[int] = []
+
+    class Made:
+        def read(self, tensors: Callable[[], list[Tensor]]) -> None:
+            reads.append(len(tensors()))
+
+    monkeypatch.setattr(lower, "made_here", lambda devices: [Made()])
+    compiled, x = torch.compile(net, backend="fastconv", fullgraph=True), torch.randn(2, 3, 15, 15)
+    for _ in range(3):
+        compiled(x)
+    assert len(reads) == 3
+    assert all(reads)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What of torch.cuda the graphs of plans need, and nothing else of them: streams, capture, one call at a time.
+"""What of torch.cuda plans and their graphs need, and nothing else of them: streams, capture, one call at a time.
 
 `graphed.py` uses it through the methods of `CudaGraphs`; tests put a stand-in in its place.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -43,6 +43,39 @@ class Graphs(Protocol):
 def graphs_of(target: Target) -> Graphs | str:
     """A place to capture in, or why there is none."""
     return CudaGraphs(target.device) if target.device.type == "cuda" else "the emulated GPU has no graphs"
+
+
+class Made:
+    """What was made on one stream of a GPU, and is read on all: weights and plans."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        here = torch.cuda.current_stream(device)
+        self._readers = {here}
+        self._event: torch.cuda.Event | None = None
+        if not self._is_capturing():  # an event of a capture is nothing that others could wait for
+            self._event = torch.cuda.Event()
+            self._event.record(here)
+
+    def read(self, tensors: Callable[[], Iterable[Tensor]]) -> None:
+        """The current stream may read them from now on, and who frees them need not know of it."""
+        stream = torch.cuda.current_stream(self._device)
+        if stream in self._readers or self._event is None or self._is_capturing():
+            return  # a capture cannot wait for what happens outside of it; torch's waits for the GPU at its start
+        stream.wait_event(self._event)
+        for tensor in tensors():
+            if tensor.device == self._device:
+                tensor.record_stream(stream)
+        self._readers.add(stream)
+
+    def _is_capturing(self) -> bool:
+        with torch.cuda.device(self._device):
+            return torch.cuda.is_current_stream_capturing()
+
+
+def made_here(devices: Iterable[torch.device]) -> list[Made]:
+    """On the current stream of each GPU."""
+    return [Made(device) for device in devices if device.type == "cuda"]
 
 
 class CudaGraphs:

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastconv.convert import steps
+from fastconv.convert.plan.cuda_graph import made_here
 from fastconv.convert.plan.operations import is_torchs
 from fastconv.convert.plan.planner import LeftNode
 from fastconv.convert.plan.values import Late, Value, leaves_of, span
@@ -34,6 +35,7 @@ class Graphed:
         self._graphs: Graphs | None = None if isinstance(graphs, str) else graphs
         self.why: str | None = graphs if isinstance(graphs, str) else _refusal(plan, program)
         self._replay: _Replay | None = None
+        self._made = made_here([plan.device])
 
     @property
     def is_captured(self) -> bool:
@@ -49,6 +51,8 @@ class Graphed:
         return 0 if self._replay is None else self._plan.arena_bytes
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
+        for made in self._made:
+            made.read(lambda: self._plan.weights)
         if self.why is not None or self._graphs is None or self._graphs.busy() is not None:
             return self._plan(tensors)
         replay = self._replay

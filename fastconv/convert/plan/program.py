@@ -114,7 +114,7 @@ class PlannedProgram:
                     calls += [] if call.position in gone else [(call.op, len(call.nodes))]
         self.left = [entry for entry in traced.order if isinstance(entry, LeftNode)]
         self.outputs = traced.outputs
-        self._weights = weights
+        self.weights = weights
         self._only = self._single()
 
     def _single(self) -> Any:
