@@ -99,6 +99,37 @@ def test_gradients_are_those_of_the_parts() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_an_algorithm_by_name_loses_no_gradient(name: str) -> None:
+    x = torch.randn(2, 24, 7, 7, requires_grad=True)
+    dy = torch.randn_like(BLOCKS[name](x, None))
+    chosen, named = (torch.autograd.grad(BLOCKS[name](x, algo), x, dy)[0] for algo in (None, "parts"))
+    assert torch.equal(chosen, named)
+    with pytest.raises(NotImplementedError, match="expected algo to be parts or None where autograd records"):
+        BLOCKS[name](x, "depth_first")
+    with torch.no_grad():
+        assert not BLOCKS[name](x, "depth_first").requires_grad
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_autocast_lowers_whatever_the_algorithm(name: str) -> None:
+    x = torch.randn(2, 24, 7, 7)
+    exact = BLOCKS[name](x)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = {algo: BLOCKS[name](x, algo) for algo in (None, "parts", "depth_first")}
+    for y in made.values():
+        assert y.dtype == torch.bfloat16
+        torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05 * exact.abs().max().item())
+    assert torch.equal(made[None], made["parts"])
+
+
+def test_parts_take_an_image_without_a_batch() -> None:
+    _, depthwise, project = _weights(1, 24, 40, 5)
+    x = torch.randn(24, 7, 7)
+    y = functional.depthwise_pointwise(x, depthwise, project, 2, 2, algo="parts")
+    assert torch.equal(y, _pair(x[None], "parts")[0])
+
+
 def test_the_raw_operator_says_that_it_has_no_derivative() -> None:
     x = torch.randn(1, 4, 5, 5, requires_grad=True)
     stages = (torch.randn(4, 1, 3, 3), None, [1, 1], [1] * 4, [1, 1], "relu", 0.0, None)

@@ -5,7 +5,7 @@ conv_max_pool) tile by tile, so that the tensors between its stages never exist 
 after the other.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -53,12 +53,40 @@ def _packed(stages: tuple[Stage, ...], groups: tuple[int, ...], backend: str) ->
     ]
 
 
-def _in_parts(name: str, x: Tensor, backend: str, stages: tuple[Stage, ...], *others: Tensor | None) -> bool:
-    """Whether the block's convolutions are called one by one: autograd records, or no kernel takes them together."""
+def _recorded(name: str, algo: str, x: Tensor, stages: tuple[Stage, ...], residual: Tensor | None) -> bool:
+    """Whether autograd or torch.func follows the call, which takes the block's convolutions one by one.
+
+    Raises:
+        NotImplementedError: one of the kernels that take them together is asked for.
+    """
+    tensors = [t for s in stages for t in (s.weight, s.bias, s.act_param) if isinstance(t, Tensor)]
+    if not dispatch.records(x, *tensors, residual):
+        return False
+    if algo not in ("", "parts"):
+        raise NotImplementedError(
+            f"{name}: expected algo to be parts or None where autograd records or torch.func transforms the call, but "
+            f"got {algo!r} (kernels that take the whole block have no derivative)"
+        )
+    return True
+
+
+def _in_parts(name: str, algo: str, x: Tensor, backend: str) -> bool:
+    """Whether the block's convolutions are called one by one though nothing is recorded."""
+    if algo:
+        return algo == "parts" and (x.dim() != 4 or dispatch.autocast_dtype(x) is not None)
     if x.dim() != 4 or not (_taken_by_cuda(name, x, backend) or (x.is_cpu and not backend)):
         return True
-    tensors = [t for s in stages for t in (s.weight, s.bias, s.act_param) if isinstance(t, Tensor)]
-    return dispatch.autocast_dtype(x) is not None or dispatch.records(x, *tensors, *others)
+    return dispatch.autocast_dtype(x) is not None
+
+
+def _lowered(arguments: tuple[Any, ...], stages: tuple[Stage, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+    """As autocast casts them for conv2d, which leaves parameters of activations alone."""
+
+    def lower(a: Any) -> Any:
+        slope = any(a is stage.act_param for stage in stages)
+        return dispatch.lower(dtype, a)[0] if isinstance(a, Tensor) and not slope else a
+
+    return tuple(map(lower, arguments))
 
 
 def _taken_by_cuda(name: str, x: Tensor, backend: str) -> bool:
@@ -79,16 +107,20 @@ def _run(
 
     `make` gives the arguments and the groups of each stage; what keeps it from that is found when it has failed.
     """
-    arguments: tuple[Any, ...] | None = None
+    arguments: Sequence[Any] | None = None
     try:
         if dispatch.checks_first():
             _require(name, x, **stages)
         backend, members = dispatch.forced_backend(x), tuple(stages.values())
         made, groups = make()
         arguments = (*made, backend)
-        if not arguments[-2] and _in_parts(name, x, backend, members, residual):
+        algo = arguments[-2]
+        if _recorded(name, algo, x, members, residual) or _in_parts(name, algo, x, backend):
             return parts()
-        packed = _packed(members, groups, backend)
+        lowered = dispatch.autocast_dtype(x)
+        if lowered is not None:
+            x, *arguments = _lowered((x, *arguments), members, lowered)
+        packed = _packed(members, groups, backend) if lowered is None else [None] * len(members)
         return dispatch.call(getattr(dispatch.operators_of(backend), name), x, *arguments, *packed)
     except Exception as error:
         try:
@@ -135,7 +167,8 @@ def inverted_residual(
 
     Numerics: sums and everything between the stages in float32 (float64 for float64): in half precision
     `depth_first` rounds once, at the end, where `parts` and `fused_mma` round behind every stage. The result does not
-    depend on the number of threads. Where autograd records, the block runs as its three convolutions.
+    depend on the number of threads. Where autograd records, the block runs as its three convolutions, and `depth_first`
+    and `fused_mma` are refused.
     """
     window = (stride, padding, dilation)
     stages = {"expand": expand, "depthwise": depthwise, "project": project}
