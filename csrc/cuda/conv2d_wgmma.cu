@@ -12,7 +12,7 @@ namespace fastconv::cuda {
 namespace {
 
 constexpr int kTileM = 128, kTileK = 64, kNarrowestN = 64;
-constexpr int64_t kMaxExtent = 0x7fffffff - kTileM;
+constexpr int64_t kMaxExtent = 0x7fffffff - 2 * kTileM;  // a cluster's tiles end beyond the last pixel
 
 std::string pair_text(int64_t h, int64_t w) { return std::to_string(h) + "x" + std::to_string(w); }
 
@@ -40,7 +40,7 @@ Reasons wgmma_reasons(const Conv2dCall& call) {
   }
   if (!reasons.empty()) return reasons;
   if (p.N * p.P * p.Q > kMaxExtent || p.N * p.H * p.W > kMaxExtent) {
-    reasons.push_back("more than 2^31 - 129 pixels of x or y");
+    reasons.push_back("more than 2^31 - 257 pixels of x or y");
   } else if (tiles(p, kNarrowestN) > 0x7fffffff) {
     reasons.push_back(std::to_string(tiles(p, kNarrowestN)) + " tiles are above 2^31 - 1");
   }
@@ -50,11 +50,30 @@ Reasons wgmma_reasons(const Conv2dCall& call) {
   return reasons;
 }
 
+// With clusters, in which two blocks share what they fetch of the filters, where there are any: they start and end
+// together, so for more than one wave of tiles.
+TileKernel clustered(const ConvProblem& p, int tile_n) {
+  const int multiprocessors = current_device().multiprocessors;
+  return wgmma_kernel(2, tile_n, multiprocessors > 1 && tiles(p, tile_n) > multiprocessors ? 2 : 1);
+}
+
+TileProblem tile_problem(const Conv2dCall& call) {
+  const ConvMmaProblem problem = forward_mma(call);
+  return tile_problem(problem, !weights_in_place(problem, stored_channels(call.problem)));
+}
+
 // Of the tiles whose consumers share each.
 TilePlan plan(const Conv2dCall& call) {
-  const ConvMmaProblem problem = forward_mma(call);
-  return fastest({wgmma_kernel(2, 256, 1), wgmma_kernel(2, 128, 1), wgmma_kernel(2, 64, 1)},
-                 tile_problem(problem, !weights_in_place(problem, stored_channels(call.problem))), kUnsplit);
+  const ConvProblem& p = call.problem;
+  return fastest({wgmma_kernel(2, 256, 1), wgmma_kernel(2, 128, 1), wgmma_kernel(2, 64, 1), clustered(p, 256),
+                  clustered(p, 128), clustered(p, 64)},
+                 tile_problem(call), kUnsplit);
+}
+
+// Of the narrow tiles, which the consumers of a block take by turns, even though the plan is the wide one.
+bool narrow_clusters(const Conv2dCall& call) {
+  return fastest({wgmma_kernel(2, 128, 1), clustered(call.problem, 128)}, tile_problem(call), kUnsplit)
+             .predicted.cluster > 1;
 }
 
 Prediction predict(const Conv2dCall& call) { return plan(call).predicted; }
@@ -82,15 +101,23 @@ void run_with(const Conv2dCall& call, const CallContext& context, LaunchConfig c
       launch_conv_wgmma<decltype(tile)>(call, operands, epilogue, config,
                                         std::max(current_device().multiprocessors, 1));
     };
-    const int width = plan(call).predicted.tile_n, narrow = std::min(width, 128);
+    const Prediction chosen = predict(call);
+    const int width = chosen.tile_n, narrow = std::min(width, 128);
     const WgmmaTurns turns = {tiles(p, narrow), steps(p), width == 256, !decltype(epilogue)::kUnrolled};
     const bool ping_pong = prefer_ping_pong(turns, current_device());
-    if (narrow == 64) {
-      ping_pong ? launch_tile(WgmmaConfig<T, 64, 8, 1, true>()) : launch_tile(WgmmaConfig<T, 64, 8>());
-    } else if (ping_pong) {
-      launch_tile(WgmmaConfig<T, 128, 6, 1, true>());
+    if (ping_pong) {
+      const bool clusters = width == 256 ? narrow_clusters(call) : chosen.cluster > 1;
+      if (narrow == 64) {
+        clusters ? launch_tile(WgmmaConfig<T, 64, 8, 2, true>()) : launch_tile(WgmmaConfig<T, 64, 8, 1, true>());
+      } else {
+        clusters ? launch_tile(WgmmaConfig<T, 128, 6, 2, true>()) : launch_tile(WgmmaConfig<T, 128, 6, 1, true>());
+      }
+    } else if (width == 64) {
+      launch_tile(WgmmaConfig<T, 64, 8>());  // narrow tiles of a single wave, and no clusters therefore
+    } else if (width == 128) {
+      launch_tile(WgmmaConfig<T, 128, 6>());
     } else {
-      width == 128 ? launch_tile(WgmmaConfig<T, 128, 6>()) : launch_tile(WgmmaConfig<T, 256, 4>());
+      chosen.cluster > 1 ? launch_tile(WgmmaConfig<T, 256, 4, 2>()) : launch_tile(WgmmaConfig<T, 256, 4>());
     }
   });
 }

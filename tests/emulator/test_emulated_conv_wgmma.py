@@ -255,7 +255,7 @@ def test_other_types_and_gpus_are_refused(monkeypatch):
         ("mb32ic64ih56oc64kh3ph1", "wgmma"),
         ("mb1ic256ih14oc256kh3ph1", "mma"),  # too few tiles
         ("mb32ic32ih56oc64kh3ph1", "mma"),  # half of a step is zeros
-        ("mb32ic64ih56oc24kh3ph1", "mma"),  # most of a tile is nothing
+        ("mb32ic64ih56oc24kh3ph1", "wgmma"),  # in clusters: else mma with a tile of 32 filters
     ],
 )
 def test_choice(problem, row):

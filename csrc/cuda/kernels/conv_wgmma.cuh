@@ -8,7 +8,9 @@
 //                          (s, r) * dilation further on
 //
 // Strides, padding, and rows and images that end amid a tile are the copy's own business. Channels beyond the last are
-// zeros for every tap. Groups are batches, and their channels whole steps, so that none reads its neighbour's.
+// zeros for every tap. Groups are batches, and their channels whole steps, so that none reads its neighbour's. The
+// blocks of a cluster have pixels of their own, and each fetches half of the filters for both; past the last pixel
+// there are images of zeros, and nothing is stored.
 #pragma once
 
 #include "../../common/calls.h"
@@ -46,7 +48,7 @@ struct ConvWgmmaWork {
   TensorMap x, w;
   ConvWgmmaOutput<T> output;
   int steps;
-  int tiles_m, tiles_n, tiles;  // tiles: of all groups
+  int tiles_m, tiles_n, tiles;  // tiles: of all groups; with clusters, two below each other count as one
   int channels;                 // of a group
   int filter_width;
   int stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w;
@@ -55,7 +57,9 @@ struct ConvWgmmaWork {
   __device__ __forceinline__ WgmmaTile tile(int number) const {
     const int tiles_of_group = tiles_m * tiles_n;
     const TilePlace place = raster_tile(number % tiles_of_group, tiles_m, tiles_n);
-    return {number / tiles_of_group, place.row * Config::kTileM, place.column * Config::kTileN, steps};
+    int row = place.row;
+    if constexpr (Config::kCluster > 1) row = row * Config::kCluster + static_cast<int>(cluster_rank());
+    return {number / tiles_of_group, row * Config::kTileM, place.column * Config::kTileN, steps};
   }
 
   // One tap after the other, and its channels.
@@ -70,7 +74,14 @@ struct ConvWgmmaWork {
     __device__ __forceinline__ void fetch(unsigned char* a, unsigned char* b, uint64_t* full) {
       tma_load_im2col_4d(a, &work.x, full, first_channel + c, base_w, base_h, image, static_cast<uint16_t>(offset_w),
                          static_cast<uint16_t>(offset_h));
-      tma_load_3d(b, &work.w, full, c, tap, first_filter);
+      if constexpr (Config::kCluster > 1) {
+        constexpr int kShare = Config::kTileN / Config::kCluster;
+        const int first = kShare * static_cast<int>(cluster_rank());
+        tma_load_multicast_3d(b + first * kSwizzleBytes, &work.w, full, (1 << Config::kCluster) - 1, c, tap,
+                              first_filter + first);
+      } else {
+        tma_load_3d(b, &work.w, full, c, tap, first_filter);
+      }
       c += Config::kTileK;
       if (c < work.channels) return;
       c = 0, ++tap, ++s;
@@ -147,7 +158,7 @@ void launch_conv_wgmma(const Conv2dCall& call, const ConvWgmmaOperands<typename 
   filters.extent[0] = static_cast<uint64_t>(channels), filters.extent[1] = static_cast<uint64_t>(taps);
   filters.extent[2] = static_cast<uint64_t>(p.K);
   filters.stride[1] = static_cast<uint64_t>(channels), filters.stride[2] = static_cast<uint64_t>(weights.stride_out);
-  filters.box[0] = Config::kTileK, filters.box[1] = 1, filters.box[2] = Config::kTileN;
+  filters.box[0] = Config::kTileK, filters.box[1] = 1, filters.box[2] = Config::kTileN / Config::kCluster;
   work.w = make_tensor_map("w", filters);
   work.channels = narrow(channels), work.filter_width = narrow(p.S);
   work.stride_h = narrow(p.stride_h), work.stride_w = narrow(p.stride_w);
@@ -169,7 +180,8 @@ void launch_conv_wgmma(const Conv2dCall& call, const ConvWgmmaOperands<typename 
                                       operands.residual_pixel_stride);
   }
 
-  work.tiles_m = (out.rows + Config::kTileM - 1) / Config::kTileM;
+  constexpr int kRows = Config::kCluster * Config::kTileM;
+  work.tiles_m = (out.rows + kRows - 1) / kRows;
   work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;
   work.tiles = work.tiles_m * work.tiles_n * narrow(p.groups);
   launch(Config::kPingPong ? "conv_wgmma_ping_pong" : "conv_wgmma",

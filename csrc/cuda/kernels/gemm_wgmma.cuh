@@ -62,6 +62,7 @@ __device__ __forceinline__ void fetch_operand(unsigned char* tile, const TensorM
   } else {
     if (!mn_major) return load(tile, k, row);
     constexpr int kBlock = Config::kTileK;
+    static_assert(kRows % kBlock == 0, "whole boxes");
 #pragma unroll
     for (int r = 0; r < kRows; r += kBlock) load(tile + r * kSwizzleBytes, row + r, k);
   }

@@ -76,7 +76,8 @@ struct WgmmaConfig {
   // The first of a consumer's rows in its tile.
   __device__ static constexpr int consumer_row(int consumer) { return kPingPong ? 0 : consumer * kConsumerM; }
 
-  static_assert(kCluster == 1 || (kCluster == 2 && kTileN / kCluster % 64 == 0), "halves of B are whole boxes");
+  static_assert(kCluster == 1 || (kCluster == 2 && kTileN / kCluster * kSwizzleBytes % kSwizzlePatternBytes == 0),
+                "halves of B are whole boxes");
 };
 
 // Lies at the start of dynamic shared memory, on a boundary of the swizzle pattern, as does every tile in it.
