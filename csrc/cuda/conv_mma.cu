@@ -110,6 +110,14 @@ void add_conv_mma_reasons(Reasons& reasons, const ConvMmaProblem& problem) {
   const int64_t blocks = (std::max(pixels, in_pixels) + 31) / 32 * conv.phases() * conv.groups *
                          ((std::max(conv.out_channels, conv.in_channels) + 31) / 32);
   if (blocks > kMax) reasons.push_back(std::to_string(blocks) + " tiles are more than one grid holds");
+  refuse_many_filter_tiles(reasons, problem);
+}
+
+void refuse_many_filter_tiles(Reasons& reasons, const ConvMmaProblem& problem) {
+  const PhasedConv& conv = problem.conv;
+  const int64_t of_a_tap = (conv.in_channels + 31) / 32 * ((conv.out_channels + 31) / 32) * conv.groups;
+  const int64_t tiles = of_a_tap * problem.weights.size[2] * problem.weights.size[3];
+  if (tiles > 0x7fffffff) reasons.push_back(std::to_string(tiles) + " tiles of filters are above 2^31 - 1");
 }
 
 bool weights_in_place(const ConvMmaProblem& problem, int64_t channels) {

@@ -50,6 +50,8 @@ ConvMmaProblem upsample_phase_mma(const Conv2dCall& call);
 void add_mma_reasons(Reasons& reasons, DType dtype, bool tf32);
 // Adds what stands against the problem; it must fit the tables of phases.h.
 void add_conv_mma_reasons(Reasons& reasons, const ConvMmaProblem& problem);
+// Adds that filters, packed in tiles of 32 by 32 channels, have too many of them.
+void refuse_many_filter_tiles(Reasons& reasons, const ConvMmaProblem& problem);
 // Whether tensor cores are worth it: enough channels on both sides to fill their tiles.
 bool conv_mma_preferred(const ConvMmaProblem& problem);
 

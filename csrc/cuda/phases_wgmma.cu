@@ -100,6 +100,7 @@ void add_phases_wgmma_reasons(Reasons& reasons, const ConvMmaProblem& problem) {
   if (most_steps(conv) * kTileK > kMax) {
     reasons.push_back("a reduction over " + std::to_string(most_steps(conv) * kTileK) + " is above 2^31");
   }
+  refuse_many_filter_tiles(reasons, problem);
 }
 
 // Weights with output channels contiguous are read where they lie, unless taps are sums of them.

@@ -239,6 +239,14 @@ def test_reasons(x_shape, w_shape, options, reason):
     assert reason in refusal(x_shape, w_shape, **options)
 
 
+@pytest.mark.parametrize("row", ["mma", "wgmma"])
+def test_filters_of_too_many_tiles(row):
+    problem = {"C": 2**20, "K": 2**20, "groups": 1, "H": 2, "W": 2, "R": 2, "S": 2, "N": 1, "dtype": "float16"}
+    rows = introspection.explain("conv2d_input_grad", backend="cuda_emulated", **problem).candidates
+    reasons = next(candidate.reasons for candidate in rows if candidate.name == row)
+    assert reasons == ("4294967296 tiles of filters are above 2^31 - 1",)
+
+
 def test_limits_themselves_are_served():
     for x_shape, w_shape, options in [
         ((1, 8, 9, 9), (8, 8, 3, 3), {"stride": (4, 4)}),
@@ -250,6 +258,14 @@ def test_limits_themselves_are_served():
         y = torch_f.conv2d(torch.zeros(x_shape), torch.zeros(w_shape), **options)
         dy, w = integers(tuple(y.shape), HALF), integers(w_shape, HALF, low=-1, high=1)
         assert_exact(input_grad(dy, w, x_shape, options), expected_grad(dy, w, x_shape, options))
+
+
+def test_more_taps_than_a_grid_is_high():
+    """All 65,792 are packed, more than gridDim.y goes up to; the two pixels read a 64th of them each."""
+    x, w = integers((1, 8, 2, 2), HALF), integers((8, 8, 256, 257), HALF, False, -1, 1)
+    options = {"stride": 8, "padding": (131, 132)}
+    got = emulated(functional.conv_transpose2d, x, w, None, **options, algo="wgmma")
+    assert_exact(got, torch_f.conv_transpose2d(x.double(), w.double(), **options))
 
 
 def test_other_types_and_gpus_are_refused(monkeypatch):

@@ -128,7 +128,7 @@ struct PackWeightsParams {
   int64_t stride_group, stride_out, stride_in, stride_h, stride_w;                         // of the source, in elements
   int64_t packed_stride_phase, packed_stride_group, packed_stride_out, packed_stride_tap;  // ic is dense
   int in_channels, padded_in_channels, out_channels;
-  FastDivmod tiles_in, tiles_out;  // of a block's number
+  FastDivmod tiles_in, tiles_out, groups;  // of a block's number
   WeightAxis h, w;
   bool along_in;  // the direction in which neighbouring lanes read: ic, else oc
 };
@@ -140,11 +140,11 @@ __global__ void __launch_bounds__(kPackThreads)
   __shared__ float tile[32][33];
   const int phase_h = static_cast<int>(blockIdx.z) / params.w.phases;
   const int phase_w = static_cast<int>(blockIdx.z) % params.w.phases;
-  const int taps_w = params.w.taps[phase_w], tap = static_cast<int>(blockIdx.y);
+  int tile_in, tile_out, group;
+  const int tiles = params.tiles_in.divmod(static_cast<int>(blockIdx.x), tile_in);
+  const int tap = params.groups.divmod(params.tiles_out.divmod(tiles, tile_out), group);
+  const int taps_w = params.w.taps[phase_w];
   if (tap >= params.h.taps[phase_h] * taps_w) return;  // this phase has fewer taps than another
-  int tile_in, tile_out;
-  const int rest = params.tiles_in.divmod(static_cast<int>(blockIdx.x), tile_in);
-  const int group = params.tiles_out.divmod(rest, tile_out);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int begin_h = params.h.begin(phase_h, tap / taps_w), end_h = params.h.end(phase_h, tap / taps_w);
   const int begin_w = params.w.begin(phase_w, tap % taps_w), end_w = params.w.end(phase_w, tap % taps_w);
@@ -177,14 +177,15 @@ __global__ void __launch_bounds__(kPackThreads)
 template <class T>
 void launch_pack_conv_weights(PackWeightsParams<T> params, int64_t groups, int most_taps, const Footprint& footprint,
                               void* stream) {
-  const int tiles_in = (params.padded_in_channels + 31) / 32, tiles_out = (params.out_channels + 31) / 32;
-  params.tiles_in = FastDivmod(tiles_in), params.tiles_out = FastDivmod(tiles_out);
+  const int64_t tiles_in = (params.padded_in_channels + 31) / 32, tiles_out = (params.out_channels + 31) / 32;
+  params.tiles_in = FastDivmod(tiles_in), params.tiles_out = FastDivmod(tiles_out), params.groups = FastDivmod(groups);
   params.along_in = params.stride_in <= params.stride_out;
   LaunchConfig config;
   config.stream = stream;
   config.footprint = footprint;
   config.block = dim3(kPackThreads);
-  config.grid = dim3(static_cast<unsigned>(tiles_in * tiles_out * groups), static_cast<unsigned>(most_taps),
+  // Filters of 256x256 have more taps than gridDim.y goes up to.
+  config.grid = dim3(static_cast<unsigned>(tiles_in * tiles_out * groups * most_taps), 1,
                      static_cast<unsigned>(params.h.phases * params.w.phases));
   launch("pack_conv_weights", config, pack_conv_weights_kernel<T>, params);
 }
