@@ -63,6 +63,10 @@ Reasons fused_reasons(const FusedBlock& block) {
   if (reach > kMost || x.size[1] * x.size[2] * x.size[3] > kMost / 2) {
     reasons.push_back("an image of x reaches over 2^31 elements or more");
   }
+  const int64_t pixels = x.size[0] * x.size[2] * x.size[3];
+  if (pixels > kMost && !in_whole_chunks<half_t>(x, x.size[1])) {
+    reasons.push_back("x has to be packed, and its " + text(pixels) + " pixels are above 2^31 - 1");
+  }
   if (w.C * w.R * padded_taps(w) > kMost || std::max(w.stride_h, w.stride_w) > 256 || w.N * w.P * w.Q > kMost) {
     reasons.push_back("filters of " + text(w.C * w.R * w.S) + " elements, strides of " + text(w.stride_h) + "x" +
                       text(w.stride_w) + " or " + text(w.N * w.P * w.Q) + " output pixels are too many");

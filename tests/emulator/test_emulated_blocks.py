@@ -157,6 +157,9 @@ def test_explain_says_why_not() -> None:
     assert "256 filters in registers, but there are 320" in reasons(K=320)
     assert "4096 channels, 24 filters and a window of 3x3 needs at least" in reasons(C=4096)
     assert "and a block has 232448" in reasons(C=4096)
+    many = {"N": 2**15, "H": 256, "W": 256, "stride_h": 2, "stride_w": 2}  # a quarter as many of y
+    assert reasons(**many) == "x has to be packed, and its 2147483648 pixels are above 2^31 - 1"
+    assert reasons(**many, channels_last=True) == reasons(**many | {"N": 2**15 - 1}) == ""
 
 
 def test_chosen_where_the_hidden_tensors_leave_the_cache() -> None:
