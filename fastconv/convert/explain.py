@@ -17,7 +17,7 @@ from fastconv.convert.kernels import Choice, choose
 from fastconv.convert.memory import memory_of
 from fastconv.convert.narrow import why_not
 from fastconv.convert.observe import example_values, function_of
-from fastconv.convert.plan.explained import facts, graph_facts, planned
+from fastconv.convert.plan.explained import facts, planned
 from fastconv.convert.program import Program
 from fastconv.convert.region import Region
 from fastconv.convert.replace import reason_to_leave, runs_on_fastconv
@@ -159,7 +159,9 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
         name = type(subject.source).__name__
         explanation = Explanation(f"{name}, converted by fastconv")
         _explain_region(subject.region, "", explanation.rows)
-        explanation.facts = [*why_not(subject.dtype, subject.computed), *_facts(subject.region)]
+        memory = memory_of(subject.region)
+        explanation.facts = [*why_not(subject.dtype, subject.computed), *facts(subject.region)]
+        explanation.facts += [f"memory: {memory}"] if memory.plans else []
         return explanation
     if isinstance(subject, torch._dynamo.OptimizedModule):
         from fastconv.compiler.explained import explain_compiled
@@ -168,16 +170,6 @@ def explain(subject: nn.Module | str, *problem: Any, **fields: Any) -> Any:
     if isinstance(subject, nn.Module):
         return _explain_layers(subject)
     raise TypeError(f"explain: expected a module or the name of an operation, but got {type(subject).__name__}")
-
-
-def _facts(region: Region) -> list[str]:
-    plan = region.last.plan if region.last is not None else None
-    memory = memory_of(region)
-    refusal = region.last.unplanned if region.last is not None and plan is None else None
-    said = [facts(plan)] if plan is not None else [f"no plan: {refusal}"] if refusal else []
-    if plan is not None and (graph := graph_facts(plan)):
-        said.append(graph)
-    return [*said, *([f"memory: {memory}"] if memory.plans else [])]
 
 
 def _explain_region(region: Region, prefix: str, rows: list[LayerRow]) -> None:

@@ -50,10 +50,15 @@ class WeightStore:
         self._made: list[Made] = []  # where, for streams that others than the weights' own are
 
     def graphs(self, target: Target) -> Any:
-        """Where plans for a GPU are captured: one place for all programs, since their graphs share memory."""
+        """Where plans for a GPU are captured: one place for all programs of a network, since their graphs
+        share memory."""
         if target.device not in self._graphs:
             self._graphs[target.device] = graphs_of(target)
         return self._graphs[target.device]
+
+    def share_graphs(self, store: WeightStore) -> None:
+        """Captures where the other one does: their regions are parts of one network."""
+        self._graphs = store._graphs
 
     def judge(self, graph: fx.Graph, context: ir.Context) -> Dropping | None:
         """Leaves superfluous channels out of a graph, and watches the weights that say so."""

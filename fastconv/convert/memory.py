@@ -38,15 +38,16 @@ def memory_of(region: Region) -> NetworkMemory:
     """The memory of a region and of those inside it."""
     packs: dict[int, int] = {}
     folded: dict[int, int] = {}
-    arenas = plans = 0
+    arenas = plans = shared = 0  # shared: the arena of the network's graphs
     for part in _regions(region):
         for prepared in part.store.all_prepared():
             packs.update((_where(t), t.untyped_storage().nbytes()) for t in prepared.packs())
             folded.update((_where(t), t.untyped_storage().nbytes()) for t in prepared.own_tensors())
         arenas += part.store.arenas.bytes
         plans += sum(program.plan_count for program in part.programs())
-        arenas += sum(program.graph_bytes for program in part.programs())
-    return NetworkMemory(sum(packs.values()), sum(folded.values()), arenas, plans)
+        for own, arena in (program.graph_bytes for program in part.programs()):
+            arenas, shared = arenas + own, max(shared, arena)
+    return NetworkMemory(sum(packs.values()), sum(folded.values()), arenas + shared, plans)
 
 
 def _regions(region: Region) -> list[Region]:

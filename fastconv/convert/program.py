@@ -70,8 +70,8 @@ class Program:
         return 0 if self._plans is None else self._plans.count
 
     @property
-    def graph_bytes(self) -> int:
-        return 0 if self._plans is None else self._plans.graph_bytes
+    def graph_bytes(self) -> tuple[int, int]:
+        return (0, 0) if self._plans is None else self._plans.graph_bytes
 
     @property
     def plan(self) -> PlannedProgram | None:

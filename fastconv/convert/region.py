@@ -186,6 +186,7 @@ class Region:
         if composite and not isinstance(module, nn.Sequential):
             return  # torch's own composites (attention, recurrent layers) read their children's weights
         region = Region(module, self.store.dtype, self.store.drop_zero_channels, outermost=False)
+        region.store.share_graphs(self.store)
         self.children[path] = region
         # An attribute of the object wins over the class's forward; hooks, isinstance and attributes stay as they are.
         module.__dict__["forward"] = region

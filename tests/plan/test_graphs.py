@@ -16,8 +16,7 @@ from threads import at_once
 from torch import Tensor, nn
 
 import fastconv
-from fastconv.convert import lower
-from fastconv.convert.plan import cache, graphed
+from fastconv.convert.plan import graphed
 
 pytestmark = [
     pytest.mark.usefixtures("graphs"),
@@ -211,37 +210,6 @@ def test_numbers_of_the_host_are_known_by_their_values() -> None:
     assert not elsewhere.unchanged()
 
 
-class MadeOnce:
-    """Stands in for what orders the streams of a GPU: what each call says that it is about to read."""
-
-    def __init__(self) -> None:
-        self.reads: list[list[Tensor]] = []
-
-    def read(self, tensors: Callable[[], list[Tensor]]) -> None:
-        self.reads.append(list(tensors()))
-
-
-def test_streams_are_ordered_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    weights: list[MadeOnce] = []
-    plans: list[MadeOnce] = []
-    for module, made in ((lower, weights), (graphed, plans)):
-        monkeypatch.setattr(module, "made_here", lambda _, made=made: [made.append(MadeOnce()) or made[-1]])
-    model = build("mobile")
-    converted = fastconv.convert(model)
-    x = torch.randn(SHAPES[0])
-    for count in (1, 2):
-        for _ in range(3):
-            converted(x)
-        assert len(weights) == len(plans) == count
-        assert len(weights[-1].reads) == 3
-        assert len(plans[-1].reads) == 2  # the first call makes the plan
-        folded = {t.data_ptr() for t in converted.region.store.all_prepared()[0].own_tensors()}
-        for reads in (*weights[-1].reads, *plans[-1].reads):
-            assert folded
-            assert folded <= {t.data_ptr() for t in reads}
-        model.stem[0].weight.mul_(2)
-
-
 def test_inference_mode_and_back(graphs: list[StandIn]) -> None:
     model = build("inception")
     converted = fastconv.convert(model)
@@ -265,29 +233,3 @@ def test_threads_take_turns(graphs: list[StandIn]) -> None:
 
     at_once(work, 4)
     assert len(graphs[0].graphs) == 2  # one for each shape, whoever came first
-
-
-def test_graphs_go_with_their_plans_and_with_the_network(
-    monkeypatch: pytest.MonkeyPatch, graphs: list[StandIn]
-) -> None:
-    monkeypatch.setattr(cache, "MAX_PLANS", 2)
-    converted = fastconv.convert(build("inception"))
-    for size in (8, 9, 10):
-        for _ in range(2):
-            converted(torch.randn(1, 3, size, size))
-    found = [weakref.ref(graph) for graph in graphs[0].graphs]
-    graphs[0].graphs.clear()
-    gc.collect()
-    assert [graph() is not None for graph in found] == [False, True, True]
-    del converted
-    gc.collect()
-    assert all(graph() is None for graph in found)
-
-
-def test_memory_counts_what_graphs_hold() -> None:
-    x = torch.randn(2, 3, 16, 16)
-    converted = fastconv.convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).eval())
-    converted(x)
-    assert converted.memory().arenas == 0  # torch's allocator has it between calls
-    y = converted(x)
-    assert converted.memory().arenas == x.nbytes + y.nbytes + plan_of(converted).arena_bytes

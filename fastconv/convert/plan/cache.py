@@ -128,11 +128,10 @@ class Plans:
         return list(self._plans.values())
 
     @property
-    def graph_bytes(self) -> int:
-        """Memory of the captured graphs: of their inputs and outputs, and one arena for all."""
+    def graph_bytes(self) -> tuple[int, int]:
+        """Memory of the captured graphs: of their inputs and outputs, and the largest arena, which lies over others."""
         graphs = [plan.graph for plan in self._all() if plan is not None and plan.graph is not None]
-        own = sum(graph.bytes for graph in graphs)
-        return own + max((graph.arena_bytes for graph in graphs), default=0)
+        return sum(graph.bytes for graph in graphs), max((graph.arena_bytes for graph in graphs), default=0)
 
 
 def _let_go(program: Any) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from fastconv.convert.plan.program import PlannedProgram
+
+if TYPE_CHECKING:
+    from fastconv.convert.program import Program
+    from fastconv.convert.region import Region
 
 _WHY = {
     "inverted_residual": "1x1, depthwise and 1x1 layers by bands or tiles: the tensors between them are never made",
@@ -39,8 +44,25 @@ def planned(plan: PlannedProgram | None, node: fx.Node) -> Planned | None:
     return Planned(op, _WHY.get(op, ""))
 
 
-def facts(plan: PlannedProgram) -> str:
-    """The plan in one line."""
+def facts(region: Region, path: str = "") -> list[str]:
+    """Of the plan of a region and of those inside it, with the names of the latter."""
+    name = f"{path}: " if path else ""
+    said = [] if region.last is None else [name + line for line in _of_program(region.last)]
+    for inner, child in region.children.items():
+        said += facts(child, f"{path}.{inner}" if path else inner)
+    return said
+
+
+def _of_program(program: Program) -> list[str]:
+    """What there is to say of the last call's plan, in a line each: why there is none, or its size and its graph."""
+    plan = program.plan
+    if plan is None:
+        return [f"no plan: {program.unplanned}"] if program.unplanned else []
+    graph = graph_facts(plan)
+    return [_size(plan), *([] if graph is None else [graph])]
+
+
+def _size(plan: PlannedProgram) -> str:
     segments = len(plan.runs)
     text = f"plan: {plan.kernel_count} kernel calls in {segments} segment{'s' if segments != 1 else ''}"
     if plan.fused:
