@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from fastconv import introspection
 from fastconv.cli.main import main
 from fastconv.verify import emulated_gpu, runner
+from fastconv.verify.case import Case
 from fastconv.verify.cases import cases_of, parse
 from fastconv.verify.emulated_gpu import SCHEDULES, newest_rows, run_under_schedules, verify_on
 from fastconv.verify.emulator_settings import emulator_settings
@@ -33,6 +35,22 @@ def test_hoppers_rows_are_those_that_older_gpus_refuse() -> None:
     rows = newest_rows(cases_of("gemm"))
     assert rows >= {("gemm", "wgmma"), ("gemm", "wgmma_tf32")}
     assert not rows & {("gemm", "mma"), ("gemm", "mma_tf32"), ("gemm", "simt")}
+
+
+def test_a_row_that_fails_before_hopper_is_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = type(LONG).run
+
+    def fails(case: Case, inputs: Any, algo: str = "", backend: str = "") -> tuple[torch.Tensor, ...]:
+        if algo == "wgmma":
+            raise RuntimeError("illegal instruction")
+        return right(case, inputs, algo, backend)
+
+    monkeypatch.setattr(type(LONG), "run", fails)
+    with pytest.raises(RuntimeError, match="illegal instruction"):
+        newest_rows([LONG])
+    outcome = only(run_under_schedules([LONG], rows=WGMMA), torch.float16)
+    assert (outcome.passed, outcome.refused) == (0, 0)
+    assert len(outcome.failures) == 2 * len(SCHEDULES)
 
 
 def test_an_empty_product_is_no_evidence() -> None:

@@ -16,7 +16,7 @@ from fastconv import backends, introspection
 
 from . import runner
 from .case import LAYOUTS, Case
-from .emulator_settings import clear_counters, emulator_settings, ring_rounds
+from .emulator_settings import LIMIT_REACHED, clear_counters, emulator_settings, ring_rounds
 from .outcomes import Outcome, Outcomes, Report, merge
 from .runner import Question
 from .shares import in_shares
@@ -117,7 +117,11 @@ def rows_served(cases: Sequence[Case], arch: str, rows: Collection[Row]) -> set[
 
 
 def serves(question: Question, algorithm: str, arch: str) -> bool:
-    """Whether a row takes the case: where it does, it comes as far as a launch, which is not allowed to do anything."""
+    """Whether a row takes the case: where it does, it comes as far as a launch, which is not allowed to do anything.
+
+    Raises:
+        Exception: anything else than a refusal or the end of such a launch: a row that fails is not left out unseen.
+    """
     inputs = question.inputs(algorithm)
     if runner.is_idle(inputs):
         return False
@@ -125,7 +129,10 @@ def serves(question: Question, algorithm: str, arch: str) -> bool:
         try:
             question.case.run(inputs, algorithm, BACKEND)
         except Exception as error:
-            return runner.refusal_in(error) is None
+            if runner.refusal_in(error) is not None:
+                return False
+            if LIMIT_REACHED not in str(error):
+                raise
     return True
 
 
@@ -148,7 +155,11 @@ def run_under_schedules(
 
 
 def _run_in_turn(question: Question, outcome: Outcome) -> None:
-    if not serves(question, outcome.algorithm, ARCHITECTURES["sm_90a"]):
+    try:
+        served = serves(question, outcome.algorithm, ARCHITECTURES["sm_90a"])
+    except Exception:
+        served = True  # so that the run itself says what is wrong, as a failure of the row's
+    if not served:
         outcome.refused += 1
         return
     for schedule, copies in SCHEDULES:

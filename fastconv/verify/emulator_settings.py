@@ -21,6 +21,8 @@ _VARIABLES = {
     "copies": "FASTCONV_EMULATOR_COPIES",
     "limit": "FASTCONV_EMULATOR_LIMIT",
 }
+# What the report of a launch says that has made as many accesses as `limit` allows.
+LIMIT_REACHED = f"more than {_VARIABLES['limit']} accesses"
 
 
 @contextmanager
