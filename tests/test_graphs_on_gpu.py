@@ -207,6 +207,24 @@ def test_plain_tensors_of_the_model_may_change() -> None:
             assert plan_of(converted).graph.is_captured  # type: ignore[union-attr]
 
 
+def test_random_numbers_are_drawn_once() -> None:
+    """Planning, and looking for what cannot be captured, run more often than the call."""
+    model = Forward(lambda c, x: torch.dropout(c(x), 0.5, True)).cuda().eval()
+    x = image(SHAPES[0])
+    with torch.no_grad(), in_full_precision():
+        before = torch.cuda.get_rng_state()
+        converted = fastconv.convert(model, x)
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+        for _ in range(3):
+            results, states = [], []
+            for call in (converted, model):
+                torch.cuda.manual_seed(3)
+                results.append(call(x))
+                states.append(torch.cuda.get_rng_state())
+            assert_same(results[0], results[1], exactly=False)
+            assert torch.equal(*states)
+
+
 def test_inside_somebody_elses_capture_the_kernels_are_theirs() -> None:
     model = on_gpu("mobile")
     converted, steps = fastconv.convert(model), step_by_step(model)

@@ -59,7 +59,7 @@ class Program:
 
     def prepare(self, tensors: Sequence[Tensor]) -> None:
         """Packs the weights and makes the plan for tensors like these; its memory has been touched afterwards."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices={x.device for x in tensors if x.is_cuda}):
             self.store.refresh()
             for _ in range(2):
                 if self._planned([x.detach() for x in tensors]) is None:

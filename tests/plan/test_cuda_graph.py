@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastconv.convert.plan.cuda_graph import CudaGraphs, Made, graphs_of, made_here
-from fastconv.convert.plan.target import Target
+from fastconv.convert.plan.target import Random, Target
 
 DEVICE = torch.device("cuda", 1)
 
@@ -58,6 +58,15 @@ class Cuda:
         self.here = Stream(self, "main")
         self.CUDAGraph, self.Event = Graph, Event
         self.fail_to_end = False
+
+    def get_rng_state(self, device: torch.device) -> str:
+        assert device == DEVICE
+        assert not self.capturing
+        return "drawn so far"
+
+    def set_rng_state(self, state: str, device: torch.device) -> None:
+        assert device == DEVICE
+        self.log.append(f"generator as {state}")
 
     def Stream(self, device: torch.device) -> Stream:
         assert device == DEVICE
@@ -186,6 +195,18 @@ def test_a_capture_of_somebody_elses_is_seen(cuda: Cuda) -> None:
     assert graphs.busy() is None
     cuda.capturing = True
     assert graphs.busy() == "a capture is under way"
+
+
+def test_a_second_planning_run_draws_the_same_numbers(cuda: Cuda) -> None:
+    random = Random(DEVICE)
+    first = torch.rand(3)
+    random.restore()
+    assert torch.equal(torch.rand(3), first)
+    assert cuda.log == ["generator as drawn so far"]
+    cuda.capturing = True
+    Random(DEVICE).restore()
+    Random(torch.device("cpu")).restore()
+    assert len(cuda.log) == 1
 
 
 def test_where_there_are_graphs() -> None:

@@ -15,7 +15,7 @@ from fastconv.convert.plan.graphed import Graphed
 from fastconv.convert.plan.planner import LeftFailed, LeftNode, Planner
 from fastconv.convert.plan.program import Mismatch, Moved, PlannedProgram
 from fastconv.convert.plan.tape import tensors_of
-from fastconv.convert.plan.target import Target
+from fastconv.convert.plan.target import Random, Target
 from fastconv.functional import choice
 
 # Each is a few hundred kilobytes; the arenas are shared.
@@ -76,7 +76,7 @@ class Plans:
             self._generation = generation
         plan, outputs, raised, self.refusal = None, None, None, None
         if all(x.numel() > 0 for x in tensors):
-            random = torch.get_rng_state()
+            random = Random(target.device)
             try:
                 with torch.no_grad():
                     plan, outputs = self._plan(tensors, direct, random, target)
@@ -84,7 +84,7 @@ class Plans:
                 raised = error.error
             except Exception as error:  # whatever it is: what a call may raise is for the steps to say
                 self.refusal = f"{type(error).__name__}: {error}"
-                torch.set_rng_state(random)
+                random.restore()
         if raised is not None:
             raise raised
         if plan is not None and target.on_host and self.count == 0:
@@ -96,7 +96,7 @@ class Plans:
         return outputs
 
     def _plan(
-        self, tensors: Sequence[Tensor], direct: Any, random: Tensor, target: Target
+        self, tensors: Sequence[Tensor], direct: Any, random: Random, target: Target
     ) -> tuple[PlannedProgram | None, Any]:
         traced = Planner(self._program, direct, list(tensors), target).run(list(tensors))
         if not traced.tape.steps:
@@ -108,7 +108,7 @@ class Plans:
             if not self._program.may_run_early():  # then not a second time: its results are the call's
                 self.refusal = f"{type(error).__name__}: {error}"
                 return None, traced.results
-            torch.set_rng_state(random)
+            random.restore()
             traced = Planner(self._program, direct, list(tensors), target).run(list(tensors))
             plan = PlannedProgram(self._program, traced, *rest, may_place=False)
         if not target.on_host:
@@ -116,7 +116,7 @@ class Plans:
         if not plan.fused:
             return plan, traced.results
         if any(isinstance(entry, LeftNode) for entry in traced.order):  # others draw no random numbers
-            torch.set_rng_state(random)
+            random.restore()
         return plan, plan(tensors)  # so that the first call's bits are those of all others
 
     @property

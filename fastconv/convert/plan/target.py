@@ -81,6 +81,23 @@ def _base(memory: Tensor) -> int:
     return -(-memory.data_ptr() // ALIGNMENT) * ALIGNMENT
 
 
+class Random:
+    """Where the generators are that a run may draw from, for a second run to draw the same."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._host = device, torch.get_rng_state()
+        self._gpu: Tensor | None = None
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                if not torch.cuda.is_current_stream_capturing():  # whose numbers are drawn at each replay
+                    self._gpu = torch.cuda.get_rng_state(device)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self._host)
+        if self._gpu is not None:
+            torch.cuda.set_rng_state(self._gpu, self._device)
+
+
 _HOST = Target("cpu", torch.device("cpu"))
 _EMULATED = Target("cuda_emulated", torch.device("cpu"))
 
