@@ -1,5 +1,6 @@
 // Max and average pooling, plain, adaptive and global.
 #include "algorithms.h"
+#include "kernels/pool_rows.cuh"
 #include "kernels/pool_windows.cuh"
 
 namespace fastconv::cuda {
@@ -10,8 +11,15 @@ void run_pool(const char* name, const PoolCall& call, const LaunchConfig& config
   constexpr int kPack = kWidestPack<T>;
   const bool packs = runs_in_packs(call.x, 1, kPack, 16) && runs_in_packs(call.y, 1, kPack, 16) &&
                      runs_in_packs(call.indices, 1, kPack, 16);
-  packs ? launch_pool<PoolConfig<T, kPack, kKind>>(name, call, config)
-        : launch_pool<PoolConfig<T, 1, kKind>>(name, call, config);
+  if (packs) return launch_pool<PoolConfig<T, kPack, kKind>>(name, call, config);
+  if constexpr (kPack > 2) {  // not double, which is there for gradient checks
+    if (launch_pool_rows<PoolRowsConfig<T, kKind, 2>>(name, call, config)) return;
+    // Averages of overlapping windows are not what networks have.
+    if constexpr (kKind != PoolKind::kAverage) {
+      if (launch_pool_rows<PoolRowsConfig<T, kKind, 3>>(name, call, config)) return;
+    }
+  }
+  launch_pool<PoolConfig<T, 1, kKind>>(name, call, config);
 }
 
 LaunchConfig pool_launch(const PoolCall& call, const CallContext& context) {

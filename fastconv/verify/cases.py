@@ -174,7 +174,7 @@ def _gemm() -> list[Case]:
 def _pool() -> list[Case]:
     shapes = (
         "mb1ic1ih1kh1", "mb2ic5ih7iw11kh2sh2", "mb1ic18ih13kh3sh2ph1", "mb1ic16ih9kh3ph1", "mb1ic3ih10iw7kh5sh3ph2",
-        "mb1ic4ih8kh3kw2sh1sw2ph1pw0", "mb0ic3ih5kh3", "mb1ic33ih7kh7",
+        "mb1ic4ih8kh3kw2sh1sw2ph1pw0", "mb0ic3ih5kh3", "mb1ic33ih7kh7", "mb1ic3ih6iw8kh2sh2",
     )  # fmt: skip
     cases: list[Case] = []
     for text in shapes:
