@@ -23,6 +23,7 @@ OTHERS: dict[str, list[tuple[str, str]]] = {
     "conv_mma_bfloat16.cu": [],
     "conv_mma_float.cu": [("conv2d", "mma_tf32"), ("conv2d_input_grad", "mma_tf32")],
     "conv_mma_half.cu": [("conv2d", "mma"), ("conv2d_input_grad", "mma"), ("upsample_conv2d", "gather_mma")],
+    "block_parts.cu": [("inverted_residual", "parts"), ("depthwise_pointwise", "parts")],
     "combine.cu": [],  # of network plans, which tests run and no case of an operator
     "device.cu": [],
     "elementwise.cu": [("activation", "")],
