@@ -23,6 +23,7 @@ pytestmark = [
     ),
 ]
 SHAPE = (2, 3, 10, 10)
+TOO_SMALL = graphed._too_small  # before the fixture lets small networks have graphs
 
 
 def why_not(converted: nn.Module) -> str | None:
@@ -50,6 +51,9 @@ UNCAPTURABLE: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "a histogram between extremes": (lambda m, x: m.d(m.c(x)) + torch.histc(m.c(x), 8), "histc waits for the GPU"),
     "a value": (lambda m, x: m.c(x) * torch.cumsum(m.d(x), 1).max().item(), "_local_scalar_dense gives a value"),
     "random numbers": (lambda m, x: m.d(F.dropout(m.c(x), 0.5, True)), "draws random numbers"),
+    "another view of the input": (
+        lambda m, x: m.d(m.c(x)) + x.as_strided((1, 4, 8, 8), (0, 1, 8, 8)), "as_strided may read beside the input",
+    ),
     "a function of the model's own": (lambda m, x: m.d(doubled(m.c(x))), "doubled is a function of the model's own"),
 }  # fmt: skip
 
@@ -113,6 +117,18 @@ def test_a_capture_under_way_and_one_that_fails(graphs: list[StandIn]) -> None:
     graphs[0].error = None
     assert_equal(converted(x), steps(x))
     assert not graphs[0].graphs  # what failed once is not tried at every call
+
+
+def test_a_plan_of_few_launches_has_no_graph(monkeypatch: pytest.MonkeyPatch, graphs: list[StandIn]) -> None:
+    monkeypatch.setattr(graphed, "_too_small", TOO_SMALL)
+    x = torch.randn(SHAPE)
+    layers = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3)]  # and the way back to torch's layout
+    three, four = (fastconv.convert(nn.Sequential(*layers[:count]).eval(), x) for count in (2, 3))
+    assert plan_of(three).kernel_count == 3
+    assert why_not(three) == "3 launches are no more than a replay has: 2 copies and the graph's"
+    graph = plan_of(four).graph
+    assert graph is not None
+    assert graph.is_captured
 
 
 def test_the_switch(monkeypatch: pytest.MonkeyPatch, graphs: list[StandIn]) -> None:

@@ -84,6 +84,21 @@ def test_what_torch_computes_is_captured_too(graphs: list[StandIn]) -> None:
     assert graphs[0].graphs[0].replays == 3
 
 
+def test_gaps_of_inputs_are_not_copied(graphs: list[StandIn]) -> None:
+    converted, wide = fastconv.convert(build("inception")), torch.randn(2, 192, 10, 10)
+    x = wide[:, ::64]
+    converted(x)
+    converted(x)
+    wide[:, 1::64] = float("nan")
+    (mine,) = plan_of(converted).graph._replay._inputs  # type: ignore[union-attr]
+    gaps = mine.as_strided((2, 2, 10, 10), mine.stride(), 100)
+    gaps.fill_(7)
+    assert_equal(converted(x), step_by_step(build("inception"))(x.clone()))
+    assert (gaps == 7).all()
+    for overlapping in (wide[:1, ::64].expand(2, 3, 10, 10), wide[:, :1].expand(2, 3, 10, 10)[:, :, ::2]):
+        assert not graphed._has_gaps(overlapping)
+
+
 OUTPUTS: dict[str, Callable[[Any, Tensor], Any]] = {
     "the input itself": lambda m, x: (x, m.c(x)),
     "a part of the input": lambda m, x: (x[:, :2], m.c(x)),

@@ -79,7 +79,7 @@ class _Replay:
         # Not tensors of inference mode, which nobody could write to outside of it.
         with torch.inference_mode(False), torch.no_grad():
             self._inputs = [_copy(x) for x in tensors]
-            self._entries = [_flat(x) for x in self._inputs]
+            self._entries = [x if _has_gaps(x) else _flat(x) for x in self._inputs]
             if plan.left:
                 self._look(graphs)
             graphs.warm_up(lambda: plan.compute(self._inputs))
@@ -116,7 +116,7 @@ class _Replay:
         memory = self._plan.memory(tensors)
         with graphs.turn(self._inputs):
             for mine, x in zip(self._entries, tensors, strict=True):
-                mine.copy_(_flat(x))
+                mine.copy_(x if mine.shape == x.shape else _flat(x))
             self._graph.replay()
             memory.held.update((index, _copy(x)) for index, x in self._held.items())
             memory.late.update((node, pytree.tree_map_only(Tensor, _copy, x)) for node, x in self._late.items())
@@ -128,8 +128,22 @@ def _flat(x: Tensor) -> Tensor:
     return x.as_strided((span(tuple(x.shape), x.stride()),), (1,))
 
 
+def _has_gaps(x: Tensor) -> bool:
+    """Whether x is a part of its span, with no element twice: then its elements are copied one by one."""
+    if x.numel() >= span(tuple(x.shape), x.stride()):
+        return False
+    end = 1  # behind the last element of the dimensions so far
+    for step, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and step < end:
+            return False
+        end += step * (size - 1)
+    return True
+
+
 def _copy(x: Tensor) -> Tensor:
-    """Of x's strides, gaps included."""
+    """Of x's strides."""
+    if _has_gaps(x):
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=x.device).copy_(x)
     flat = _flat(x)
     return torch.empty_like(flat).copy_(flat).as_strided(x.shape, x.stride(), 0)
 
@@ -147,7 +161,21 @@ def _refusal(plan: PlannedProgram, program: Any) -> str | None:
     for entry in plan.left:
         if entry.node.op == "call_function" and not is_torchs(entry.node.target):
             return f"{entry.node.name} is a function of the model's own"
-    return None
+        if entry.node.target in ("as_strided", torch.as_strided):
+            return f"{entry.node.name} may read beside the input, which is copied"
+    return _too_small(plan)
+
+
+def _too_small(plan: PlannedProgram) -> str | None:
+    """Whether a replay would launch no less than the plan does: it copies inputs and outputs."""
+    left = [step for step in plan.steps if isinstance(step, tuple) and not isinstance(step[1], steps.ReadStep)]
+    launches = plan.kernel_count + len(left)
+    leaves = leaves_of(plan.outputs)
+    made = {leaf.storage.index for leaf in leaves if isinstance(leaf, Value)} - set(plan.inputs)
+    copies = len(plan.inputs) + len(made) + len({leaf.node for leaf in leaves if isinstance(leaf, Late)})
+    if launches > copies + 1:
+        return None
+    return f"{launches} launches are no more than a replay has: {copies} copies and the graph's"
 
 
 class _Watching(TorchDispatchMode):
