@@ -130,7 +130,7 @@ def explain(op: str, text: str = "", *, backend: str = "cpu", **problem: Any) ->
     """Which algorithm serves a problem, with the reasons against each.
 
     Args:
-        op: one of `fastconv.introspection.OPERATORS`, or inverted_residual or depthwise_pointwise.
+        op: one of `fastconv.introspection.OPERATORS`, or conv2d_stats, inverted_residual or depthwise_pointwise.
         text: the problem as `fastconv bench` takes it, for example "mb1ic64ih56oc64kh3ph1" or "m512k512n512".
         backend: any but the reference, which has no algorithms to choose from.
         problem: fields that add to the text or stand alone: N, C, H, W, K, R, S, stride_h, stride_w, pad_top,
