@@ -29,29 +29,15 @@ Patch patch_of(const ConvProblem& p) {
 
 Reasons grouped_reasons(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
-  Reasons reasons = phase_extent_reasons(p);
-  add_mma_reasons(reasons, call.dtype, false);
-  if (p.scale_h != 1 || p.scale_w != 1) {
-    reasons.push_back("upsamples its input by " + std::to_string(p.scale_h) + "x" + std::to_string(p.scale_w));
-  }
+  Reasons reasons = forward_mma_reasons(call, false);
   const int64_t channels = p.channels_per_group(), filters = p.filters_per_group();
   if ((channels != 8 && channels != 16) || filters != channels) {
     reasons.push_back("needs groups of 8 channels and 8 filters, or of 16 and 16, but they have " +
                       std::to_string(channels) + " and " + std::to_string(filters));
   }
   if (p.C % kSlab != 0) reasons.push_back(std::to_string(p.C) + " channels are no multiple of 32");
-  const int64_t reach = std::max({p.R * p.dilation_h, p.S * p.dilation_w, p.stride_h, p.stride_w});
-  if (reach > 256) {
-    reasons.push_back("a window that reaches or steps over " + std::to_string(reach) + " pixels is above 256");
-  }
   const int64_t tiles = p.N * ((p.P + kTileP - 1) / kTileP) * ((p.Q + kTileQ - 1) / kTileQ);
-  if (tiles > 0x7fffffff || p.C / kSlab > 65535) reasons.push_back("more tiles than one grid holds");
-  if (!reasons.empty()) return reasons;
-  const int64_t bytes = patch_of(p).shared_bytes, available = current_device().shared_bytes;
-  if (available > 0 && bytes > available) {
-    reasons.push_back("the patch and the weights need " + std::to_string(bytes) +
-                      " bytes of shared memory, and a block has " + std::to_string(available));
-  }
+  add_patch_reasons(reasons, p, tiles, p.C / kSlab, [&] { return patch_of(p).shared_bytes; });
   return reasons;
 }
 

@@ -6,12 +6,7 @@ namespace fastconv::cuda {
 namespace {
 
 Reasons reasons(const Conv2dCall& call, bool tf32) {
-  const ConvProblem& p = call.problem;
-  Reasons reasons = phase_extent_reasons(p);
-  add_mma_reasons(reasons, call.dtype, tf32);
-  if (p.scale_h != 1 || p.scale_w != 1) {
-    reasons.push_back("upsamples its input by " + std::to_string(p.scale_h) + "x" + std::to_string(p.scale_w));
-  }
+  Reasons reasons = forward_mma_reasons(call, tf32);
   if (reasons.empty()) add_conv_mma_reasons(reasons, forward_mma(call));
   return reasons;
 }

@@ -47,29 +47,13 @@ int64_t shared_bytes(const StemMmaParams<T>& s) {
 
 Reasons stem_reasons(const Conv2dCall& call) {
   const ConvProblem& p = call.problem;
-  Reasons reasons = phase_extent_reasons(p);
-  add_mma_reasons(reasons, call.dtype, false);
-  if (p.scale_h != 1 || p.scale_w != 1) {
-    reasons.push_back("upsamples its input by " + std::to_string(p.scale_h) + "x" + std::to_string(p.scale_w));
-  }
+  Reasons reasons = forward_mma_reasons(call, false);
   if (p.C > 4 || p.groups != 1) {
     reasons.push_back("needs at most 4 input channels in one group, but there are " + std::to_string(p.C) + " in " +
                       std::to_string(p.groups));
   }
-  const int64_t reach = std::max({p.R * p.dilation_h, p.S * p.dilation_w, p.stride_h, p.stride_w});
-  if (reach > 256) {
-    reasons.push_back("a window that reaches or steps over " + std::to_string(reach) + " pixels is above 256");
-  }
   const int64_t tiles = p.N * ((p.P + 7) / 8) * ((p.Q + 15) / 16);
-  if (tiles > 0x7fffffff || (p.K + 63) / 64 > 65535) reasons.push_back("more tiles than one grid holds");
-  if (!reasons.empty()) return reasons;
-  const int64_t bytes = shared_bytes(stem_params<half_t>(call)), available = current_device().shared_bytes;
-  if (available > 0 && bytes > available) {
-    reasons.push_back("the patch and the weights need " + std::to_string(bytes) +
-                      " bytes of shared memory, and a block"
-                      " has " +
-                      std::to_string(available));
-  }
+  add_patch_reasons(reasons, p, tiles, (p.K + 63) / 64, [&] { return shared_bytes(stem_params<half_t>(call)); });
   return reasons;
 }
 

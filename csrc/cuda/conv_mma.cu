@@ -86,6 +86,31 @@ void add_mma_reasons(Reasons& reasons, DType dtype, bool tf32) {
   refuse_without_mma(reasons);
 }
 
+Reasons forward_mma_reasons(const Conv2dCall& call, bool tf32) {
+  const ConvProblem& p = call.problem;
+  Reasons reasons = phase_extent_reasons(p);
+  add_mma_reasons(reasons, call.dtype, tf32);
+  if (p.scale_h != 1 || p.scale_w != 1) {
+    reasons.push_back("upsamples its input by " + std::to_string(p.scale_h) + "x" + std::to_string(p.scale_w));
+  }
+  return reasons;
+}
+
+void add_patch_reasons(Reasons& reasons, const ConvProblem& p, int64_t tiles, int64_t slabs,
+                       const std::function<int64_t()>& bytes) {
+  const int64_t reach = std::max({p.R * p.dilation_h, p.S * p.dilation_w, p.stride_h, p.stride_w});
+  if (reach > 256) {
+    reasons.push_back("a window that reaches or steps over " + std::to_string(reach) + " pixels is above 256");
+  }
+  if (tiles > 0x7fffffff || slabs > 65535) reasons.push_back("more tiles than one grid holds");
+  if (!reasons.empty()) return;
+  const int64_t needed = bytes(), available = current_device().shared_bytes;
+  if (available > 0 && needed > available) {
+    reasons.push_back("the patch and the weights need " + std::to_string(needed) +
+                      " bytes of shared memory, and a block has " + std::to_string(available));
+  }
+}
+
 void add_conv_mma_reasons(Reasons& reasons, const ConvMmaProblem& problem) {
   const PhasedConv& conv = problem.conv;
   int64_t taps_h = 0, taps_w = 0, pixels = 0;

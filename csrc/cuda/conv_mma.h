@@ -2,6 +2,8 @@
 // the rows of conv2d, upsample_conv2d and conv2d_input_grad share.
 #pragma once
 
+#include <functional>
+
 #include "model.h"
 #include "phases.h"
 
@@ -11,8 +13,8 @@ namespace fastconv::cuda {
 constexpr int kConvMmaMaxTaps = 31;
 
 // How filters are read along one axis. Without sums, tap t of phase f is filter row first[f] + t * step. With sums
-// (scale > 0) it is the sum of the rows r that meet in one stored row: first[f] + r * dilation lies in [t * scale, (t +
-// 1) * scale).
+// (scale > 0) it is the sum of the rows r that meet in one stored row: first[f] + r * dilation lies in
+// [t * scale, (t + 1) * scale).
 struct WeightAxis {
   int phases = 1, step = 1;  // one phase: all phases of the convolution read the same weights
   int scale = 0, dilation = 1, filter = 0;
@@ -48,6 +50,12 @@ ConvMmaProblem upsample_phase_mma(const Conv2dCall& call);
 
 // Adds what stands against half_t and bfloat16_t (`tf32`: float) on tensor cores, on the current device.
 void add_mma_reasons(Reasons& reasons, DType dtype, bool tf32);
+// What stands against conv2d there, whichever kernel does it.
+Reasons forward_mma_reasons(const Conv2dCall& call, bool tf32);
+// Adds what stands against a grid of `tiles` by `slabs` blocks that each keep the image's pixels under a tile in shared
+// memory. bytes(), which that takes, is asked where nothing else does: the extents then fit.
+void add_patch_reasons(Reasons& reasons, const ConvProblem& p, int64_t tiles, int64_t slabs,
+                       const std::function<int64_t()>& bytes);
 // Adds what stands against the problem; it must fit the tables of phases.h.
 void add_conv_mma_reasons(Reasons& reasons, const ConvMmaProblem& problem);
 // Adds that filters, packed in tiles of 32 by 32 channels, have too many of them.

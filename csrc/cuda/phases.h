@@ -181,13 +181,18 @@ inline PhasedConv input_grad_phases(const Conv2dInputGradCall& call) {
   return c;
 }
 
-inline Reasons upsample_phase_reasons(const ConvProblem& p) {
+inline Reasons upsample_gather_reasons(const ConvProblem& p) {
   Reasons reasons = phase_extent_reasons(p);
   if (p.scale_h / std::gcd(p.scale_h, p.stride_h) > kMaxPhases ||
       p.scale_w / std::gcd(p.scale_w, p.stride_w) > kMaxPhases) {
     reasons.push_back("scale_factor " + std::to_string(p.scale_h) + "x" + std::to_string(p.scale_w) +
                       " makes more than " + std::to_string(kMaxPhases) + " phases an axis");
   }
+  return reasons;
+}
+
+inline Reasons upsample_phase_reasons(const ConvProblem& p) {
+  Reasons reasons = upsample_gather_reasons(p);
   if (p.dilation_h > p.scale_h || p.dilation_w > p.scale_w) {
     reasons.push_back("dilation " + std::to_string(p.dilation_h) + "x" + std::to_string(p.dilation_w) +
                       " is above the scale_factor: taps do not meet");

@@ -17,13 +17,7 @@ bool phase_preferred(const Conv2dCall& call) { return conv_mma_preferred(upsampl
 void run_phase(const Conv2dCall& call, const CallContext& context) { run_conv_mma(upsample_phase_mma(call), context); }
 
 Reasons gather_reasons(const Conv2dCall& call) {
-  const ConvProblem& p = call.problem;
-  Reasons reasons = phase_extent_reasons(p);
-  if (p.scale_h / std::gcd(p.scale_h, p.stride_h) > kMaxPhases ||
-      p.scale_w / std::gcd(p.scale_w, p.stride_w) > kMaxPhases) {
-    reasons.push_back("scale_factor " + std::to_string(p.scale_h) + "x" + std::to_string(p.scale_w) +
-                      " makes more than " + std::to_string(kMaxPhases) + " phases an axis");
-  }
+  Reasons reasons = upsample_gather_reasons(call.problem);
   add_mma_reasons(reasons, call.dtype, false);
   if (reasons.empty()) add_conv_mma_reasons(reasons, upsample_gather_mma(call));
   return reasons;

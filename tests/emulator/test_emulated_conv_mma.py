@@ -249,6 +249,22 @@ def test_reasons(monkeypatch):
         emulated(functional.conv2d, x, w[:, :, :3], algo="mma")
 
 
+@pytest.mark.parametrize(
+    ("algo", "extents", "bytes_"),
+    [("stem_mma", {"C": 3, "K": 8}, 1883400), ("grouped_mma", {"C": 32, "K": 32, "groups": 4}, 2164800)],
+)
+def test_patches_have_limits(algo, extents, bytes_):
+    def reasons(window, **others):
+        problem = {"N": 1, "H": 600, "W": 600, "R": window, "S": window, "dtype": "float16", **extents, **others}
+        rows = fastconv.explain("conv2d", backend="cuda_emulated", **problem).candidates
+        return list(next(row.reasons for row in rows if row.name == algo))
+
+    assert reasons(3, dilation_h=85) == []
+    assert reasons(3, dilation_h=86) == ["a window that reaches or steps over 258 pixels is above 256"]
+    assert reasons(3, N=1 << 20) == ["more tiles than one grid holds"]
+    assert reasons(60) == [f"the patch and the weights need {bytes_} bytes of shared memory, and a block has 232448"]
+
+
 def test_without_a_gpu_no_tensor_core_row_serves(monkeypatch):
     """explain may be asked on a machine without one, and no row may answer differently from the others."""
     monkeypatch.setenv("FASTCONV_EMULATED_ARCH", "0")
