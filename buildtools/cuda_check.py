@@ -3,7 +3,8 @@
     python -m buildtools.cuda_check [--json PATH] [FILE.cu ...]
 
 prints registers, spills, static shared memory and the instructions that matter of every kernel and architecture. Exits
-with 1 when a kernel spills, or lacks an instruction that its name promises (EXPECTED).
+with 1 when a kernel spills, lacks an instruction that its name promises (EXPECTED), or was not compiled as it is
+written (NOT_AS_WRITTEN).
 """
 
 import argparse
@@ -27,8 +28,8 @@ from .cuda_choice import find_nvcc
 ARCHITECTURES = ("7.5", "8.0", "9.0a")
 
 # SASS mnemonics worth a column: multiply-adds on CUDA cores, in packed halves, on tensor cores (warp, warpgroup), and
-# asynchronous and matrix loads and stores.
-SHOWN = ("FFMA", "HFMA2", "DFMA", "HMMA", "HGMMA", "LDGSTS", "LDSM", "STSM", "UTMALDG", "UTMASTG")
+# asynchronous and matrix loads and stores, registers that change hands.
+SHOWN = ("FFMA", "HFMA2", "DFMA", "HMMA", "HGMMA", "LDGSTS", "LDSM", "STSM", "UTMALDG", "UTMASTG", "USETMAXREG")
 # What a kernel's name promises, as a pattern of it, and on which architectures: without these instructions it is not
 # what it says it is. Copies by the element have no asynchronous form in 16 bits; ldmatrix turns 16-bit elements only.
 _WGMMA_CHUNKS = r"\w*wgmma_kernel<WgmmaConfig<(half_t|bfloat16_t).*(Channel|WgmmaResidual|WgmmaMoments)Epilogue"
@@ -37,9 +38,12 @@ EXPECTED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     (r"\w*mma_kernel<(?!Wgmma)", ("sm_80", "sm_90a"), ("HMMA",)),
     (_MMA_CHUNKS, ("sm_80", "sm_90a"), ("LDGSTS", "LDSM")),
     (r"fused_block_mma_kernel", ("sm_80", "sm_90a"), ("LDGSTS", "LDSM")),
-    (r"\w*wgmma_kernel", ("sm_90a",), ("HGMMA", "UTMALDG")),
+    (r"\w*wgmma_kernel", ("sm_90a",), ("HGMMA", "UTMALDG", "USETMAXREG")),
     (_WGMMA_CHUNKS, ("sm_90a",), ("STSM", "UTMASTG")),
 )
+# What ptxas says, among its information, where it could not keep warpgroup multiplications in flight (C7510 and its
+# kin), or leaves the registers of warpgroups as they are.
+NOT_AS_WRITTEN = re.compile(r"\(C75\d\d\)|'setmaxnreg' ignored")
 
 
 @dataclass
@@ -133,9 +137,10 @@ def compile_one(source: Path, nvcc: str, cuobjdump: str | None, folder: Path) ->
     return Compiled(source, usages, answer.stdout + answer.stderr, seconds, answer.returncode == 0)
 
 
-def complaints(usages: list[KernelUsage], disassembled: bool) -> list[str]:
-    """What is wrong with these kernels, one text each."""
-    found = [f"{u.architecture} {u.name}: {u.spill_bytes} bytes spilled" for u in usages if u.spill_bytes]
+def complaints(usages: list[KernelUsage], disassembled: bool, log: str = "") -> list[str]:
+    """What is wrong with these kernels, one text each; `log` is what the compilers said."""
+    found = [line.strip() for line in log.splitlines() if NOT_AS_WRITTEN.search(line)]
+    found += [f"{u.architecture} {u.name}: {u.spill_bytes} bytes spilled" for u in usages if u.spill_bytes]
     if disassembled:
         for usage in usages:
             for pattern, architectures, wanted in EXPECTED:
@@ -172,6 +177,7 @@ def main() -> int:
     sources = arguments.sources or sorted((ROOT / "csrc" / "cuda").glob("*.cu"), key=os.path.getsize, reverse=True)
     started = time.perf_counter()
     usages: list[KernelUsage] = []
+    log = ""
     with ThreadPoolExecutor(jobs()) as pool:
         for one in pool.map(lambda source: compile_one(source, nvcc, cuobjdump, folder), sources):
             print(f"cuda-check: nvcc {release}: {one.source.name}: {len(one.usages)} kernels, {one.seconds:.0f} s")
@@ -179,12 +185,12 @@ def main() -> int:
                 print(one.log, file=sys.stderr)
                 return 1
             for line in one.log.splitlines():
-                # C7510 and its kin: ptxas could not keep warpgroup multiplications in flight.
-                if "warning" in line or "C75" in line:
+                if "warning" in line:
                     print(line)
             usages += one.usages
+            log += one.log
     print_table(usages)
-    wrong = complaints(usages, cuobjdump is not None)
+    wrong = complaints(usages, cuobjdump is not None, log)
     for text in wrong:
         print(f"cuda-check: {text}")
     seconds = time.perf_counter() - started

@@ -58,6 +58,26 @@ def test_complains_of_spills_and_of_missing_instructions() -> None:
     assert cuda_check.complaints([gemm], True) == []
 
 
+def test_complains_of_what_was_not_compiled_as_written() -> None:
+    _, copy = usages()
+    for text in (
+        "(C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient register "
+        "resources for the wgmma pipeline in the function '_Z12wgmma_kernelv'",
+        "(C7517) warpgroup.wait is injected in around line 76 by compiler to allow use of registers defined by GMMA",
+        "(C7508) Potential Performance Loss: 'setmaxnreg' ignored; unable to determine register count at entry.",
+    ):
+        assert cuda_check.complaints([copy], True, f"{PTXAS}ptxas info    : {text}\n") == [f"ptxas info    : {text}"]
+    assert cuda_check.complaints([copy], True, PTXAS) == []
+
+
+def test_expects_warpgroups_to_pass_registers_on() -> None:
+    kernel = cuda_check.KernelUsage("gemm_wgmma_kernel<WgmmaConfig<float, 64>, General>", "sm_90a", 168, 0, 0)
+    kernel.instructions = {"HGMMA": 8, "UTMALDG": 2, "USETMAXREG": 2}
+    assert cuda_check.complaints([kernel], True) == []
+    del kernel.instructions["USETMAXREG"]
+    assert cuda_check.complaints([kernel], True) == [f"sm_90a {kernel.name}: no USETMAXREG"]
+
+
 @pytest.mark.skipif(shutil.which("c++filt") is None, reason="no c++filt")
 def test_names_are_short() -> None:
     mangled = ["_ZN8fastconv4cuda6kernelINS_6half_tELi4ELb1EEEvNS0_6ParamsIT_EE", "_Z4copyPfi"]
