@@ -131,8 +131,9 @@ template <class Config, class Output>
 __device__ __forceinline__ void fetch_first_residuals(const Output& output, WgmmaShared<Config>& shared,
                                                       const WgmmaTile& tile, int consumer, int stored) {
   if (threadIdx.x % Config::kWarpgroup != 0) return;
-  tma_wait_stores_read<0>();
+  tma_wait_stores_read<1>();  // all but the last tile's last, which was the other buffer's
   fetch_residual(output, shared, tile, consumer, stored + 1, 0);
+  tma_wait_stores_read<0>();
   fetch_residual(output, shared, tile, consumer, stored + 2, 1);
 }
 
