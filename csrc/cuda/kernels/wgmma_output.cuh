@@ -274,7 +274,8 @@ __device__ __forceinline__ void store_vectors(const float (&acc)[Config::kAccumu
 }
 
 // Any strides, any epilogue: a warp's 16 rows of a chunk pass through its part of shared memory as floats, after which
-// lanes hold neighbouring columns, and the epilogue's code stands in one place.
+// lanes hold neighbouring columns, or neighbouring rows where columns lie apart (NCHW, a column-major D), and the
+// epilogue's code stands in one place.
 template <class Config, class Output, class Epilogue>
 __device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccumulators], const Output& output,
                                                typename Config::Chunks& chunks, const Epilogue& epilogue,
@@ -283,8 +284,13 @@ __device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccum
   static_assert(sizeof(chunks[0]) >= 4 * kRows * kChunkN * sizeof(float), "a slice for each of the four warps");
   const int warp = static_cast<int>(threadIdx.x) % Config::kWarpgroup / 32, lane = static_cast<int>(threadIdx.x) % 32;
   float* slice = reinterpret_cast<float*>(chunks[consumer]) + warp * kRows * kChunkN;
-  // Groups of 8 columns change places with the row: the 8 rows that a warp writes at once would share their banks.
-  const auto at = [slice](int row, int column) { return slice + row * kChunkN + (column ^ row % (kChunkN / 8) * 8); };
+  // Pairs of columns change places with the row, all 16 differently: two columns read at once meet every bank once. Of
+  // four neighbouring rows, written at once, it moves groups of 8 columns to different ones.
+  static_assert(kChunkN % 32 == 0);
+  const auto at = [slice](int row, int column) {
+    return slice + row * kChunkN + (column ^ (row % 4 * 8 + row / 4 * 2));
+  };
+  const bool along_rows = output.stride_column != 1;
 #pragma unroll 1
   for (int c = 0; c < kChunkCount<Config>; ++c) {
     const int n0 = chunk_column<Config>(tile, c), m0 = chunk_row<Config>(tile, consumer, c) + warp * kRows;
@@ -301,7 +307,8 @@ __device__ __forceinline__ void store_elements(const float (&acc)[Config::kAccum
     __syncwarp();
 #pragma unroll 1
     for (int i = 0; i < kRows * kChunkN / 32; ++i) {
-      const int row = i / (kChunkN / 32), column = i % (kChunkN / 32) * 32 + lane;
+      const int row = along_rows ? lane % kRows : i / (kChunkN / 32);
+      const int column = along_rows ? i * (32 / kRows) + lane / kRows : i % (kChunkN / 32) * 32 + lane;
       const int m = m0 + row, n = n0 + column;
       if (m >= output.rows_of(tile.batch) || n >= output.columns) continue;
       const auto place = output.row(tile.batch, m);
