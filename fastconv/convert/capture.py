@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from fastconv.convert.state import put_aside
+from fastconv.convert.state import CaptureError, KeptError, Trial, without_state
 from fastconv.nn.weights import runs_forward_hooks
 
 Forward = Callable[..., Any]
@@ -24,10 +24,6 @@ capturing = threading.RLock()
 # What torch keeps hooks in, by id of their handle.
 HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called",
                "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks")  # fmt: skip
-
-
-class CaptureError(Exception):
-    """The model cannot be represented as a graph; the text says why."""
 
 
 @dataclass
@@ -46,7 +42,7 @@ def shell(model: nn.Module) -> nn.Module:
     Captures and eager parts use it instead of the model, whose flags, children and hooks thereby stay untouched (a
     forward may register some, as transformers' do), while a new tensor in the model is seen here too. Modules shared
     in the model are shared here. Hooks that refer to a module of the model refer to its twin. Lists and dictionaries
-    are the model's own: what runs as it is fills them as the model would, and a capture puts them aside.
+    are the model's own: what runs as it is fills them as the model would, and a capture works on copies.
     """
     twins: dict[int, nn.Module] = {}
     outermost = _twin(model, twins)
@@ -249,20 +245,29 @@ def capture(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec, *, given_
 
     Raises:
         CaptureError: control flow that depends on data, or Python that cannot be followed.
+        KeptError: the call depends on those before.
     """
     from fastconv.convert.shaped import ShapedTracer
 
     refuse_hooks_inside(root)
-    forward = type(root).forward
-    tracer = (ShapedTracer if given_shapes else Tracer)(forward, leaves, spec)
+    tracers: list[Tracer] = []
+
+    def trace(trial: Trial) -> fx.Graph:
+        tracer = (ShapedTracer if given_shapes else Tracer)(type(root).forward, leaves, spec)
+        tracers.append(tracer)
+        graph = tracer.trace(trial.root)
+        refuse_hooks_inside(trial.root)  # again: the forward itself may have registered them
+        return graph
+
     try:
-        with capturing, torch.no_grad(), put_aside(root) as aside:
-            graph = tracer.trace(root)
-            refuse_hooks_inside(root)  # again: the forward itself may have registered them
-            if kept := aside.kept_of_inputs():
-                raise CaptureError(f"it keeps {kept}, which follows from its inputs, for calls to come")
-            aside.constants.update(str(node.target) for node in graph.nodes if node.op == "get_attr")
+        with capturing, torch.no_grad():
+            graph, twin = without_state(root, trace)
+            for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"} & vars(twin).keys():
+                root.__dict__.setdefault(name, vars(twin)[name])  # fx makes constants attributes of what it traces
+    except KeptError:
+        raise
     except Exception as error:
         raise CaptureError(first_line(error)) from error
-    assert tracer.output_spec is not None
-    return Captured(graph, root, tracer.output_spec, tracer.opaque)
+    output_spec = tracers[0].output_spec
+    assert output_spec is not None
+    return Captured(graph, root, output_spec, tracers[0].opaque)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
+import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from fastconv.convert.capture import Captured, CaptureError, capturing, first_line, refuse_hooks_inside
-from fastconv.convert.state import put_aside
+from fastconv.convert.state import KeptError, Trial, without_state
 
 
 def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) -> Captured:
@@ -23,16 +25,26 @@ def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) 
 
     Raises:
         CaptureError: torch.export refuses too, or there are hooks.
+        KeptError: the call depends on those before.
     """
     refuse_hooks_inside(root)
     args, kwargs = pytree.tree_unflatten(leaves, spec)
+    modules: list[Any] = []
+
+    def trace(trial: Trial) -> fx.Graph:
+        _look_after_forward(trial)
+        modules.append(torch.export.export(trial.root, tuple(args), dict(kwargs)).module())
+        return modules[-1].graph
+
     try:
-        with capturing, torch.no_grad(), put_aside(root), warnings.catch_warnings(), _quiet():
+        with capturing, torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            module: Any = torch.export.export(root, tuple(args), dict(kwargs)).module()
+            graph: Any = without_state(root, trace)[0]
+    except KeptError:
+        raise
     except Exception as error:
         raise CaptureError(first_line(error)) from error
-    graph = module.graph
+    module = modules[0]
     graph.owning_module = None  # its get_attr nodes are about to name attributes of the shell instead
     output_spec = graph._codegen.pytree_info.out_spec
     graph.set_codegen(CodeGen())
@@ -47,6 +59,20 @@ def capture_exported(root: nn.Module, leaves: list[Any], spec: pytree.TreeSpec) 
         elif node.op == "get_attr":
             _name_in(root, module, node)
     return Captured(graph, root, output_spec, {})
+
+
+def _look_after_forward(trial: Trial) -> None:
+    """Afterwards is too late: export gives all modules the attributes back that they had."""
+    plain = type(trial.root).forward
+
+    @functools.wraps(plain)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            trial.look()
+
+    trial.root.__dict__["forward"] = types.MethodType(forward, trial.root)
 
 
 @contextlib.contextmanager

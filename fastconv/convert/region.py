@@ -15,6 +15,7 @@ from fastconv.convert.capture import CaptureError, capture
 from fastconv.convert.exported import capture_exported
 from fastconv.convert.lower import WeightStore, lower
 from fastconv.convert.program import Program
+from fastconv.convert.state import KeptError
 from fastconv.nn.weights import has_hooks
 
 # Programs that hold for one set of shapes only; each is a few hundred small Python objects.
@@ -40,6 +41,7 @@ class Region:
         self._forward = type(module).forward
         self._is_patched = "forward" in module.__dict__
         self._outermost = outermost
+        self._keeps = False  # what decides its next call: torch.export would only not see it
         self.store = WeightStore(dtype, drop_zero_channels)
         self._by_count: dict[int, Program] = {}
         self._open: dict[Any, Program | None] = {}
@@ -131,7 +133,7 @@ class Region:
     def _capture_shaped(self, leaves: list[Any], spec: pytree.TreeSpec, best: Program | None) -> Program | None:
         batched = all(x.dim() != 3 for x in leaves if isinstance(x, Tensor))  # as Program.takes
         program = self._capture(leaves, spec, given_shapes=True, may_drop=batched)
-        if program is None and best is None and self.may_export and not self._is_patched:
+        if program is None and best is None and self.may_export and not self._is_patched and not self._keeps:
             program = self._export(leaves, spec, may_drop=batched)
         if program is None or (best is not None and len(program.opaque) >= len(best.opaque)):
             return None
@@ -151,6 +153,7 @@ class Region:
             program = lower(captured, self.store, may_write_inputs=self._outermost, may_drop=may_drop)
         except CaptureError as error:
             self.why = str(error)
+            self._keeps = self._keeps or isinstance(error, KeptError)
             return None
         self.why = None
         return program
@@ -161,6 +164,9 @@ class Region:
         try:
             captured = capture_exported(self.module, leaves, spec)
             program = lower(captured, self.store, may_write_inputs=self._outermost, may_drop=may_drop)
+        except KeptError as error:
+            self.why, self._keeps = str(error), True
+            return None
         except CaptureError:
             return None  # `why` keeps fx's reason, which names the line of the model
         self.why = None

@@ -22,7 +22,7 @@ class _ShapedProxy(RecordingProxy, _TENSOR):
     """
 
     value: Tensor
-    _is_param = False  # asked by isinstance(x, nn.Parameter)
+    _is_param = _is_buffer = False  # asked by isinstance(x, nn.Parameter) and (x, nn.Buffer)
 
     def __new__(cls, node: fx.Node, tracer: ShapedTracer, value: Tensor) -> Any:
         return Tensor._make_subclass(cls, value)
