@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import OrderedDict, UserDict, defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,23 +69,48 @@ def test_a_cache_of_weights_is_made_of_those_of_now() -> None:
         torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
 
 
-class _Emptied(_Cached):
+class _Holder(UserDict):  # type: ignore[type-arg]
+    pass
+
+
+class _Emptied(_Open):
+    """In training its cache is emptied, or another."""
+
+    def __init__(self, kind: Callable[[], Any], is_emptied: bool, is_shaped: bool) -> None:
+        super().__init__()
+        self.kind, self.is_emptied, self.is_shaped = kind, is_emptied, is_shaped
+        self.cache = kind()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_shaped and x.shape[1] != 3:
+            return x
+        return super().forward(x)
+
     def train(self, mode: bool = True) -> _Emptied:
-        if mode:
-            self.cache = {"nested": []}
+        if mode and self.is_emptied:
+            self.cache.clear()
+        elif mode:
+            self.cache = self.kind()
         return super().train(mode)
 
 
-def test_a_cache_that_was_full_and_is_emptied_by_training() -> None:
-    model, x = _Emptied().eval(), torch.randn(1, 3, 6, 6)
+@pytest.mark.parametrize("is_shaped", [False, True], ids=["any shape", "known shape"])
+@pytest.mark.parametrize("is_emptied", [False, True], ids=["replaced", "emptied"])
+@pytest.mark.parametrize("kind", [dict, OrderedDict, lambda: defaultdict(list), _Holder])
+def test_a_cache_that_was_full_and_is_emptied_by_training(
+    kind: Callable[[], Any], is_emptied: bool, is_shaped: bool
+) -> None:
+    model, x = _Emptied(kind, is_emptied, is_shaped).eval(), torch.randn(1, 3, 6, 6)
     with torch.no_grad():
         model(x)
         converted = fastconv.convert(model)
         torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
-        model.train()
-        model.table.mul_(2)
-        model.eval()
-        torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
+        for _ in range(2):
+            model.train()
+            model.table.mul_(2)
+            model.eval()
+            torch.testing.assert_close(converted(x), model(x), atol=1e-5, rtol=1e-5)
+    assert len(served(converted)) == 1
 
 
 class _Remembering(nn.Module):
@@ -98,10 +125,11 @@ class _Remembering(nn.Module):
         return torch.cat(self.seen).mean(0)
 
 
-def test_state_that_follows_from_inputs_is_not_captured() -> None:
+@pytest.mark.parametrize("example", [None, torch.randn(1, 3, 6, 6)], ids=["", "with an example"])
+def test_state_that_follows_from_inputs_is_not_captured(example: Tensor | None) -> None:
     model = nn.Sequential(_Remembering(), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())).eval()
     reference = copy.deepcopy(model)
-    converted = fastconv.convert(model)
+    converted = fastconv.convert(model, example)
     with torch.no_grad():
         for _ in range(4):
             x = torch.randn(1, 3, 6, 6)

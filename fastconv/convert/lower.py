@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from fastconv import _C, introspection
 from fastconv.convert import ir, steps
 from fastconv.convert.capture import Captured, CaptureError, is_scalar
+from fastconv.convert.contents import Entry, entries_on_the_way
 from fastconv.convert.layout import LayoutPlan
 from fastconv.convert.passes import PASSES
 from fastconv.convert.passes.drop_channels import Dropping, drop_channels
@@ -44,6 +45,7 @@ class WeightStore:
         self.lock = threading.RLock()
         self._isa = ""
         self._watched: list[Slot] = []  # of statistics that steps read at each call, and plans once
+        self._constants: list[Entry] = []  # of dictionaries, where graphs have what is there as constants
         self._prepared: dict[Any, steps.Prepared] = {}
         self._sources: Sources | None = None
         self._droppings: weakref.WeakSet[Dropping] = weakref.WeakSet()  # those of programs still in use
@@ -73,6 +75,15 @@ class WeightStore:
         with self.lock:
             self._watched.extend(slots)
             self._sources = None
+
+    def watch_constants(self, graph: fx.Graph, root: torch.nn.Module) -> None:
+        """A cache that was full when it was captured: whoever empties it means it to be made anew."""
+        names = {str(node.target) for node in graph.nodes if node.op == "get_attr"} & vars(root).keys()
+        wanted = {id(vars(root)[name]): vars(root)[name] for name in names if name.startswith("_tensor_constant")}
+        if wanted and (found := entries_on_the_way(wanted, root)):
+            with self.lock:
+                self._constants += found
+                self._sources = None
 
     def prepare(self, spec: Any, channels_last: bool) -> steps.Prepared:
         key = _key(spec, channels_last)
@@ -113,11 +124,15 @@ class WeightStore:
         unique = {(id(owner), name): (owner, name) for p in self._prepared.values() for owner, name in p.slots}
         if any(name not in owner for owner, name in unique.values()):
             raise steps.Stale("a weight is gone")
+        if any(owner.get(key) is not value for owner, key, value in self._constants):
+            raise steps.Stale("a constant was exchanged")
         for dropping in list(self._droppings):
             dropping.check()
             unique.update({(id(owner), name): (owner, name) for owner, name in dropping.slots})
         absent = [slot for prepared in self._prepared.values() for slot in prepared.absent]
-        sources = Sources((*unique.values(), *absent, *self._watched))
+        sources = Sources(
+            (*unique.values(), *absent, *self._watched, *((owner, key) for owner, key, _ in self._constants))
+        )
         for prepared in self._prepared.values():
             prepared.refresh()
         self._note_streams()
@@ -169,6 +184,7 @@ def lower(
         CaptureError: the graph writes to something that its caller would miss.
     """
     graph, context = captured.graph, ir.Context(captured.root, captured.opaque)
+    store.watch_constants(graph, captured.root)
     for run in PASSES:
         if run not in without:
             run(graph, context)

@@ -9,18 +9,21 @@ from torch import nn
 
 from fastconv import _C
 from fastconv.convert.capture import HOOK_TABLES
+from fastconv.convert.contents import SEQUENCES, is_plain
 
 _TABLES = ("_modules", *HOOK_TABLES)
 
 # Held by identity: a module that sets one of its own anew changes what it does. A cache that it empties so may be in
 # the captured graph as a constant.
-_PLAIN = (int, float, bool, str, tuple, torch.Tensor, dict, list, set)
+_PLAIN = (int, float, bool, str, tuple, torch.Tensor)
+_CONTAINERS = (dict, *SEQUENCES)
 _OF_EVERY_MODULE = set(vars(nn.Module()))
 
 
 class Structure:
     """The modules of a model, their hooks, and the numbers, texts and plain tensors that they keep beside their weights
-    (BatchNorm's eps, a slope, a stride, a switch of the user's); lists and dictionaries, but not what lies in them."""
+    (BatchNorm's eps, a slope, a stride, a switch of the user's); lists, dictionaries and plain objects, but not what
+    lies in them: of that a `WeightStore` watches what graphs have as constants."""
 
     def __init__(self, model: nn.Module) -> None:
         self._watch = _C.Watch()
@@ -30,7 +33,7 @@ class Structure:
                 continue
             state: dict[str, Any] = vars(module)
             # `training`, which every module has, says nothing here: a conversion is for evaluation.
-            names = [name for name, value in state.items() if type(value) in _PLAIN and name not in _OF_EVERY_MODULE]
+            names = [name for name, value in state.items() if _is_watched(value) and name not in _OF_EVERY_MODULE]
             if "forward" not in state:
                 names.append("forward")
             names += _TABLES  # torch replaces some of them when a Sequential loses a member
@@ -41,3 +44,7 @@ class Structure:
     def unchanged(self) -> bool:
         """About 0.1 microseconds a module."""
         return self._watch.unchanged()
+
+
+def _is_watched(value: Any) -> bool:
+    return type(value) in _PLAIN or isinstance(value, _CONTAINERS) or is_plain(value)
