@@ -25,20 +25,28 @@ inline TensorView between(const ConvProblem& p, DType dtype, size_t slack, const
   return t;
 }
 
+template <class Call, class Run>
+void run_stage_of(const Call& block, const ConvStage& stage, const TensorView& x, const TensorView& y, const Run& run,
+                  const CallContext& context) {
+  Conv2dCall call = stage_call(stage, block.dtype, x, y);
+  call.allow_tf32 = block.allow_tf32;
+  run(call, context);
+}
+
 template <class Run>
 void run_parts(const InvertedResidualCall& call, const Run& run, size_t slack, const CallContext& context) {
   const TensorView hidden = between(call.expand.problem, call.dtype, slack, context);
   const TensorView filtered = between(call.depthwise.problem, call.dtype, slack, context);
-  run(stage_call(call.expand, call.dtype, call.x, hidden), context);
-  run(stage_call(call.depthwise, call.dtype, hidden, filtered), context);
-  run(stage_call(call.project, call.dtype, filtered, call.y), context);
+  run_stage_of(call, call.expand, call.x, hidden, run, context);
+  run_stage_of(call, call.depthwise, hidden, filtered, run, context);
+  run_stage_of(call, call.project, filtered, call.y, run, context);
 }
 
 template <class Run>
 void run_parts(const DepthwisePointwiseCall& call, const Run& run, size_t slack, const CallContext& context) {
   const TensorView filtered = between(call.depthwise.problem, call.dtype, slack, context);
-  run(stage_call(call.depthwise, call.dtype, call.x, filtered), context);
-  run(stage_call(call.pointwise, call.dtype, filtered, call.y), context);
+  run_stage_of(call, call.depthwise, call.x, filtered, run, context);
+  run_stage_of(call, call.pointwise, filtered, call.y, run, context);
 }
 
 }  // namespace fastconv

@@ -204,6 +204,7 @@ struct InvertedResidualCall {
   DType dtype = DType::kFloat32;
   TensorView x, y;  // (N, expand.C, H, W), (N, project.K, P, Q)
   ConvStage expand, depthwise, project;
+  bool allow_tf32 = false;  // of all stages
 };
 
 // y = pointwise(depthwise(x)).
@@ -211,6 +212,7 @@ struct DepthwisePointwiseCall {
   DType dtype = DType::kFloat32;
   TensorView x, y;
   ConvStage depthwise, pointwise;
+  bool allow_tf32 = false;
 };
 
 // y = max_pool(conv(x)). `pool` is over the convolution's output; windows are neither adaptive nor give indices.

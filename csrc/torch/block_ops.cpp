@@ -5,6 +5,7 @@
 #include "packed.h"
 #include "pool_geometry.h"
 #include "tables.h"
+#include "tf32.h"
 
 namespace fastconv::ops {
 
@@ -79,6 +80,7 @@ void run_block(Call& call, Tensor& x, const Tensor& y, Backend backend, const st
   call.dtype = dtype_of(x, op);
   call.x = view_of(x, call.dtype);
   call.y = view_of(y, call.dtype);
+  if constexpr (!std::is_same_v<Call, ConvMaxPoolCall>) fill_tf32(call, backend == Backend::kCuda, Fp32Use::kConv);
   run_algorithm(algorithms<Call>(backend), call, backend, algo, op, x);
 }
 

@@ -90,7 +90,7 @@ def _lowered(arguments: tuple[Any, ...], stages: tuple[Stage, ...], dtype: torch
 
 
 def _taken_by_cuda(name: str, x: Tensor, backend: str) -> bool:
-    """Its kernels are for two types; in others it is conv2d that knows whether torch's settings allow tf32."""
+    """Its kernels are for two types; in others its parts are conv2d's, which autograd and profiles then see."""
     here = backend == "" if x.is_cuda else backend == "cuda_emulated"
     return here and name != "conv_max_pool" and x.dtype in (torch.float16, torch.bfloat16)
 

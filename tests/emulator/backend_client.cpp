@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../../csrc/common/block_parts.h"
 #include "../../csrc/cuda/backend.h"
 #include "guarded.h"
 
@@ -162,6 +163,25 @@ FASTCONV_EXPORT int client_conv2d_weight_grad(const cuda::Backend* backend, cons
   call.x = view(*x, dtype);
   call.dw = view(*dw, dtype);
   return run(*backend->conv2d_weight_grad, call, "conv2d_weight_grad", algorithm, error, error_bytes);
+}
+
+// How many of a block's parts are told that tf32 is allowed, or -1 where another number of them is run.
+namespace {
+template <class Call>
+int parts_in_tf32(const Call& call, int stages) {
+  ClientWorkspace workspace;
+  int told = 0, seen = 0;
+  run_parts(
+      call, [&](const Conv2dCall& part, const CallContext&) { told += part.allow_tf32, ++seen; }, 0,
+      CallContext{&workspace, nullptr});
+  return seen == stages ? told : -1;
+}
+}  // namespace
+FASTCONV_EXPORT int client_parts_in_tf32(int expands, int allowed) {
+  InvertedResidualCall residual;
+  DepthwisePointwiseCall separable;
+  residual.allow_tf32 = separable.allow_tf32 = allowed != 0;
+  return expands ? parts_in_tf32(residual, 3) : parts_in_tf32(separable, 2);
 }
 
 FASTCONV_EXPORT int client_same_build(const cuda::Backend* backend) { return backend->abi == cuda::kBackendAbi; }

@@ -5,12 +5,14 @@ both directions, images that end inside a tile, hidden channels for three chunks
 ahead, into two buffers in turn), and channels, hidden channels and filters that end inside a fragment.
 """
 
+import ctypes
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as torch_f
+from emulator_build import build_client
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastconv
@@ -173,6 +175,13 @@ def test_chosen_where_the_hidden_tensors_leave_the_cache() -> None:
     small = {"C": 160, "hidden": 960, "K": 160, "H": 7, "W": 7, "stride_h": 1, "stride_w": 1}
     assert chosen(1, **small) == "parts"
     assert chosen(32, dtype="float32") == "parts"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_parts_are_told_whether_tf32_is_allowed(allowed: bool) -> None:
+    client = ctypes.CDLL(str(build_client()))
+    told = [client.client_parts_in_tf32(expands, allowed) for expands in (True, False)]
+    assert told == ([3, 2] if allowed else [0, 0])
 
 
 def test_the_functions_call_the_blocks_operators() -> None:
