@@ -17,7 +17,7 @@ extern const Algorithm<GemmCall> kGemmWgmma;
 extern const Algorithm<GemmCall> kGemmWgmmaTf32;
 extern const Algorithm<GemmCall> kGemmWgmmaSplitK;
 extern const Algorithm<GemmCall> kGemmWgmmaTf32SplitK;
-// Whole tables, for operations that end in a product, or have a convolution among their parts.
+// Whole tables, for operations that end in a product, or have convolutions among their parts.
 const AlgorithmTable<GemmCall>& gemm_algorithms();
 const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
 
@@ -31,8 +31,6 @@ extern const Algorithm<Conv2dWeightGradCall> kConv2dWeightGradDepthwise, kWeight
 extern const Algorithm<Conv2dWeightGradCall> kWeightGradWgmma, kWeightGradImplicitGemm, kWeightGradDirect;
 extern const Algorithm<Conv2dStatsCall> kConv2dStatsWgmma, kConv2dStatsParts;
 extern const Algorithm<Conv2dCall> kConv2dWinograd, kConv2dWinograd4x4, kConv2dWinograd2x2;
-// The whole table, for blocks that run their stages one after the other.
-const AlgorithmTable<Conv2dCall>& conv2d_algorithms();
 
 extern const Algorithm<InvertedResidualCall> kInvertedResidualFusedMma, kInvertedResidualParts;
 extern const Algorithm<DepthwisePointwiseCall> kDepthwisePointwiseFusedMma, kDepthwisePointwiseParts;

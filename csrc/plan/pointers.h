@@ -6,7 +6,8 @@
 // visitor.address(pointer, writes)    a tensor whose strides the call keeps in its own fields
 // visitor.weight(pointer)             read only, owned by the caller for as long as the plan lives; null: absent
 // visitor.spare(pointer, packed)      a weight that is read only where there is no packed one: forgotten otherwise
-// visitor.vector(pointer, elements)   a short vector of the accumulate type, copied into the plan; null: absent
+// visitor.vector(pointer, elements)   a short vector of the accumulate type, copied into the plan, on a device kept
+//                                     alive by Recorder::keep; null: absent
 #pragma once
 
 #include "../common/calls.h"

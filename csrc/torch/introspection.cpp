@@ -116,8 +116,7 @@ class BlockFields {
     ProblemFields window{{"C", fields.integer("hidden", fields.integer("C", 1))}};
     for (const char* name : {"N", "H", "W", "R", "S", "stride_h", "stride_w", "pad_top", "pad_bottom", "pad_left",
                              "pad_right", "dilation_h", "dilation_w"}) {
-      const bool extent = std::strlen(name) == 1;
-      window[name] = fields.integer(name, extent || std::strncmp(name, "pad", 3) != 0 ? 1 : 0);
+      window[name] = fields.integer(name, std::strncmp(name, "pad", 3) == 0 ? 0 : 1);
     }
     window["K"] = window["groups"] = window["C"];
     filter = stage(problem_fields(Fields(window), false), act_);
@@ -190,10 +189,11 @@ std::vector<std::pair<std::string, std::string>> names(const AlgorithmTable<Call
   return rows;
 }
 
-[[noreturn]] void unknown(const std::string& op) {
-  throw std::invalid_argument(concat("fastconv: expected op to be one of conv2d, upsample_conv2d, conv_transpose2d, ",
-                                     "conv2d_input_grad, conv2d_weight_grad, gemm, inverted_residual, ",
-                                     "depthwise_pointwise, but got '", op, "'"));
+// `others` have algorithms, but no problem in terms of fields.
+[[noreturn]] void unknown(const std::string& op, const char* others = "") {
+  throw std::invalid_argument(concat("fastconv: expected op to be one of conv2d, conv2d_stats, upsample_conv2d, ",
+                                     "conv_transpose2d, conv2d_input_grad, conv2d_weight_grad, gemm, ",
+                                     "inverted_residual, depthwise_pointwise", others, ", but got '", op, "'"));
 }
 
 // `visit(table, call)` for the problem of an operator's call.
@@ -268,7 +268,7 @@ std::vector<std::pair<std::string, std::string>> list_algorithms(const std::stri
   if (op == "inverted_residual") return names(algorithms<InvertedResidualCall>(b));
   if (op == "depthwise_pointwise") return names(algorithms<DepthwisePointwiseCall>(b));
   if (op == "conv_max_pool") return names(algorithms<ConvMaxPoolCall>(b));
-  unknown(op);
+  unknown(op, ", conv_max_pool");
 }
 
 std::vector<RowAnswer> list_reasons(const std::string& op, const std::string& backend, const ProblemFields& problem) {

@@ -63,7 +63,7 @@ __device__ __forceinline__ int column_in_order(int k, int left, int width, int s
     const int first = left + (phase + stride - left % stride) % stride;
     const int count = (left + width - first + stride - 1) / stride;
     if (k < count || phase + 1 == stride) return first + k * stride;
-    k -= max(count, 0);
+    k -= count;
   }
 }
 

@@ -173,7 +173,8 @@ __global__ void __launch_bounds__(kPackThreads)
   }
 }
 
-// Elements of `packed` are (phases, groups, oc, most taps of a phase, padded ic), with gaps where a phase has fewer.
+// `packed` has room for `most_taps` taps in each phase, with gaps where a phase has fewer; its strides say in which
+// order.
 template <class T>
 void launch_pack_conv_weights(PackWeightsParams<T> params, int64_t groups, int most_taps, const Footprint& footprint,
                               void* stream) {

@@ -7,7 +7,8 @@
 //       most a row and a column, so four boxes serve them all.
 //   B   filters with output channels contiguous, MN-major: a box for every 64 of them. KRSC filters of an input
 //       gradient are read where they lie.
-//   D   every phases-th row and column: in 16-byte vectors, or by TMA where there is one phase
+//   D   every phases-th row and column: by TMA where there is one phase and D is NHWC, in 16-byte vectors where only
+//       the latter holds, else by the element
 //
 // Phases with more taps come first, so that the launch ends on short tiles. A phase without taps takes one step beyond
 // the last channel, of zeros: the epilogue of 0.
