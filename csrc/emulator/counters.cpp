@@ -9,6 +9,7 @@
 #include <cstring>
 #include <map>
 
+#include "kernel_list.h"
 #include "machine.h"
 
 namespace fastconv::emulator {
@@ -183,6 +184,7 @@ std::string counter_table() {
 void clear_counters() {
   state().totals.clear();
   clear_ring_rounds();
+  clear_runs();
 }
 
 }  // namespace fastconv::emulator

@@ -7,6 +7,7 @@
 #include <new>
 #include <numeric>
 
+#include "kernel_list.h"
 #include "machine.h"
 
 namespace fastconv::emulator {
@@ -290,6 +291,7 @@ std::vector<Report> run(const char* kernel, const LaunchShape& shape, void (*bod
         {i % clusters_x * cluster.x, i / clusters_x % clusters_y * cluster.y, i / clusters_x / clusters_y * cluster.z});
     if (m.abandoned) break;
   }
+  if (!m.abandoned) note_run(shape.function);
   return take_reports();
 }
 

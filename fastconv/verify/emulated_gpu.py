@@ -16,16 +16,17 @@ from fastconv import backends, introspection
 
 from . import runner
 from .case import LAYOUTS, Case
-from .emulator_settings import LIMIT_REACHED, clear_counters, emulator_settings, ring_rounds
+from .emulator_settings import LIMIT_REACHED, clear_counters, emulator_settings, kernels, ring_rounds
 from .outcomes import Outcome, Outcomes, Report, merge
 from .runner import Question
 from .shares import in_shares
 
 BACKEND = "cuda_emulated"
 ARCHITECTURES = {"sm_75": "75", "sm_80": "80", "sm_90a": "90"}
-# (threads and blocks, asynchronous copies): in order with copies as late as can be, and by chance with copies at once
-# and by chance.
-SCHEDULES = (("fifo", "lazy"), ("rand:1", "eager"), ("rand:2", "rand:1"))
+# (threads and blocks, asynchronous copies, multiprocessors, 0: an H200's): in order with copies as late as can be, and
+# by chance with copies at once and by chance. On few multiprocessors a block has several tiles, and cases of few tiles
+# have large ones.
+SCHEDULES = (("fifo", "lazy", 0), ("rand:1", "eager", 2), ("rand:2", "rand:1", 4))
 RING_ROUNDS = 3
 
 Row = tuple[str, str]  # operator, algorithm
@@ -93,8 +94,9 @@ def _verify_newest(
         list(outcomes.values()),
         len(cases),
         time.perf_counter() - started,
-        schedules=tuple(f"{schedule} {copies}" for schedule, copies in SCHEDULES),
+        schedules=tuple(f"{schedule} {copies}" for schedule, copies, _ in SCHEDULES),
         ring_rounds=RING_ROUNDS,
+        kernels=frozenset() if op or algo else frozenset(kernels()),
     )
 
 
@@ -162,8 +164,12 @@ def _run_in_turn(question: Question, outcome: Outcome) -> None:
     if not served:
         outcome.refused += 1
         return
-    for schedule, copies in SCHEDULES:
+    ran: set[str] = set()
+    for schedule, copies, multiprocessors in SCHEDULES:
         clear_counters()
-        with emulator_settings(arch=ARCHITECTURES["sm_90a"], schedule=schedule, copies=copies):
+        arch = ARCHITECTURES["sm_90a"]
+        with emulator_settings(arch=arch, schedule=schedule, copies=copies, multiprocessors=multiprocessors):
             runner.run_one(question, outcome, f" {schedule} {copies}")
         outcome.ring_rounds = max(outcome.ring_rounds, ring_rounds())
+        ran |= {name for name, has_run in kernels().items() if has_run}
+    outcome.kernels = sorted({*outcome.kernels, *ran})

@@ -46,12 +46,29 @@ def _library() -> ctypes.CDLL:
     # The extension opens the same file, so this is the library that runs the kernels.
     library = ctypes.CDLL(str(Path(_C.__file__).with_name("_emulated.so")))
     library.fastconv_emulator_ring_rounds.restype = ctypes.c_int64
+    library.fastconv_emulator_kernels.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    library.fastconv_emulator_kernels.restype = ctypes.c_size_t
     return library
 
 
 def ring_rounds() -> int:
     """How often, at most, a block has gone round its ring of stages in the launches since clear_counters()."""
     return int(_library().fastconv_emulator_ring_rounds())
+
+
+def kernels() -> dict[str, bool]:
+    """The compiled instances of Hopper's kernels, and whether each has run to its end since clear_counters()."""
+    read = _library().fastconv_emulator_kernels
+    buffer = ctypes.create_string_buffer(read(None, 0))
+    read(buffer, len(buffer))
+    lines = (line.split(" ", 1) for line in buffer.value.decode().splitlines())
+    return {_short_name(text): has_run == "1" for has_run, text in lines}
+
+
+def _short_name(text: str) -> str:
+    """conv_wgmma_kernel<WgmmaConfig<half_t, 64, 8>, ...> from the compiler's text of what has it as an argument."""
+    name = text[text.index("kKernel = ") + len("kKernel = ") : text.rindex("]")].split("; ")[0]
+    return name.replace("fastconv::", "").replace("cuda::", "")
 
 
 def clear_counters() -> None:

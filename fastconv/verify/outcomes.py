@@ -22,6 +22,7 @@ class Outcome:
     worst: float = 0.0  # largest error over its tolerance, 1 being the limit
     refusal: str = ""
     ring_rounds: int = 0  # of the emulated launches: how often, at most, a block has gone round its ring of stages
+    kernels: list[str] = field(default_factory=list)  # of Hopper's: the instances that ran, each once
 
     @property
     def name(self) -> str:
@@ -36,6 +37,7 @@ class Outcome:
         self.worst = max(self.worst, other.worst)
         self.refusal = self.refusal or other.refusal
         self.ring_rounds = max(self.ring_rounds, other.ring_rounds)
+        self.kernels = sorted({*self.kernels, *other.kernels})
 
 
 Outcomes = dict[tuple[str, ...], Outcome]
@@ -52,6 +54,7 @@ class Report:
     schedules: tuple[str, ...] = ()  # of the emulator, under each of which every case ran
     ring_rounds: int = 0  # that every algorithm's kernels have to make
     newer: frozenset[tuple[str, str]] = frozenset()  # (operator, algorithm) that the emulated GPU is too old for
+    kernels: frozenset[str] = frozenset()  # compiled instances of kernels, all of which have to run
 
     @property
     def failures(self) -> list[str]:
@@ -74,10 +77,15 @@ class Report:
         return {row: made for row, made in rounds.items() if made < self.ring_rounds}
 
     @property
+    def idle_kernels(self) -> list[str]:
+        """Compiled instances of kernels that no case reached."""
+        return sorted(self.kernels - {kernel for outcome in self.outcomes for kernel in outcome.kernels})
+
+    @property
     def ok(self) -> bool:
         """Whether every comparison passed and every algorithm ran; of a quick run, whether anything did."""
         ran = any(outcome.passed for outcome in self.outcomes) if self.quick else not self.never_ran
-        return bool(self.outcomes) and not self.failures and ran and not self.short_rings
+        return bool(self.outcomes) and not self.failures and ran and not self.short_rings and not self.idle_kernels
 
 
 def merge(shares: Iterable[Outcomes]) -> Outcomes:

@@ -46,6 +46,10 @@ def summary(report: Report) -> str:
         text += f"; of newer GPUs: {', '.join(sorted(f'{op}:{name}' for op, name in report.newer))}"
     for (op, name), rounds in sorted(report.short_rings.items()):
         text += f"; {op}:{name} went round its ring {rounds} times, not {report.ring_rounds}"
+    if report.kernels:
+        idle = report.idle_kernels
+        text += f"; {len(report.kernels) - len(idle)} of {len(report.kernels)} compiled kernels ran"
+        text += f", but not {', '.join(idle)}" if idle else ""
     return text
 
 

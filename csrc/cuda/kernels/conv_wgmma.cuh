@@ -184,8 +184,8 @@ void launch_conv_wgmma(const Conv2dCall& call, const ConvWgmmaOperands<typename 
   work.tiles_m = (out.rows + kRows - 1) / kRows;
   work.tiles_n = (out.columns + Config::kTileN - 1) / Config::kTileN;
   work.tiles = work.tiles_m * work.tiles_n * narrow(p.groups);
-  launch(Config::kPingPong ? "conv_wgmma_ping_pong" : "conv_wgmma",
-         wgmma_launch<Config>(base, work.tiles, multiprocessors), conv_wgmma_kernel<Config, Epilogue>, work, epilogue);
+  launch_wgmma<Config, conv_wgmma_kernel<Config, Epilogue>>(Config::kPingPong ? "conv_wgmma_ping_pong" : "conv_wgmma",
+                                                            base, work.tiles, multiprocessors, work, epilogue);
 }
 
 }  // namespace fastconv::cuda

@@ -243,8 +243,8 @@ void launch_gemm_wgmma(const GemmCall& call, const Epilogue& epilogue, const Lau
     const TensorView& residual = call.epilogue.residual;
     out.residual = output_map("residual", residual.data, tma_residual_stride(call), residual.stride[0]);
   }
-  launch(Config::kPingPong ? "gemm_wgmma_ping_pong" : "gemm_wgmma",
-         wgmma_launch<Config>(base, work.tiles, multiprocessors), gemm_wgmma_kernel<Config, Epilogue>, work, epilogue);
+  launch_wgmma<Config, gemm_wgmma_kernel<Config, Epilogue>>(Config::kPingPong ? "gemm_wgmma_ping_pong" : "gemm_wgmma",
+                                                            base, work.tiles, multiprocessors, work, epilogue);
 }
 
 // Sums of `parts` parts to `partials`, whose rows are `columns` apart.
@@ -253,8 +253,7 @@ void launch_gemm_wgmma_parts(const GemmCall& call, int parts, float* partials, i
                              const LaunchConfig& base, int multiprocessors) {
   auto work = gemm_wgmma_work<Config, GemmWgmmaPartials>(call, parts);
   work.output = {partials, static_cast<int>(call.M), static_cast<int>(columns), static_cast<int>(call.batch)};
-  launch("gemm_wgmma_parts", wgmma_launch<Config>(base, work.tiles, multiprocessors), gemm_split_wgmma_kernel<Config>,
-         work);
+  launch_wgmma<Config, gemm_split_wgmma_kernel<Config>>("gemm_wgmma_parts", base, work.tiles, multiprocessors, work);
 }
 
 }  // namespace fastconv::cuda

@@ -254,8 +254,8 @@ void launch_phases_wgmma(const ConvMmaProblem& problem, PhasesWgmmaWork<typename
     work.output.map =
         output_map<Config>("y", conv.out, work.output.phases[0].rows, conv.out_channels, conv.groups, pixel_stride);
   }
-  launch("phases_wgmma", wgmma_launch<Config>(base, work.tiles, multiprocessors), phases_wgmma_kernel<Config, Epilogue>,
-         work, epilogue);
+  launch_wgmma<Config, phases_wgmma_kernel<Config, Epilogue>>("phases_wgmma", base, work.tiles, multiprocessors, work,
+                                                              epilogue);
 }
 
 }  // namespace fastconv::cuda

@@ -182,8 +182,8 @@ void launch_weight_grad_wgmma(const ConvProblem& p, const WeightGradWgmmaOperand
   work.tiles_m = (rows_m + Config::kTileM - 1) / Config::kTileM;
   work.tiles_n = (columns_n + Config::kTileN - 1) / Config::kTileN;
   work.tiles = work.tiles_m * work.tiles_n * out.groups * parts;
-  launch("weight_grad_wgmma", wgmma_launch<Config>(base, work.tiles, multiprocessors),
-         weight_grad_wgmma_kernel<Config, kColumnsAreRows>, work);
+  launch_wgmma<Config, weight_grad_wgmma_kernel<Config, kColumnsAreRows>>("weight_grad_wgmma", base, work.tiles,
+                                                                          multiprocessors, work);
 }
 
 }  // namespace fastconv::cuda

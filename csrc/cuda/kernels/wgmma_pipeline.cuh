@@ -42,6 +42,9 @@
 #include "../primitives/wgmma.cuh"
 #include "wgmma_output.cuh"
 #include "wgmma_partials.cuh"
+#if defined(FASTCONV_EMULATED)
+#include "../../emulator/kernel_list.h"
+#endif
 
 namespace fastconv::cuda {
 
@@ -292,6 +295,24 @@ LaunchConfig wgmma_launch(const LaunchConfig& base, int tiles, int multiprocesso
   config.cluster = dim3(Config::kCluster);
   config.dynamic_shared_bytes = sizeof(WgmmaShared<Config>);
   return config;
+}
+
+#if defined(FASTCONV_EMULATED)
+// A kernel is one of a verification's list because its launch was compiled: none can be forgotten.
+template <auto kKernel>
+struct ListedKernel {
+  static bool enter() { return emulator::list_kernel(reinterpret_cast<const void*>(kKernel), __PRETTY_FUNCTION__); }
+  static inline const bool entered = enter();
+};
+#endif
+
+// Launches an instance of a kernel of this pipeline.
+template <class Config, auto kKernel, class... Args>
+void launch_wgmma(const char* name, const LaunchConfig& base, int tiles, int multiprocessors, const Args&... args) {
+#if defined(FASTCONV_EMULATED)
+  static_cast<void>(ListedKernel<kKernel>::entered);
+#endif
+  launch(name, wgmma_launch<Config>(base, tiles, multiprocessors), kKernel, args...);
 }
 
 }  // namespace fastconv::cuda
