@@ -14,9 +14,11 @@ from fastconv.cli.main import main
 from fastconv.verify import emulated_gpu, runner
 from fastconv.verify.case import Case
 from fastconv.verify.cases import cases_of, parse
-from fastconv.verify.emulated_gpu import SCHEDULES, newest_rows, run_under_schedules, verify_on
-from fastconv.verify.emulator_settings import emulator_settings
+from fastconv.verify.emulated_gpu import SCHEDULES, newest_rows, run_under_schedules, serves, verify_on
+from fastconv.verify.emulator_settings import clear_counters, emulator_settings, kernels
 from fastconv.verify.outcomes import Outcome, Report
+from fastconv.verify.report import summary
+from fastconv.verify.runner import Question
 
 pytestmark = pytest.mark.skipif(
     introspection.why_unavailable("cuda_emulated") is not None, reason="the emulated kernels are not built"
@@ -78,7 +80,7 @@ def test_a_miss_under_one_schedule_is_told_with_it(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(type(LONG), "run", wrong)
     outcome = only(run_under_schedules([LONG], rows=WGMMA), torch.float16)
-    assert len(outcome.failures) == 2 and all("rand:1 eager" in text for text in outcome.failures)
+    assert len(outcome.failures) == 2 and all("rand:1 eager 2" in text for text in outcome.failures)
     assert outcome.passed == 4
 
 
@@ -94,8 +96,32 @@ def test_a_short_ring_and_an_idle_row_are_no_success() -> None:
     assert Report([other, idle], 1, 0.0, newer=frozenset({("gemm", "wgmma_tf32")})).ok
 
 
+def test_compiled_kernels_are_known_by_name_and_run() -> None:
+    clear_counters()
+    narrow = "gemm_wgmma_kernel<WgmmaConfig<half_t, 128, 6, 1, false>, ChannelEpilogue<half_t> >"
+    assert narrow in kernels() and len(kernels()) > 100
+    assert serves(Question(LONG, torch.float16, "nchw"), "wgmma", "90")
+    assert not any(kernels().values()), "a launch that was cut short is no run"
+    ran = only(run_under_schedules([LONG], rows=WGMMA), torch.float16).kernels
+    assert narrow in ran and not any("bfloat16_t" in name for name in ran)
+    clear_counters()
+    assert not any(kernels().values())
+
+
+def test_a_kernel_that_never_ran_is_no_success() -> None:
+    ran = Outcome("cuda_emulated", "", "gemm", "wgmma", "float16", passed=9, kernels=["a", "b"])
+    other = Outcome("cuda_emulated", "", "gemm", "wgmma", "bfloat16", passed=9, kernels=["b", "c"])
+    assert Report([ran, other], 1, 0.0, kernels=frozenset("abc")).ok
+    short = Report([ran], 1, 0.0, kernels=frozenset("abc"))
+    assert short.idle_kernels == ["c"] and not short.ok
+    assert summary(short).endswith("2 of 3 compiled kernels ran, but not c")
+    ran.add(other)
+    assert Report([ran], 1, 0.0, kernels=frozenset("abc")).ok
+
+
 def test_command(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(runner, "all_cases", lambda: (LONG,))
+    monkeypatch.setattr(emulated_gpu, "tile_cases", lambda: ())
     command = ["verify", "--backend", "cuda_emulated", "--arch", "sm_90a", "--algo", "wgmma"]
     assert main([*command, "--json", str(tmp_path / "out.json")]) == 0
     header, row = capsys.readouterr().out.splitlines()[:2]

@@ -20,13 +20,17 @@ from .emulator_settings import LIMIT_REACHED, clear_counters, emulator_settings,
 from .outcomes import Outcome, Outcomes, Report, merge
 from .runner import Question
 from .shares import in_shares
+from .tile_cases import tile_cases
 
 BACKEND = "cuda_emulated"
 ARCHITECTURES = {"sm_75": "75", "sm_80": "80", "sm_90a": "90"}
-# (threads and blocks, asynchronous copies, multiprocessors, 0: an H200's): in order with copies as late as can be, and
-# by chance with copies at once and by chance. On few multiprocessors a block has several tiles, and cases of few tiles
-# have large ones.
+# Order of threads and blocks, asynchronous copies, multiprocessors (0: an H200's).
+Schedule = tuple[str, str, int]
+# In order with copies as late as can be, and by chance with copies at once and by chance. On few multiprocessors a
+# block has several tiles.
 SCHEDULES = (("fifo", "lazy", 0), ("rand:1", "eager", 2), ("rand:2", "rand:1", 4))
+# Of tile_cases, whose kernels follow from the number of multiprocessors.
+TILE_SCHEDULES = (("fifo", "lazy", 1), ("rand:1", "eager", 1), ("fifo", "lazy", 2), ("rand:2", "rand:1", 2))
 RING_ROUNDS = 3
 
 Row = tuple[str, str]  # operator, algorithm
@@ -46,8 +50,9 @@ def verify_on(
 
     Args:
         arch: one of ARCHITECTURES. On sm_90a only the rows that sm_80 refuses for every case are run, each of their
-            cases under SCHEDULES, and each row has to go round its ring of stages RING_ROUNDS times; on others what
-            `runner.verify` runs, but for rows that the GPU is too old for.
+            cases under SCHEDULES and cases for large tiles under TILE_SCHEDULES. Each row has to go round its ring of
+            stages RING_ROUNDS times and, unless op or algo leave some out, every compiled instance of these kernels to
+            run; on others what `runner.verify` runs, but for rows that the GPU is too old for.
         op, algo, quick, one_per_kernel, jobs, progress: as for `runner.verify`; quick and one_per_kernel, which leave
             cases out, not on sm_90a.
 
@@ -87,12 +92,15 @@ def _verify_newest(
             raise ValueError(f"verify: expected algo to be one of {', '.join(names)} with sm_90a, but got {algo!r}")
         rows = {row for row in rows if row[1] == algo}
     ops = {row[0] for row in rows}
-    cases = [case for case in cases if case.op in ops]
+    own = [case for case in cases if case.op in ops]
+    large = [case for case in tile_cases() if case.op in ops]
     run = partial(run_under_schedules, rows=frozenset(rows))
-    outcomes = merge(in_shares(run, cases, jobs, progress)) if jobs > 1 else run(cases, progress=progress)
+    shares: list[Outcomes] = []
+    for some, how in ((own, run), (large, partial(run, schedules=TILE_SCHEDULES, layouts=("nhwc",)))):
+        shares += in_shares(how, some, jobs, progress) if jobs > 1 else [how(some, progress=progress)]
     return Report(
-        list(outcomes.values()),
-        len(cases),
+        list(merge(shares).values()),
+        len(own) + len(large),
         time.perf_counter() - started,
         schedules=tuple(f"{schedule} {copies}" for schedule, copies, _ in SCHEDULES),
         ring_rounds=RING_ROUNDS,
@@ -139,24 +147,29 @@ def serves(question: Question, algorithm: str, arch: str) -> bool:
 
 
 def run_under_schedules(
-    cases: Sequence[Case], *, rows: Collection[Row], progress: Callable[[str, int, int], None] | None = None
+    cases: Sequence[Case],
+    *,
+    rows: Collection[Row],
+    schedules: Sequence[Schedule] = SCHEDULES,
+    layouts: Sequence[str] = LAYOUTS,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Outcomes:
-    """Every case in every dtype and layout that a row serves on sm_90a, under each of SCHEDULES."""
+    """Every case in every dtype and layout that a row serves on sm_90a, under each of the schedules."""
     outcomes: Outcomes = {}
     for number, case in enumerate(cases):
         if progress is not None:
             progress(str(case), number, len(cases))
         for dtype in runner.DTYPES:
-            for layout in LAYOUTS:
+            for layout in layouts:
                 question = Question(case, dtype, layout)
                 for name in (name for op, name in rows if op == case.op and runner.is_asked(case, name)):
                     key = (BACKEND, "", case.op, name, str(dtype))
                     outcome = outcomes.setdefault(key, Outcome(*key[:4], dtype=str(dtype).removeprefix("torch.")))
-                    _run_in_turn(question, outcome)
+                    _run_in_turn(question, outcome, schedules)
     return outcomes
 
 
-def _run_in_turn(question: Question, outcome: Outcome) -> None:
+def _run_in_turn(question: Question, outcome: Outcome, schedules: Sequence[Schedule]) -> None:
     try:
         served = serves(question, outcome.algorithm, ARCHITECTURES["sm_90a"])
     except Exception:
@@ -165,11 +178,11 @@ def _run_in_turn(question: Question, outcome: Outcome) -> None:
         outcome.refused += 1
         return
     ran: set[str] = set()
-    for schedule, copies, multiprocessors in SCHEDULES:
+    for schedule, copies, multiprocessors in schedules:
         clear_counters()
         arch = ARCHITECTURES["sm_90a"]
         with emulator_settings(arch=arch, schedule=schedule, copies=copies, multiprocessors=multiprocessors):
-            runner.run_one(question, outcome, f" {schedule} {copies}")
+            runner.run_one(question, outcome, f" {schedule} {copies} {multiprocessors or ''}".rstrip())
         outcome.ring_rounds = max(outcome.ring_rounds, ring_rounds())
         ran |= {name for name, has_run in kernels().items() if has_run}
     outcome.kernels = sorted({*outcome.kernels, *ran})
