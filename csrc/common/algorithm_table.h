@@ -31,9 +31,8 @@ struct Algorithm {
   bool (*preferred)(const Call&);
   void (*run)(const Call&, const CallContext&);
   // Predicted seconds, by which preferred rows compete; null: no opinion.
-  //   cpu    of one image on one thread: a function of the extents of one image and of the machine's constants, never
-  //   of
-  //          N or the number of threads. An image has the same bits alone and in a batch.
+  //   cpu    of one image on one thread: a function of an image's extents and the machine's constants, never of N or
+  //          the number of threads. An image has the same bits alone and in a batch.
   //   cuda   of the whole call (csrc/cuda/model.h): a function of all extents, strides and types, and of the GPU's
   //          architecture and number of multiprocessors, as waves of tiles depend on N. The same call has the same bits
   //          on GPUs of one kind; an image may be summed in another order in another batch.
