@@ -51,6 +51,32 @@ struct SoftmaxOperand {
   }
 };
 
+// The results, in a second pass over the thread's packs: again(from, pack) has kKept of them at hand once more, and
+// value(k, e) is the result of an element of pack k.
+template <class Config, class Again, class Value>
+__device__ __forceinline__ void write_again(const SoftmaxParams& params, const SoftmaxShare<Config>& share,
+                                            const Again& again, const Value& value) {
+  using T = typename Config::Element;
+  constexpr int kPack = Config::kPack, kKept = Config::kKept;
+  T* results = static_cast<T*>(params.y) + share.first;
+  const int64_t ahead = share.step * share.axis_stride;
+  int64_t pack = 0;
+#pragma unroll 1
+  for (int64_t from = share.start; from < share.end; from += kKept * share.step, pack += kKept) {
+    again(from, pack);
+    const int left = share.left(from);
+    T* out_at = results + from * share.axis_stride;
+#pragma unroll
+    for (int k = 0; k < kKept; ++k, out_at += ahead) {
+      if (k * share.step >= left) break;
+      Pack<T, kPack> out;
+#pragma unroll
+      for (int e = 0; e < kPack; ++e) out.value[e] = from_accumulate<T>(value(k, e));
+      store_pack<kPack>(out_at, out);
+    }
+  }
+}
+
 template <class Config>
 __global__ void __launch_bounds__(kSoftmaxThreads, 1) softmax_long_kernel(const SoftmaxParams params) {
   using T = typename Config::Element;
@@ -84,25 +110,9 @@ __global__ void __launch_bounds__(kSoftmaxThreads, 1) softmax_long_kernel(const 
 
   // A column of -inf has sum 0 and gives exp(-inf + inf) = NaN, as torch's does.
   const Acc factor = Acc(1) / sum[0];
-  T* y = static_cast<T*>(params.y) + share.first;
-  const int64_t ahead = share.step * share.axis_stride;
-  pack = 0;
-#pragma unroll 1
-  for (int64_t from = share.start; from < share.end; from += kKept * share.step, pack += kKept) {
-    x.again(v, from, pack);
-    const int left = share.left(from);
-    T* out_at = y + from * share.axis_stride;
-#pragma unroll
-    for (int k = 0; k < kKept; ++k, out_at += ahead) {
-      if (k * share.step >= left) break;
-      Pack<T, kPack> out;
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) {
-        out.value[e] = from_accumulate<T>(vexp(to_accumulate(v[k].value[e]) - top[0]) * factor);
-      }
-      store_pack<kPack>(out_at, out);
-    }
-  }
+  write_again(
+      params, share, [&](int64_t from, int64_t at) { x.again(v, from, at); },
+      [&](int k, int e) { return vexp(to_accumulate(v[k].value[e]) - top[0]) * factor; });
 }
 
 template <class Config>
@@ -127,26 +137,13 @@ __global__ void __launch_bounds__(kSoftmaxThreads, 1) softmax_backward_long_kern
     }
   }
   share.reduce(params, sum, shared, SoftmaxSum());
-  T* dx = static_cast<T*>(params.y) + share.first;
-  const int64_t ahead = share.step * share.axis_stride;
-  pack = 0;
-#pragma unroll 1
-  for (int64_t from = share.start; from < share.end; from += kKept * share.step, pack += kKept) {
-    y.again(v, from, pack);
-    dy.again(g, from, pack);
-    const int left = share.left(from);
-    T* out_at = dx + from * share.axis_stride;
-#pragma unroll
-    for (int k = 0; k < kKept; ++k, out_at += ahead) {
-      if (k * share.step >= left) break;
-      Pack<T, kPack> out;
-#pragma unroll
-      for (int e = 0; e < kPack; ++e) {
-        out.value[e] = from_accumulate<T>(to_accumulate(v[k].value[e]) * (to_accumulate(g[k].value[e]) - sum[0]));
-      }
-      store_pack<kPack>(out_at, out);
-    }
-  }
+  write_again(
+      params, share,
+      [&](int64_t from, int64_t at) {
+        y.again(v, from, at);
+        dy.again(g, from, at);
+      },
+      [&](int k, int e) { return to_accumulate(v[k].value[e]) * (to_accumulate(g[k].value[e]) - sum[0]); });
 }
 
 }  // namespace fastconv::cuda
