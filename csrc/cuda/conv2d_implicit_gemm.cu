@@ -1,6 +1,4 @@
 // The conv2d row "implicit_gemm", and the kernel behind it for the tables that share it.
-#include <algorithm>
-
 #include "algorithms.h"
 #include "device.h"
 #include "implicit_gemm_simt.h"
@@ -21,13 +19,13 @@ Reasons implicit_gemm_simt_reasons(const PhasedConv& c) {
 }
 
 TilePlan plan_implicit_gemm_simt(const PhasedConv& c) {
-  const auto most = [](const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); };
   const int bytes = static_cast<int>(dtype_size(c.dtype));
-  const int64_t weights = c.groups * c.out_channels * c.in_channels * most(c.h.taps) * most(c.w.taps) * c.phases();
+  const int64_t weights =
+      c.groups * c.out_channels * c.in_channels * most_of(c.h.taps) * most_of(c.w.taps) * c.phases();
   const int64_t results = c.out.numel() * (c.epilogue.residual.present() ? 2 : 1);
-  const TileProblem problem{c.N * most(c.h.count) * most(c.w.count),
+  const TileProblem problem{c.N * most_of(c.h.count) * most_of(c.w.count),
                             c.out_channels,
-                            c.in_channels * most(c.h.taps) * most(c.w.taps),
+                            c.in_channels * most_of(c.h.taps) * most_of(c.w.taps),
                             1,
                             c.groups * c.phases(),
                             bytes,

@@ -159,13 +159,12 @@ bool weights_in_place(const ConvMmaProblem& problem, int64_t channels) {
 
 TileProblem tile_problem(const ConvMmaProblem& problem, bool packs_weights) {
   const PhasedConv& conv = problem.conv;
-  const auto most = [](const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); };
   const int bytes = static_cast<int>(dtype_size(conv.dtype));
   const int64_t chunk = 16 / bytes, channels = (conv.in_channels + chunk - 1) / chunk * chunk;
-  TileProblem p{conv.N * most(conv.h.count) * most(conv.w.count),
+  TileProblem p{conv.N * most_of(conv.h.count) * most_of(conv.w.count),
                 conv.out_channels,
                 channels,
-                int64_t{1} * most(conv.h.taps) * most(conv.w.taps),
+                int64_t{1} * most_of(conv.h.taps) * most_of(conv.w.taps),
                 conv.groups * conv.phases(),
                 bytes,
                 0,

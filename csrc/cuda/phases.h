@@ -13,6 +13,7 @@
 //   transposed conv
 #pragma once
 
+#include <algorithm>
 #include <numeric>
 
 #include "../common/algorithm_table.h"
@@ -21,6 +22,7 @@ namespace fastconv::cuda {
 
 // Along one axis, for every phase. All in rows (or columns).
 constexpr int kMaxPhases = 8;
+inline int most_of(const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); }
 
 struct PhaseAxis {
   int phases = 1;

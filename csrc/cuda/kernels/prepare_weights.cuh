@@ -2,15 +2,10 @@
 // it already.
 #pragma once
 
-#include <algorithm>
-
 #include "../conv_mma.h"
 #include "layout.cuh"
 
 namespace fastconv::cuda {
-
-// Of all phases.
-inline int most_of(const int (&values)[kMaxPhases]) { return *std::max_element(values, values + kMaxPhases); }
 
 template <class T>
 struct PreparedWeights {
